@@ -1,0 +1,97 @@
+# The two commands that matter are `make demo` and `make test`; each prepares .venv on first use.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+WORKERS ?= 2
+PYTEST_ARGS ?=
+DEMO_OUT ?= runs/demo
+
+VENV := .venv
+BENCH_VENV := .venv-bench
+# Set-up runs again when pyproject.toml or the choice of PyTorch changes.
+TORCH_KEY := $(shell printf '%s' '$(TORCH)' | cksum | cut -d' ' -f1)
+READY := $(VENV)/.ready-$(TORCH_KEY)
+DOCS_READY := $(VENV)/.docs-$(TORCH_KEY)
+BENCH_READY := $(BENCH_VENV)/.ready-$(TORCH_KEY)
+
+# One thread per test process: the workers share the cores, and results do not depend on their number.
+TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 SMOKE_TEST=1 MPLBACKEND=Agg
+PYTEST := $(TEST_ENV) $(VENV)/bin/python -m pytest
+
+.PHONY: help setup demo test test-slow lint format types bench docs clean
+
+help:
+	@echo "make setup      prepare .venv (PYTHON=$(PYTHON), TORCH=$(TORCH))"
+	@echo "make demo       train the categorical VAE on the bundled digits; results in $(DEMO_OUT)/"
+	@echo "make test       the tests, doctests and tutorials that take seconds"
+	@echo "make test-slow  the tests that take minutes"
+	@echo "make lint       ruff and the import contracts; 'make format' repairs what can be repaired"
+	@echo "make types      mypy"
+	@echo "make bench      side-by-side benchmarks, in an environment of their own ($(BENCH_VENV))"
+	@echo "make docs       the HTML documentation, in docs/_build/html"
+	@echo "make clean      remove the environments and everything built"
+
+setup: $(READY)
+
+# $(1): the environment's folder.
+define create_venv
+	@command -v '$(PYTHON)' >/dev/null || { echo "'$(PYTHON)' was not found: install Python 3.11 or newer, or name one, as in 'make PYTHON=/path/to/python3.12 ...'" >&2; exit 2; }
+	@'$(PYTHON)' -c 'import sys; v = sys.version.split()[0]; sys.exit(0 if sys.version_info >= (3, 11) else f"Python 3.11 or newer is needed, $(PYTHON) is {v}: name another, as in make PYTHON=/path/to/python3.12")'
+	'$(PYTHON)' -m venv '$(1)'
+	'$(1)/bin/python' -m pip install --quiet --upgrade pip
+	'$(1)/bin/python' -m pip install '$(TORCH)'
+endef
+
+$(READY): pyproject.toml
+	$(call create_venv,$(VENV))
+	$(VENV)/bin/python -m pip install --editable '.[all]' --group dev
+	rm -f $(VENV)/.ready-* && touch $@
+
+$(DOCS_READY): $(READY)
+	$(VENV)/bin/python -m pip install --group docs
+	touch $@
+
+# Peers change global settings of torch when imported, so they never enter .venv.
+$(BENCH_READY): pyproject.toml
+	$(call create_venv,$(BENCH_VENV))
+	$(BENCH_VENV)/bin/python -m pip install --editable '.[all]' --group bench
+	rm -f $(BENCH_VENV)/.ready-* && touch $@
+
+demo: $(READY)
+	$(VENV)/bin/python -m pyro_ext.cli.demo --out $(DEMO_OUT)
+
+test: $(READY)
+	$(PYTEST) -n $(WORKERS) -m "not slow and not serial" $(PYTEST_ARGS)
+	$(PYTEST) -m "serial and not slow" $(PYTEST_ARGS)
+
+test-slow: $(READY)
+	$(PYTEST) -n $(WORKERS) -m "slow and not serial" $(PYTEST_ARGS)
+	$(PYTEST) -m "slow and serial" $(PYTEST_ARGS) || [ $$? -eq 5 ]  # 5: there are none
+
+lint: $(READY)
+	$(VENV)/bin/python -m ruff check .
+	$(VENV)/bin/python -m ruff format --check .
+	$(VENV)/bin/lint-imports
+
+format: $(READY)
+	$(VENV)/bin/python -m ruff check --fix .
+	$(VENV)/bin/python -m ruff format .
+
+types: $(READY)
+	$(VENV)/bin/python -m mypy
+
+bench: $(BENCH_READY)
+	for script in benchmarks/*.py; do echo "== $$script"; $(BENCH_VENV)/bin/python "$$script"; done
+
+docs: $(DOCS_READY)
+	MPLBACKEND=Agg $(VENV)/bin/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+clean:
+	rm -rf $(VENV) $(BENCH_VENV) build dist *.egg-info docs/_build
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find pyro_ext tests tutorials benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,24 @@
+"""Sphinx configuration: furo, Google docstrings, and tutorials executed as they are rendered."""
+
+from pyro_ext import __version__
+
+project = "pyro_ext"
+author = "the pyro_ext authors"
+release = version = __version__
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build", "conf.py"]
+html_theme = "furo"
+html_title = f"pyro_ext {version}"
+
+# The classes of torch and Pyro that ours derive from have docstrings in other dialects: show our members only.
+autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_inherit_docstrings = False
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+
+myst_enable_extensions = ["dollarmath"]
+nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
+nb_execution_mode = "cache"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300

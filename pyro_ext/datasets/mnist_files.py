@@ -1,0 +1,150 @@
+"""MNIST from its original IDX files: found under ``PYRO_EXT_DATA``, else fetched and verified."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pyro_ext.datasets.base import IndexedDataset, Splits
+from pyro_ext.datasets.idx import read_idx
+from pyro_ext.datasets.locate import ENVIRONMENT_VARIABLE, MissingDataError, find_file
+
+__all__ = ["mnist"]
+
+_LOG = logging.getLogger(__name__)
+_MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
+_PROTOCOLS = ("auto", "standard", "test-split")
+
+
+@dataclass(frozen=True)
+class _File:
+    name: str
+    shape: tuple[int, ...]
+    md5: str  # of the decompressed content: the same in every copy
+    md5_gz: str  # of the .gz file as first published: what the mirrors serve
+
+
+_FILES = {
+    "train images": _File(
+        "train-images-idx3-ubyte",
+        (60000, 28, 28),
+        "6bbc9ace898e44ae57da46a324031adb",
+        "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    ),
+    "train labels": _File(
+        "train-labels-idx1-ubyte", (60000,), "a25bea736e30d166cdddb491f175f624", "d53e105ee54ea40749a09fcbcd1e9432"
+    ),
+    "test images": _File(
+        "t10k-images-idx3-ubyte",
+        (10000, 28, 28),
+        "2646ac647ad5339dbf082846283269ea",
+        "9fb629c4189551a2d022fa330f9573f3",
+    ),
+    "test labels": _File(
+        "t10k-labels-idx1-ubyte", (10000,), "27ae3e4e09519cfbb04c329615203637", "ec29112dd5afa0611ce80d1b7f02629c"
+    ),
+}
+
+
+def mnist(threshold: float | None = 0.5, protocol: str = "auto", num_valid: int | None = None) -> Splits:
+    """Load the MNIST digits of 28 x 28 pixels.
+
+    The IDX files, plain or ``.gz``, are looked for in ``$PYRO_EXT_DATA/mnist/``, else fetched once and kept in the
+    user's cache folder. Either way their decompressed content is verified.
+
+    Args:
+        threshold: pixels (0 to 1) above this become 1 and the others 0; ``None`` keeps the shades of grey.
+        protocol: ``"standard"`` trains on the first 50,000 of the 60,000 training images, validates on the last
+            10,000 and tests on the 10,000 test images; ``"test-split"`` needs only the test images and trains on
+            the first 8,000 of them, validates on the last 2,000; ``"auto"`` is the standard, or the test split
+            (with a logged warning) where ``PYRO_EXT_DATA`` holds the test images alone.
+        num_valid: how many images to validate on, instead of the protocol's number.
+
+    Returns:
+        ``x`` of shape ``(N, 784)``, float32, and ``y`` of shape ``(N,)``, int64.
+
+    Raises:
+        ValueError: if an argument is out of range or a file is damaged.
+        MissingDataError: if a file is neither at hand nor to be fetched.
+
+    References:
+        | Gradient-based learning applied to document recognition (LeCun et al., 1998)
+        | https://doi.org/10.1109/5.726791
+    """
+    if protocol not in _PROTOCOLS:
+        raise ValueError(f"protocol must be one of {', '.join(_PROTOCOLS)}; got {protocol!r}")
+    if threshold is not None and not 0 <= threshold < 1:
+        raise ValueError(f"threshold must lie in [0, 1), the range of the pixels, or be None; got {threshold!r}")
+    if protocol == "auto":
+        protocol = _protocol_at_hand()
+    part = "test" if protocol == "test-split" else "train"
+    x, y = _read(part, threshold)
+    num_valid = (2_000 if protocol == "test-split" else 10_000) if num_valid is None else num_valid
+    if isinstance(num_valid, bool) or not isinstance(num_valid, int) or not 0 < num_valid < len(x):
+        raise ValueError(f"num_valid must be an integer from 1 to {len(x) - 1}, got {num_valid!r}")
+    return Splits(
+        name="mnist" if protocol == "standard" else "mnist-test-split",
+        train=IndexedDataset(x[:-num_valid], y[:-num_valid]),
+        valid=IndexedDataset(x[-num_valid:], y[-num_valid:]),
+        test=IndexedDataset(*_read("test", threshold)) if protocol == "standard" else None,
+        image_shape=(28, 28),
+    )
+
+
+def _protocol_at_hand() -> str:
+    if find_file("mnist", _FILES["train images"].name) or not find_file("mnist", _FILES["test images"].name):
+        return "standard"
+    _LOG.warning(
+        "only the MNIST test images are under %s: protocol 'test-split', the first 8,000 of them for training and the "
+        "last 2,000 for validation",
+        ENVIRONMENT_VARIABLE,
+    )
+    return "test-split"
+
+
+def _read(part: str, threshold: float | None) -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels = (_read_file(_FILES[f"{part} {kind}"]) for kind in ("images", "labels"))
+    shades = images.reshape(len(images), -1) / np.float32(255)
+    pixels = shades if threshold is None else shades > threshold
+    return torch.from_numpy(pixels.astype(np.float32)), torch.from_numpy(labels.astype(np.int64))
+
+
+def _read_file(file: _File) -> np.ndarray:
+    path = find_file("mnist", file.name) or _fetch(file)
+    array = read_idx(path, file.md5)
+    if array.shape != file.shape:
+        raise ValueError(f"{path}: shape {array.shape}, expected {file.shape}")
+    return array
+
+
+def _fetch(file: _File) -> Path:
+    try:
+        import pooch
+    except ImportError as error:
+        raise MissingDataError(f"{_where_to_put(file)} (or have it fetched: pip install 'pyro-ext[data]')") from error
+    problems = []
+    for mirror in _MIRRORS:
+        try:
+            return Path(
+                pooch.retrieve(
+                    f"{mirror}{file.name}.gz",
+                    known_hash=f"md5:{file.md5_gz}",
+                    fname=f"{file.name}.gz",
+                    path=pooch.os_cache("pyro_ext") / "mnist",
+                    downloader=pooch.HTTPDownloader(progressbar=True, timeout=30),
+                )
+            )
+        except (OSError, ValueError) as error:  # no network, no such page; another hash
+            problems.append(f"{mirror}: {type(error).__name__}")
+    raise MissingDataError(f"{_where_to_put(file)} (fetching it failed: {'; '.join(problems)})")
+
+
+def _where_to_put(file: _File) -> str:
+    return (
+        f"MNIST file {file.name} not found: get {_MIRRORS[0]}{file.name}.gz and put it, plain or .gz, into the folder "
+        f"mnist of a folder of yours, and set {ENVIRONMENT_VARIABLE} to the latter"
+    )

@@ -1,0 +1,92 @@
+"""Ordered draws without replacement: rankings and their leading parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import chain, permutations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions.kl import register_kl
+
+from pyro_ext.distributions import constraints
+from pyro_ext.distributions._draws import (
+    DrawsWithoutReplacement,
+    check_num_draws,
+    enumerated_kl,
+    given_parameter,
+)
+from pyro_ext.ops.sets import order_log_prob
+
+__all__ = ["PlackettLuce"]
+
+
+class PlackettLuce(DrawsWithoutReplacement):
+    r"""``k`` categories drawn one after the other without replacement, in the order drawn.
+
+    A value is an int64 tensor of event shape ``(k,)`` holding distinct category numbers, first drawn first; with
+    ``k = K`` it is a ranking of all categories. Its probability is
+
+    .. math::  p(b) = \prod_{i=1}^k \frac{p_{b_i}}{1 - \sum_{j<i} p_{b_j}},
+
+    differentiable in the parameters.
+
+    Args:
+        logits: log-probabilities up to a constant, ``batch_shape + (K,)``; -inf for a category never drawn.
+        k: the number of draws; all ``K`` if None.
+        probs: probabilities up to a factor instead of ``logits``, ``batch_shape + (K,)``.
+        validate_args: whether to check arguments and values; torch's default if None.
+
+    Raises:
+        ValueError: if not exactly one of ``logits`` and ``probs`` is given; if it is no batch of vectors of
+            log-probabilities or probabilities; if ``k`` is no integer from 1 to the number of positive categories.
+
+    References:
+        | The analysis of permutations (Plackett, 1975), https://doi.org/10.2307/2346567
+        | Individual choice behavior (Luce, 1959)
+
+    >>> d = PlackettLuce(torch.tensor([0.5, 0.3, 0.2]).log(), k=2)
+    >>> d.log_prob(torch.tensor([[0, 1], [1, 0]])).exp()
+    tensor([0.3000, 0.2143])
+    """
+
+    def __init__(
+        self,
+        logits: Tensor | None = None,
+        k: int | None = None,
+        probs: Tensor | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        num_categories = given_parameter(logits, probs).shape[-1]
+        k = num_categories if k is None else check_num_draws(k, num_categories)
+        super().__init__(k, logits, probs, validate_args, num_categories)
+
+    @property
+    def support(self) -> constraints.ordered_subset:
+        """Distinct category numbers, ``(k,)``."""
+        return constraints.ordered_subset(self.k, self.num_categories)
+
+    @property
+    def num_values(self) -> int:
+        """The number of orders, ``K! / (K - k)!``."""
+        return math.perm(self.num_categories, self.k)
+
+    def _all_values(self) -> Tensor:
+        flat = chain.from_iterable(permutations(range(self.num_categories), self.k))
+        values = np.fromiter(flat, np.int64, self.num_values * self.k).reshape(-1, self.k)
+        return torch.from_numpy(values).to(self.logits.device)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draw orders, int64 ``sample_shape + batch_shape + (k,)``."""
+        return self._draw(sample_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log-probability of orders ``(..., k)``, in the type of the parameters."""
+        return order_log_prob(*self._masses(value)).to(self.logits.dtype)
+
+
+@register_kl(PlackettLuce, PlackettLuce)
+def _kl(p: PlackettLuce, q: PlackettLuce) -> Tensor:
+    return enumerated_kl(p, q)

@@ -1,0 +1,73 @@
+"""The contract of a distribution, as a function that anyone can run on their own."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+
+from pyro_ext.distributions._contract import CHECKS, Subject
+
+__all__ = ["check_distribution"]
+
+
+def check_distribution(
+    d: TorchDistribution,
+    *,
+    parameters: Sequence[Tensor] = (),
+    num_samples: int = 10_000,
+    false_alarm: float = 1e-6,
+    seed: int = 0,
+    skip: Collection[str] = (),
+) -> None:
+    """Check that a distribution keeps what Pyro and its users rely on.
+
+    The checks, by name:
+
+    * ``shapes``: samples have shape ``sample_shape + batch_shape + event_shape``;
+    * ``support``: samples lie in the support, and its ``check`` returns the batch shape;
+    * ``log_prob``: shape, and finite at the law's own samples;
+    * ``dtype``: type and device are those of the parameters;
+    * ``expand``, ``to_event``, ``mask``: as Pyro defines them;
+    * ``seed``: a seed repeats a sample;
+    * ``state``: copies, pickles and copied values give the same density; nothing hangs on tensors;
+    * ``repr``: names the class;
+    * ``gradients``: ``log_prob``, and samples where reparameterised, reach every one of ``parameters``;
+    * ``enumerate``: a finite support is complete: distinct values whose probabilities sum to 1;
+    * ``sample_law``: samples of a finite law follow ``log_prob``, by a chi-square test;
+    * ``score``: the gradient of ``log_prob`` in ``parameters`` has mean zero under the samples, by a t-test. It
+      relates sampler and density for any law whose support does not move with its parameters.
+
+    Args:
+        d: the distribution; an instance of :class:`pyro.distributions.TorchDistribution` or one of Pyro's own.
+        parameters: leaf tensors with ``requires_grad`` that ``d`` was built from; without them ``gradients`` and
+            ``score`` do nothing.
+        num_samples: the number of samples of the two statistical checks.
+        false_alarm: the probability that a right distribution fails, for each of the two.
+        seed: the checks draw from this seed and leave torch's generators as they were.
+        skip: names of checks to leave out.
+
+    Raises:
+        AssertionError: naming the check that failed, and how.
+        ValueError: if ``skip`` names no check, or a parameter does not require a gradient.
+
+    >>> logits = torch.randn(3, 5, requires_grad=True)
+    >>> check_distribution(dist.Categorical(logits=logits), parameters=[logits])
+    """
+    unknown = sorted(set(skip) - CHECKS.keys())
+    if unknown:
+        raise ValueError(f"skip names no check: {unknown}; there are {sorted(CHECKS)}")
+    if not all(parameter.requires_grad for parameter in parameters):
+        raise ValueError("parameters must require gradients: call requires_grad_() on them before building d")
+    for name, check in CHECKS.items():
+        if name in skip:
+            continue
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(seed)
+            subject = Subject(d, list(parameters), d.sample((4,)), num_samples, false_alarm)
+            try:
+                check(subject)
+            except AssertionError as error:
+                raise AssertionError(f"{type(d).__name__} fails the check {name!r}: {error}") from error

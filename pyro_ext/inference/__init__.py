@@ -1,0 +1,35 @@
+"""Gradient estimators as Pyro ELBOs, and the engine that fits with them.
+
+Every ELBO here goes wherever Pyro's own go: into :class:`pyro.infer.SVI`, or called as ``elbo(model, guide)`` for a
+PyTorch module. Lightning is imported only when the fit engine is asked for.
+"""
+
+from pyro_ext.inference import fit
+from pyro_ext.inference.disarm import TraceDisARM_ELBO
+from pyro_ext.inference.elbo import DifferentiableELBO
+from pyro_ext.inference.fit import Built, ExtraLoss, LocalELBOModule
+from pyro_ext.inference.sample_sets import (
+    TraceLeaveOneOut_ELBO,
+    TraceSampleSet_ELBO,
+    TraceSumAndSample_ELBO,
+    TraceUnorderedSet_ELBO,
+    config_sample_set,
+)
+from pyro_ext.inference.unordered_beam import TraceUnorderedBeam_ELBO
+from pyro_ext.inference.vimco import TraceVIMCO_ELBO
+
+__all__ = [
+    "Built",
+    "DifferentiableELBO",
+    "ExtraLoss",
+    "LocalELBOModule",
+    "TraceDisARM_ELBO",
+    "TraceLeaveOneOut_ELBO",
+    "TraceSampleSet_ELBO",
+    "TraceSumAndSample_ELBO",
+    "TraceUnorderedBeam_ELBO",
+    "TraceUnorderedSet_ELBO",
+    "TraceVIMCO_ELBO",
+    "config_sample_set",
+    "fit",
+]

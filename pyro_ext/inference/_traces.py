@@ -1,0 +1,152 @@
+"""Reading off a pair of traces what the estimators on ``Trace_ELBO`` need: plates, scales, cost terms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from pyro import poutine
+from pyro.distributions.util import is_identically_zero
+from pyro.infer.util import torch_item
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyro_ext.inference.elbo import ModelOrGuide, checked_loss, value_with_gradient_of
+
+Site = dict[str, Any]
+Plates = frozenset[Any]
+
+
+class Term(NamedTuple):
+    """One summand of the log weight ``log p(x, z) - log q(z)``.
+
+    Attributes:
+        name: the site it comes from.
+        plates: the vectorised plates around the site.
+        value: its signed log-probability, scaled and masked; one dim per plate, particle dims further left.
+        surrogate: what a single-sample bound differentiates in its place; None where that gradient has mean zero.
+        latent: whether the site is latent or in the guide.
+    """
+
+    name: str
+    plates: Plates
+    value: Tensor
+    surrogate: Tensor | None
+    latent: bool
+
+
+def sample_sites(trace: Any) -> dict[str, Site]:
+    """Return the sample sites that carry a density: neither subsampling nor deterministic ones."""
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not site_is_subsample(site) and not site["infer"].get("_deterministic")
+    }
+
+
+def plates_of(site: Site) -> Plates:
+    """Return the vectorised plates around a site."""
+    return frozenset(f for f in site["cond_indep_stack"] if f.vectorized)
+
+
+def common_plates(stacks: Iterable[Plates]) -> Plates:
+    """Return the plates present in every one of ``stacks``; none if there are no stacks."""
+    stacks = list(stacks)
+    return frozenset.intersection(*stacks) if stacks else frozenset()
+
+
+def subsampling_scale(plates: Plates) -> Any:
+    """Return the factor by which subsampling in ``plates`` scales a log-probability (a number, or a tensor)."""
+    scale: Any = 1.0
+    for plate in plates:
+        if plate.full_size is not None:
+            scale = scale * plate.full_size / plate.size
+    return scale
+
+
+def sum_to(value: Tensor, plates: Plates, max_plate_nesting: int) -> Tensor:
+    """Sum over every plate dim but those of ``plates``, keeping the dims; dims left of all plates stay.
+
+    Args:
+        value: ``particle dims + plate dims``.
+        plates: the plates to keep.
+        max_plate_nesting: how many rightmost dims are plate dims.
+
+    Returns:
+        A tensor with the dims of ``value``, the summed ones of size 1.
+    """
+    kept = {plate.dim for plate in plates}
+    summed = [dim for dim in range(-min(max_plate_nesting, value.dim()), 0) if dim not in kept]
+    return value.sum(summed, keepdim=True) if summed else value
+
+
+def log_weight_terms(model_trace: Any, guide_trace: Any) -> list[Term]:
+    """Return the summands of the log weight of a model trace replayed against a guide trace.
+
+    Raises:
+        ValueError: if a latent model site is absent from the guide.
+    """
+    model, guide = sample_sites(model_trace), sample_sites(guide_trace)
+    terms = []
+    for name, site in model.items():
+        if not site["is_observed"] and name not in guide:
+            raise ValueError(f"latent model site {name!r} is not in the guide: sample it there, or observe it")
+        value = site["log_prob"]
+        terms.append(Term(name, plates_of(site), value, value, not site["is_observed"]))
+    for name, site in guide.items():
+        value = -site["log_prob"]
+        entropy = site["score_parts"].entropy_term
+        terms.append(Term(name, plates_of(site), value, None if is_identically_zero(entropy) else -entropy, True))
+    return terms
+
+
+def has_score(site: Site) -> bool:
+    """Return whether a guide site needs a score-function term, that is, is not reparameterised."""
+    return not is_identically_zero(site["score_parts"].score_function)
+
+
+def plate_nesting(elbo: Any, model: ModelOrGuide, guide: ModelOrGuide, args: Any, kwargs: Any) -> int:
+    """Return ``elbo.max_plate_nesting``, guessed from one run of model and guide if it is not known yet."""
+    if math.isinf(elbo.max_plate_nesting):
+        elbo._guess_max_plate_nesting(model, guide, args, kwargs)
+    return int(elbo.max_plate_nesting)
+
+
+def refuse_guide_messenger(guide: ModelOrGuide, elbo: Any) -> None:
+    """Raise NotImplementedError if the guide is a ``GuideMessenger``, whose guide and model run as one."""
+    if isinstance(poutine.unwrap(guide), Messenger):
+        raise NotImplementedError(
+            f"{type(elbo).__name__} does not take a GuideMessenger: write the guide as a function or PyroModule"
+        )
+
+
+def single_sample_loss(elbo: Any, model: ModelOrGuide, guide: ModelOrGuide, args: Any, kwargs: Any) -> Tensor:
+    """Return ``Trace_ELBO``'s loss and surrogate as one differentiable scalar, exact where they are infinite."""
+    value, surrogate = 0.0, torch.zeros(())
+    for traces in elbo._get_traces(model, guide, args, kwargs):
+        particle_value, particle_surrogate = elbo._differentiable_loss_particle(*traces)
+        value += float(torch_item(particle_value)) / elbo.num_particles
+        surrogate = surrogate + particle_surrogate / elbo.num_particles
+    return checked_loss(value_with_gradient_of(surrogate.detach().new_tensor(value), surrogate))
+
+
+class SharedSubsample(Messenger):
+    """Repeats, in every later run, the plate subsamples drawn in the first.
+
+    Several runs of a guide that are to be combined for each datum must meet the same data.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._drawn: dict[str, Any] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if site_is_subsample(msg) and not msg["done"] and msg["name"] in self._drawn:
+            msg["value"], msg["done"] = self._drawn[msg["name"]], True
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if site_is_subsample(msg):
+            self._drawn.setdefault(msg["name"], msg["value"])

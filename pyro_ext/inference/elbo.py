@@ -1,0 +1,99 @@
+"""The interface that every ELBO of this package shares: one abstract loss, everything else derived."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro.infer import ELBO
+from pyro.infer.util import torch_item
+from pyro.util import warn_if_inf, warn_if_nan
+
+ModelOrGuide = Callable[..., Any]
+
+
+class DifferentiableELBO(ELBO, torch.nn.Module):
+    r"""An ELBO defined by a single method, :meth:`differentiable_loss`.
+
+    The *value* of that method is the negative bound and its *gradient* is the estimator. ``loss`` and
+    ``loss_and_grads`` follow from it, so one class serves :class:`pyro.infer.SVI`, ``elbo(model, guide)``
+    modules, plain PyTorch optimisers and distributed training. It is also a :class:`torch.nn.Module`: whatever
+    an estimator learns (baselines, multipliers) belongs to ``state_dict``.
+
+    Args:
+        num_particles: the number of independent estimates averaged.
+        max_plate_nesting: the number of plate dims; guessed from one run when infinite.
+        vectorize_particles: whether the particles become one outermost plate instead of repeated runs.
+        **kwargs: passed on to :class:`pyro.infer.ELBO`.
+
+    Raises:
+        ValueError: if ``num_particles`` is not a positive integer.
+    """
+
+    def __init__(
+        self,
+        num_particles: int = 1,
+        max_plate_nesting: float = math.inf,
+        vectorize_particles: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        torch.nn.Module.__init__(self)
+        super().__init__(
+            num_particles=positive_int("num_particles", num_particles),
+            max_plate_nesting=max_plate_nesting,
+            vectorize_particles=vectorize_particles,
+            **kwargs,
+        )
+
+    @abstractmethod
+    def differentiable_loss(self, model: ModelOrGuide, guide: ModelOrGuide, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return the scalar negative bound; its ``backward()`` gives the gradient estimate."""
+
+    def loss(self, model: ModelOrGuide, guide: ModelOrGuide, *args: Any, **kwargs: Any) -> float:
+        """Return an estimate of the negative bound, without gradients."""
+        with torch.no_grad():
+            value = self.differentiable_loss(model, guide, *args, **kwargs)
+        return float(torch_item(value))
+
+    def loss_and_grads(self, model: ModelOrGuide, guide: ModelOrGuide, *args: Any, **kwargs: Any) -> float:
+        """Return an estimate of the negative bound and add its gradient to every parameter's ``.grad``."""
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        if loss.requires_grad:
+            loss.backward(retain_graph=self.retain_graph)
+        return float(torch_item(loss))
+
+
+class _ValueWithGradientOf(torch.autograd.Function):
+    """Identity on ``value`` going forward, on ``surrogate`` going backward; exact even where both are infinite."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, surrogate: torch.Tensor) -> torch.Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[None, torch.Tensor]:
+        return None, grad
+
+
+def value_with_gradient_of(value: torch.Tensor, surrogate: torch.Tensor) -> torch.Tensor:
+    """Return a scalar that equals ``value`` and whose gradient is that of ``surrogate`` (both of shape ``()``)."""
+    if not surrogate.requires_grad:
+        return value.detach()
+    return _ValueWithGradientOf.apply(value.detach(), surrogate)
+
+
+def checked_loss(loss: torch.Tensor) -> torch.Tensor:
+    """Return ``loss``, with Pyro's warning where it is infinite or not a number."""
+    warn_if_nan(loss.detach(), "loss")
+    warn_if_inf(loss.detach(), "loss")
+    return loss
+
+
+def positive_int(name: str, value: int, minimum: int = 1) -> int:
+    """Return ``value`` if it is an integer of at least ``minimum``; raise a ValueError naming it otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ValueError(f"{name} must be an integer of at least {minimum}, got {value!r}")
+    return value

@@ -1,0 +1,131 @@
+"""ELBO modules whose parameters live in the model and the guide alone, whatever Pyro's global setting says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer import ELBO, ReweightedWakeSleep, TraceGraph_ELBO
+from pyro.infer.elbo import ELBOModule
+from pyro.infer.renyi_elbo import RenyiELBO
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
+from pyro.poutine.subsample_messenger import _Subsample
+
+__all__ = ["LocalELBOModule", "RefuseSelfSubsampling", "check_elbo", "local_params", "materialise"]
+
+_INSTEAD = (
+    (RenyiELBO, "TraceVIMCO_ELBO for a bound of several samples"),
+    (TraceGraph_ELBO, "TraceLeaveOneOut_ELBO or TraceUnorderedSet_ELBO for discrete sites"),
+    (ReweightedWakeSleep, "TraceVIMCO_ELBO for a bound of several samples"),
+)
+
+
+def local_params() -> AbstractContextManager[Any]:
+    """Return a context in which PyroModules keep their parameters to themselves, not in the global store.
+
+    What :func:`pyro_ext.inference.fit.fit` trained should be called inside it: outside, the first call copies the
+    parameters into Pyro's global store, which from then on overrides the modules.
+
+    Example:
+        >>> with local_params():
+        ...     pyro.settings.get("module_local_params")
+        True
+        >>> pyro.settings.get("module_local_params")
+        False
+    """
+    return pyro.settings.context(module_local_params=True)
+
+
+class LocalELBOModule(ELBOModule):
+    """A model, a guide and an ELBO as one module that never reads or writes Pyro's global parameter store.
+
+    Unlike with Pyro's own ELBO modules, the model and the guide may have been made outside of ``module_local_params``.
+
+    Args:
+        model: a PyroModule, or a function without parameters.
+        guide: a PyroModule, an autoguide, or a function without parameters.
+        elbo: an ELBO that has ``differentiable_loss``.
+
+    Raises:
+        ValueError: if the ELBO cannot be used as a module.
+
+    Example:
+        >>> model = lambda: pyro.sample("x", dist.Normal(0.0, 1.0))
+        >>> guide = pyro.infer.autoguide.AutoNormal(model)
+        >>> module = LocalELBOModule(model, guide, pyro.infer.Trace_ELBO())
+        >>> module().shape, len(list(module.parameters())), len(pyro.get_param_store())
+        (torch.Size([]), 2, 0)
+    """
+
+    def __init__(self, model: Callable[..., Any], guide: Callable[..., Any], elbo: ELBO) -> None:
+        check_elbo(elbo)
+        super().__init__(model, guide, elbo)
+        for module in self.modules():
+            _give_local_store(module)
+
+    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return the differentiable loss, a scalar: its value is minus the bound, its gradient the estimator."""
+        with local_params():
+            return super().forward(*args, **kwargs)
+
+
+def _give_local_store(module: torch.nn.Module) -> None:
+    # Pyro makes this dict only where the setting was on when the module was made.
+    context = getattr(module, "_pyro_context", None)
+    if context is not None and not hasattr(context, "param_state"):
+        context.param_state = {"params": {}, "constraints": {}}
+
+
+def check_elbo(elbo: Any) -> None:
+    """Raise a ValueError where ``elbo`` has no differentiable loss that works with parameters kept in modules."""
+    name = type(elbo).__name__
+    if isinstance(elbo, type) or not isinstance(elbo, (ELBO, ReweightedWakeSleep)):
+        raise ValueError(f"elbo must be an ELBO instance such as Trace_ELBO(), got {elbo!r}")
+    if name.startswith("Jit"):
+        plain = name.removeprefix("Jit")
+        raise ValueError(f"elbo={name} compiles against Pyro's global parameter store, which fit does not use; use {plain}")
+    if not callable(getattr(elbo, "differentiable_loss", None)):
+        instead = next((use for kind, use in _INSTEAD if isinstance(elbo, kind)), "TraceUnorderedSet_ELBO or Trace_ELBO")
+        raise ValueError(f"elbo={name} has no differentiable_loss, so it cannot be fitted as a module; use {instead}")
+
+
+class RefuseSelfSubsampling(Messenger):
+    """Raise at the first plate that draws its own subsample: every process would draw the same one."""
+
+    def _pyro_sample(self, msg: Message) -> None:
+        plate = msg["fn"]
+        if not isinstance(plate, _Subsample) or msg["value"] is not None:
+            return
+        if plate.subsample_size is not None and plate.subsample_size < plate.size:
+            raise ValueError(
+                f"plate {msg['name']!r} draws its own subsample, the same one in every process; with several devices "
+                "give it the batch's indices: pyro.plate(name, size, subsample=index)"
+            )
+
+
+def materialise(elbo: LocalELBOModule, batch: Any, several_processes: bool = False) -> None:
+    """Run the ELBO once on ``batch``, so that lazily made parameters exist before an optimiser looks for them.
+
+    Args:
+        elbo: the module.
+        batch: a sequence of arguments, as the model is called with.
+        several_processes: whether to refuse plates that draw their own subsample.
+
+    Raises:
+        ValueError: if there is nothing to train afterwards, or a plate is refused.
+    """
+    with torch.no_grad():
+        if several_processes:
+            with RefuseSelfSubsampling():
+                elbo(*batch)
+        else:
+            elbo(*batch)
+    if not any(parameter.requires_grad for parameter in elbo.parameters()):
+        raise ValueError(
+            "model and guide hold no parameters to train: those made by pyro.param inside plain functions live in "
+            "Pyro's global store, where fit does not look; make them PyroModules with PyroParam or nn.Parameter"
+        )

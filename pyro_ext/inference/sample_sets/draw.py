@@ -1,0 +1,134 @@
+"""Draw the sample set of one site: values, weights and baseline by the estimator asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_ext.inference.sample_sets.law import FiniteLaw, finite_law, law_dtype
+from pyro_ext.inference.sample_sets.weights import (
+    SetWeights,
+    leave_one_out_weights,
+    sum_and_sample_weights,
+    unordered_set_weights,
+)
+from pyro_ext.ops.sets import gumbel_topk, optimal_num_summed, topk_remainder
+from pyro_ext.ops.sets.product import (
+    ProductSet,
+    product_gumbel_topk,
+    product_remainder,
+    product_topk,
+    sample_product_remainder,
+)
+
+__all__ = ["ESTIMATORS", "SampleSet", "SetOptions", "draw_sample_set"]
+
+ESTIMATORS = ("unordered_set", "sum_and_sample", "leave_one_out", "exact")
+
+
+@dataclass(frozen=True)
+class SetOptions:
+    """How the sample set of a site is drawn.
+
+    Attributes:
+        estimator: one of ``ESTIMATORS``.
+        num_samples: the size k of the set (a finite support of at most k values is enumerated).
+        num_summed: for ``"sum_and_sample"``: how many of the k are summed, or ``"optimal"`` per batch element.
+        max_leaves: the largest number of values ``"exact"`` may enumerate.
+    """
+
+    estimator: str = "unordered_set"
+    num_samples: int = 4
+    num_summed: int | str = "optimal"
+    max_leaves: int = 2**16
+
+
+class SampleSet(NamedTuple):
+    """A weighted set of values of one site.
+
+    Attributes:
+        values: ``(k,) + batch_shape + event_shape``.
+        log_weight: ``(k,) + batch_shape``, or ``(k,) + ones``, without gradient.
+        baseline: the baseline matrix C of :mod:`.weights`, ``(k, k) + batch_shape`` or with ones.
+    """
+
+    values: Tensor
+    log_weight: Tensor
+    baseline: Tensor
+
+
+@torch.no_grad()
+def draw_sample_set(fn: Any, options: SetOptions) -> SampleSet:
+    """Draw the sample set of a distribution.
+
+    Args:
+        fn: a Pyro distribution.
+        options: estimator and sizes.
+
+    Raises:
+        InfiniteSupportError: if the estimator needs a finite support and there is none.
+        ValueError: if an exact enumeration would exceed ``options.max_leaves``.
+    """
+    if options.estimator == "leave_one_out":
+        values = fn.sample(torch.Size([options.num_samples]))
+        weights = leave_one_out_weights(options.num_samples, values)
+        return _laid_out(values, weights, fn)
+    law = finite_law(fn)
+    if options.estimator == "sum_and_sample":
+        index, weights = _sum_and_sample(law, options)
+    else:
+        k = options.num_samples if options.estimator == "unordered_set" else law.domain_size
+        if options.estimator == "exact" and k > options.max_leaves:
+            raise ValueError(
+                f"enumerating its {k} values exceeds max_leaves={options.max_leaves}; "
+                'raise max_leaves, or use estimator="unordered_set"'
+            )
+        index, weights = _unordered(law, k)
+    return _laid_out(law.values(index), weights, fn)
+
+
+def _laid_out(values: Tensor, weights: SetWeights, fn: Any) -> SampleSet:
+    """Move the set dims to the left and cast to the dtype of the distribution."""
+    dtype = law_dtype(fn)
+    ones = (1,) * (len(fn.batch_shape) + 1 - weights.log_weight.dim())
+    log_weight = weights.log_weight.movedim(-1, 0).to(dtype)
+    baseline = weights.baseline.movedim((-2, -1), (0, 1)).to(dtype)
+    return SampleSet(values, log_weight.reshape(log_weight.shape + ones), baseline.reshape(baseline.shape + ones))
+
+
+def _unordered(law: FiniteLaw, k: int) -> tuple[Tensor, SetWeights]:
+    k = min(k, law.domain_size)
+    if law.log_probs.shape[-2] == 1:
+        drawn = gumbel_topk(law.log_probs.squeeze(-2), k)
+        return drawn.index.unsqueeze(-1), unordered_set_weights(drawn.log_p, drawn.log_rest)
+    members = product_gumbel_topk(law.log_probs, k)
+    log_rest = product_remainder(law.log_probs, members.index).flatten(-3).logsumexp(-1)
+    return members.index, unordered_set_weights(members.log_prob, log_rest)
+
+
+def _sum_and_sample(law: FiniteLaw, options: SetOptions) -> tuple[Tensor, SetWeights]:
+    k = min(options.num_samples, law.domain_size)
+    if law.log_probs.shape[-2] == 1:
+        log_probs = law.log_probs.squeeze(-2)
+        top = topk_remainder(log_probs, k)
+        members, log_tail = ProductSet(top.index.unsqueeze(-1), top.log_p), top.log_tail
+    else:
+        members = product_topk(law.log_probs, k)
+        log_tail = None
+    branches = product_remainder(law.log_probs, members.index)
+    if log_tail is None:
+        masses = torch.cat([members.log_prob, branches.flatten(-3).logsumexp(-1, keepdim=True)], dim=-1)
+        log_tail = masses.flip(-1).logcumsumexp(-1).flip(-1)
+    if k == law.domain_size:
+        num_summed = torch.full_like(log_tail[..., 0], k, dtype=torch.long)
+    elif isinstance(options.num_summed, int):
+        num_summed = torch.full_like(log_tail[..., 0], options.num_summed, dtype=torch.long)
+    else:
+        num_summed = optimal_num_summed(log_tail, k)
+    draws = sample_product_remainder(law.log_probs, members, branches, num_summed, k)
+    summed = torch.arange(k, device=draws.device) < num_summed.unsqueeze(-1)
+    index = torch.where(summed.unsqueeze(-1), members.index, draws)
+    return index, sum_and_sample_weights(members.log_prob, log_tail, num_summed)

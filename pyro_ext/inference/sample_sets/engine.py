@@ -1,0 +1,139 @@
+"""The ELBO whose discrete guide sites hold weighted sample sets."""
+
+from __future__ import annotations
+
+import math
+import queue
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.infer import TraceEnum_ELBO
+from pyro.infer.enum import iter_discrete_escape, iter_discrete_extend
+from pyro.poutine.enum_messenger import EnumMessenger
+from torch import Tensor
+
+from pyro_ext.inference.elbo import DifferentiableELBO, ModelOrGuide, checked_loss, value_with_gradient_of
+from pyro_ext.inference.sample_sets.dice import expected_elbo
+from pyro_ext.inference.sample_sets.draw import SampleSet, SetOptions, draw_sample_set
+from pyro_ext.inference.sample_sets.messenger import SampleSetMessenger
+from pyro_ext.inference.sample_sets.options import checked_options
+
+__all__ = ["TraceSampleSet_ELBO"]
+
+
+class TraceSampleSet_ELBO(DifferentiableELBO, TraceEnum_ELBO):
+    r"""An ELBO that evaluates a weighted set of values at each discrete site of the guide.
+
+    Every guide site that is neither reparameterised nor marked ``infer={"enumerate": ...}`` gets its own enumeration
+    dim holding ``num_samples`` values with weights :math:`w_s`. The bound is :math:`\sum_s w_s f(s)`, nested over
+    sites and plates, and its gradient
+
+    .. math:: \sum_s w_s \left[ (f(s) - b_s) \nabla \log q(s) + \nabla f(s) \right],
+
+    where f is the cost downstream of the site only. Sites marked ``.to_event`` get joint sets. A single site may
+    choose for itself by ``infer={"estimator": ..., "num_samples": ...}``; see :func:`config_sample_set`.
+    Use one of the subclasses unless sites differ.
+
+    Args:
+        num_samples: the size k of the set of each site; a finite support of at most k values is enumerated exactly.
+        estimator: ``"unordered_set"``, ``"sum_and_sample"``, ``"leave_one_out"`` or ``"exact"``.
+        baseline: whether to subtract the built-in baseline :math:`b_s`.
+        analytic_kl: whether to use closed-form Kullback-Leibler divergences where Pyro knows them.
+        num_summed: for ``"sum_and_sample"``: how many of the k are summed, or ``"optimal"``.
+        max_leaves: the largest number of joint values at one site, counting the sets it depends on.
+        **kwargs: ``num_particles`` (independent sets averaged), ``max_plate_nesting``, ``vectorize_particles`` and
+            the other arguments of :class:`pyro.infer.ELBO`.
+
+    Raises:
+        ValueError: on construction, for an argument out of range; in use, naming the site, for supports that cannot
+            be enumerated, plates that a dependency escapes, unknown ``infer`` keys and too many joint values.
+        NotImplementedError: if the guide is a messenger.
+
+    References:
+        | Estimating Gradients for Discrete Random Variables by Sampling without Replacement (Kool et al., 2020)
+        | https://arxiv.org/abs/2002.06043
+        | Rao-Blackwellized Stochastic Gradients for Discrete Distributions (Liu et al., 2019)
+        | https://arxiv.org/abs/1810.04777
+
+    Example:
+        >>> def model():
+        ...     z = pyro.sample("z", dist.Categorical(torch.ones(3)))
+        ...     pyro.sample("x", dist.Normal(z.float(), 1.0), obs=torch.tensor(2.0))
+        >>> logits = torch.zeros(3, requires_grad=True)
+        >>> def guide():
+        ...     pyro.sample("z", dist.Categorical(logits=logits))
+        >>> round(TraceSampleSet_ELBO(num_samples=3).loss_and_grads(model, guide), 4)
+        1.7523
+        >>> logits.grad
+        tensor([ 0.3889, -0.1111, -0.2778])
+    """
+
+    def __init__(
+        self,
+        num_samples: int = 4,
+        *,
+        estimator: str = "unordered_set",
+        baseline: bool = True,
+        analytic_kl: bool = False,
+        num_summed: int | str = "optimal",
+        max_leaves: int = 2**16,
+        num_particles: int = 1,
+        max_plate_nesting: float = math.inf,
+        vectorize_particles: bool = False,
+        strict_enumeration_warning: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            num_particles=num_particles,
+            max_plate_nesting=max_plate_nesting,
+            vectorize_particles=vectorize_particles,
+            strict_enumeration_warning=strict_enumeration_warning,
+            **kwargs,
+        )
+        self.options = checked_options(SetOptions(estimator, num_samples, num_summed, max_leaves))
+        self.baseline = baseline
+        self.analytic_kl = analytic_kl
+
+    def extra_repr(self) -> str:
+        """Show the estimator and its sizes."""
+        return f"{self.options}, baseline={self.baseline}, analytic_kl={self.analytic_kl}"
+
+    def differentiable_loss(self, model: ModelOrGuide, guide: ModelOrGuide, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the negative ELBO estimate; its gradient is the estimator."""
+        values, surrogates = [], []
+        for model_trace, guide_trace in self._get_traces(model, guide, args, kwargs):
+            value, surrogate = expected_elbo(model_trace, guide_trace, self.baseline, self.analytic_kl)
+            values.append(value.detach())
+            surrogates.append(surrogate)
+        value = -torch.stack(values).sum() / self.num_particles
+        surrogate = -torch.stack(surrogates).sum() / self.num_particles
+        return checked_loss(value_with_gradient_of(value, surrogate))
+
+    def _draw(self, fn: Any, options: SetOptions) -> SampleSet:
+        """Draw the sample set of a site."""
+        return draw_sample_set(fn, options)
+
+    def _get_traces(
+        self, model: ModelOrGuide, guide: ModelOrGuide, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Iterator[tuple[Any, Any]]:
+        """Run the guide with sample sets at its discrete sites, then the model on their values."""
+        if isinstance(poutine.unwrap(guide), poutine.messenger.Messenger):
+            raise NotImplementedError(
+                f"{type(self).__name__} does not support guides that are messengers; write the guide as a function "
+                "or a PyroModule"
+            )
+        if math.isinf(self.max_plate_nesting):
+            self._guess_max_plate_nesting(model, guide, args, kwargs)
+        if self.vectorize_particles:
+            guide = self._vectorized_num_particles(guide)
+            model = self._vectorized_num_particles(model)
+        guide = SampleSetMessenger(-1 - int(self.max_plate_nesting), self.options, self._draw)(guide)
+        model = EnumMessenger()(model)  # its dims lie left of the guide's
+        pending: queue.LifoQueue[Any] = queue.LifoQueue()
+        guide = poutine.queue(guide, pending, escape_fn=iter_discrete_escape, extend_fn=iter_discrete_extend)
+        for _ in range(1 if self.vectorize_particles else self.num_particles):
+            pending.put(poutine.Trace())
+            while not pending.empty():
+                yield self._get_trace(model, guide, args, kwargs)

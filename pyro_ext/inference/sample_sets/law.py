@@ -1,0 +1,95 @@
+"""The finite law behind a sample site: its log-probability table and the values its indices stand for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro import distributions as dist
+from torch import Tensor
+
+__all__ = ["FiniteLaw", "InfiniteSupportError", "finite_law", "law_dtype"]
+
+
+class InfiniteSupportError(ValueError):
+    """A distribution whose support cannot be enumerated was given where a finite one is needed."""
+
+
+@dataclass
+class FiniteLaw:
+    """A product of N categorical coordinates, N = 1 for a univariate site.
+
+    Attributes:
+        log_probs: normalised log-probabilities ``batch_shape + (N, C)`` float64, without gradient.
+        support: the C values of a coordinate, ``(C,) + base event shape``.
+        coordinates: the shape the N coordinates have in a value, N = its product.
+    """
+
+    log_probs: Tensor
+    support: Tensor
+    coordinates: torch.Size
+
+    @property
+    def domain_size(self) -> int:
+        """The number C^N of joint values."""
+        return int(self.log_probs.shape[-1]) ** int(self.log_probs.shape[-2])
+
+    def values(self, index: Tensor) -> Tensor:
+        """Turn configurations ``batch_shape + (k, N)`` into values ``(k,) + batch_shape + event_shape``."""
+        index = index.movedim(-2, 0)
+        value = self.support[index]
+        return value.reshape(index.shape[:-1] + self.coordinates + self.support.shape[1:])
+
+
+def finite_law(fn: Any) -> FiniteLaw:
+    """Read the finite law off a distribution: an enumerable one, or ``.to_event`` of such.
+
+    Args:
+        fn: a Pyro distribution; masks on it are ignored (they concern its score, not its law).
+
+    Raises:
+        InfiniteSupportError: if its support cannot be enumerated.
+    """
+    base, num_coordinates = _unwrap(fn)
+    split = len(base.batch_shape) - num_coordinates
+    coordinates = base.batch_shape[split:]
+    table, support = _table(base)
+    table = table.detach().double().log_softmax(-1)
+    return FiniteLaw(
+        table.reshape((*base.batch_shape[:split], coordinates.numel(), table.shape[-1])), support, coordinates
+    )
+
+
+def _unwrap(fn: Any) -> tuple[Any, int]:
+    """Strip ``.to_event`` and ``.mask``; return the base and how many of its batch dims are event dims of ``fn``."""
+    depth = 0
+    while True:
+        if isinstance(fn, dist.Independent):
+            depth += fn.reinterpreted_batch_ndims
+        elif not isinstance(fn, dist.MaskedDistribution):
+            return fn, depth
+        fn = fn.base_dist
+
+
+def _table(base: Any) -> tuple[Tensor, Tensor]:
+    """Return log-probabilities ``batch_shape + (C,)``, perhaps unnormalised, and the support ``(C,) + event_shape``."""
+    try:
+        support = base.enumerate_support(expand=False)
+    except NotImplementedError as error:
+        raise InfiniteSupportError(f"{type(base).__name__} has no support that can be enumerated") from error
+    if isinstance(base, dist.Categorical | dist.OneHotCategorical):
+        table = base.logits
+    else:
+        table = base.log_prob(support).expand(support.shape[:1] + base.batch_shape).movedim(0, -1)
+    return table, support.reshape(support.shape[:1] + base.event_shape)
+
+
+def law_dtype(fn: Any) -> torch.dtype:
+    """The floating dtype of a distribution's parameters (the default dtype where it has none)."""
+    base, _ = _unwrap(fn)
+    for name in getattr(base, "arg_constraints", {}):
+        parameter = getattr(base, name, None)
+        if isinstance(parameter, Tensor) and parameter.is_floating_point():
+            return parameter.dtype
+    return torch.get_default_dtype()

@@ -1,0 +1,122 @@
+"""Runs a guide with a weighted sample set, instead of one draw, at each of its non-reparameterised sites."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro.distributions import TorchDistribution
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.poutine.enum_messenger import EnumMessenger
+from torch import Tensor
+
+from pyro_ext.inference.sample_sets.draw import SampleSet, SetOptions, draw_sample_set
+from pyro_ext.inference.sample_sets.law import InfiniteSupportError
+from pyro_ext.inference.sample_sets.options import is_set_site, site_options
+
+__all__ = ["SET_KEY", "SampleSetMessenger", "SiteSet"]
+
+SET_KEY = "_sample_set"
+
+
+class SiteSet:
+    """The sample set of a site, laid out along the site's enumeration dim.
+
+    Attributes:
+        dim: the enumeration dim (negative).
+        log_weight: shaped like the site's ``log_prob``, size k at ``dim``.
+        perturbation: zeros of that shape with gradient; the gradient of an expectation in them is weight x cost.
+        baseline: the baseline matrix, ``(k,) + log_weight.shape`` or broadcastable, the rows s' leftmost.
+    """
+
+    def __init__(self, drawn: SampleSet, batch_shape: torch.Size, dim: int) -> None:
+        self.dim = dim
+        num_batch_dims = len(batch_shape)
+        log_weight = drawn.log_weight.expand(drawn.log_weight.shape[:1] + batch_shape)
+        self.log_weight = _placed(log_weight, num_batch_dims, dim)
+        self.baseline = _placed(drawn.baseline, num_batch_dims, dim)
+        self.perturbation = torch.zeros_like(self.log_weight).requires_grad_()
+
+    def minus_baseline(self, weighted_cost: Tensor) -> Tensor:
+        """Return w (f - b), given w f in the shape of ``log_weight``."""
+        rows = weighted_cost.unsqueeze(0).transpose(0, self.dim)
+        return weighted_cost - (rows * self.baseline).sum(0)
+
+
+def _placed(tensor: Tensor, num_batch_dims: int, dim: int) -> Tensor:
+    """Move the dim left of the batch dims to ``dim``, where a value of the site has it."""
+    actual = -1 - num_batch_dims
+    if actual < dim:
+        return tensor.transpose(actual, dim)
+    split = tensor.dim() - num_batch_dims
+    return tensor.reshape(tensor.shape[:split] + (1,) * (actual - dim) + tensor.shape[split:])
+
+
+class _Drawn(TorchDistribution):
+    """Stands in for a site's distribution while Pyro lays its values out along an enumeration dim."""
+
+    def __init__(self, fn: Any, values: Tensor) -> None:
+        super().__init__(fn.batch_shape, fn.event_shape, validate_args=False)
+        self._values = values
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        return self._values
+
+
+class SampleSetMessenger(EnumMessenger):
+    """Gives each site that wants one a sample set along a fresh enumeration dim; leaves all others to Pyro.
+
+    Args:
+        first_available_dim: the rightmost dim to use, left of all plates.
+        options: the defaults of all sites.
+        draw: draws the set of a site, ``(distribution, options) -> SampleSet``.
+    """
+
+    def __init__(
+        self,
+        first_available_dim: int,
+        options: SetOptions,
+        draw: Callable[[Any, SetOptions], SampleSet] = draw_sample_set,
+    ) -> None:
+        super().__init__(first_available_dim)
+        self._options = options
+        self._draw = draw
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["done"] or not is_set_site(msg) or not isinstance(msg["fn"], TorchDistributionMixin):
+            super()._pyro_sample(msg)
+            return
+        fn, options = msg["fn"], site_options(msg, self._options)
+        drawn = self._draw_named(msg["name"], fn, options)
+        self._check_leaves(msg["name"], fn, drawn, options)
+        msg["fn"] = _Drawn(fn, drawn.values)
+        msg["infer"] = {**msg["infer"], "enumerate": "parallel", "num_samples": None}
+        super()._pyro_sample(msg)
+        msg["fn"] = fn
+        infer = {key: value for key, value in msg["infer"].items() if key not in ("enumerate", "num_samples")}
+        msg["infer"] = {**infer, SET_KEY: SiteSet(drawn, fn.batch_shape, infer["_enumerate_dim"])}
+
+    def _draw_named(self, name: str, fn: Any, options: SetOptions) -> SampleSet:
+        try:
+            return self._draw(fn, options)
+        except InfiniteSupportError as error:
+            raise ValueError(
+                f"site {name!r}: {error}, as the {options.estimator} estimator needs; "
+                'mark it infer={"estimator": "leave_one_out"}, or use TraceLeaveOneOut_ELBO'
+            ) from error
+        except ValueError as error:
+            raise ValueError(f"site {name!r}: {error}") from error
+
+    def _check_leaves(self, name: str, fn: Any, drawn: SampleSet, options: SetOptions) -> None:
+        """Refuse a site whose sample sets, multiplied with those it depends on, are too many to evaluate."""
+        num_plates = -1 - (self.first_available_dim or 0)
+        upstream = math.prod(fn.batch_shape[: max(len(fn.batch_shape) - num_plates, 0)])
+        leaves = upstream * drawn.values.shape[0]
+        if leaves > options.max_leaves:
+            raise ValueError(
+                f"site {name!r} depends on sample sets upstream of it: {leaves} joint values are more than "
+                f"max_leaves={options.max_leaves}. Use fewer samples, pyro.markov where the dependence is local, "
+                "or TraceUnorderedBeam_ELBO, whose cost does not grow with the number of sites"
+            )

@@ -1,0 +1,49 @@
+"""Models: each module holds a model and a guide as PyroModules and ``build(data, **options) -> Built``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+__all__ = ["AVAILABLE", "Description", "describe"]
+
+AVAILABLE: dict[str, str] = {"categorical_vae": "pyro_ext.models.categorical_vae"}
+"""Name of a model -> import path of its module."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What there is to know about a model before importing it.
+
+    Args:
+        summary: one line.
+        paper: authors, year, title and arXiv number.
+        data: the data set it is fitted to unless told otherwise.
+    """
+
+    summary: str
+    paper: str
+    data: str
+
+
+_DESCRIPTIONS: Mapping[str, Description] = MappingProxyType(
+    {
+        "categorical_vae": Description(
+            summary="variational autoencoder whose latent code is N categorical variables of K categories",
+            paper="Kool et al. 2020, Estimating gradients for discrete random variables by sampling without "
+            "replacement, arXiv 2002.06043",
+            data="digits",
+        ),
+    }
+)
+
+
+def describe() -> dict[str, Description]:
+    """Return the description of every model in :data:`AVAILABLE`, without importing any of them.
+
+    Example:
+        >>> describe()["categorical_vae"].data
+        'digits'
+    """
+    return dict(_DESCRIPTIONS)

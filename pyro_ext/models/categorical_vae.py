@@ -1,0 +1,311 @@
+r"""The categorical variational autoencoder of Kool et al. (2020).
+
+Each image :math:`x \in \{0, 1\}^D` has a code of N categorical variables with K categories,
+
+.. math::
+
+    p(z) = K^{-N}, \qquad p(x \mid z) = \prod_d \mathrm{Bernoulli}(x_d; \sigma(f(z)_d)), \qquad
+    q(z \mid x) = \prod_n \mathrm{Categorical}(z_n; g(x)_n),
+
+with a decoder f and an encoder g of two hidden layers and leaky rectifiers (slope 0.1). The whole code is one site, so
+that an estimator without replacement draws distinct *codes* out of :math:`K^N` (section 6.2 of the paper).
+
+Data: the bundled 8 x 8 digits (hidden layers of 128 and 64 units), or MNIST thresholded at 0.5 (512 and 256).
+Headline figure, N = 20 and K = 10 on MNIST, unordered-set estimator with 4 samples: negative ELBO of 71.2 nats on
+training and 91.3 on validation images (1000 epochs, batches of 200, Adam at 1e-3).
+
+References:
+    | Estimating gradients for discrete random variables by sampling without replacement (Kool et al., 2020)
+    | https://arxiv.org/abs/2002.06043
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.nn import PyroModule
+from torch import nn
+
+from pyro_ext.datasets import Batch, Splits
+from pyro_ext.inference.elbo import positive_int
+from pyro_ext.inference.fit.built import Built
+from pyro_ext.plotting import image_grid
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["Guide", "Model", "build"]
+
+_SLOPE = 0.1  # of the leaky rectifiers
+_SMALL_IMAGE = 256  # pixels; up to here the hidden layers are those for 8 x 8 digits
+
+
+class Model(PyroModule):
+    """The prior and the decoder.
+
+    Args:
+        size: the number N of data points that the plate stands for; a batch of b is scaled by N / b.
+        num_pixels: D.
+        num_latents: the number of latent variables.
+        num_categories: the number K of categories of each.
+        hidden: the widths of the encoder's hidden layers, which the decoder's mirror; by default (128, 64) for up
+            to 256 pixels, else (512, 256).
+
+    Raises:
+        ValueError: if a number is not a positive integer (``num_categories``: at least 2).
+
+    Example:
+        >>> model = Model(size=1500, num_pixels=64, num_latents=2)
+        >>> trace = pyro.poutine.trace(model).get_trace(torch.zeros(100, 64))
+        >>> trace.nodes["z"]["value"].shape, trace.nodes["x"]["scale"]
+        (torch.Size([100, 2, 10]), 15.0)
+    """
+
+    prior_logits: torch.Tensor
+
+    def __init__(
+        self,
+        size: int,
+        num_pixels: int,
+        num_latents: int = 20,
+        num_categories: int = 10,
+        hidden: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        _check_sizes(size, num_pixels, num_latents, num_categories)
+        self.size = size
+        self.num_pixels = num_pixels
+        outer, inner = _hidden(hidden, num_pixels)
+        self.decoder = _perceptron(num_latents * num_categories, inner, outer, num_pixels)
+        self.register_buffer("prior_logits", torch.zeros(num_latents, num_categories))
+
+    def forward(
+        self, x: torch.Tensor, y: torch.Tensor | None = None, index: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Sample codes and observe ``x``, shape ``(B, D)``; return the pixels' logits, shape ``(..., B, D)``.
+
+        Args:
+            x: binary images.
+            y: labels, of no use here.
+            index: the rows of ``x`` in the data set, shape ``(B,)``.
+
+        Raises:
+            ValueError: if ``x`` has another shape.
+        """
+        with _data_plate(self.size, x, self.num_pixels, index):
+            z = pyro.sample("z", dist.OneHotCategorical(logits=self.prior_logits).to_event(1))
+            logits = self.decode(z)
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+        return logits
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        """Return the pixels' logits, shape ``(..., D)``, for one-hot codes ``(..., num_latents, K)``."""
+        return self.decoder(z.flatten(-2))
+
+
+class Guide(PyroModule):
+    """The encoder.
+
+    Args:
+        size: as in :class:`Model`, like all others.
+        num_pixels: D.
+        num_latents: the number of latent variables.
+        num_categories: the number K of categories of each.
+        hidden: the widths of the hidden layers.
+
+    Raises:
+        ValueError: if a number is not a positive integer (``num_categories``: at least 2).
+
+    Example:
+        >>> guide = Guide(size=1500, num_pixels=64, num_latents=2)
+        >>> guide.encode(torch.zeros(100, 64)).shape
+        torch.Size([100, 2, 10])
+    """
+
+    def __init__(
+        self,
+        size: int,
+        num_pixels: int,
+        num_latents: int = 20,
+        num_categories: int = 10,
+        hidden: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        _check_sizes(size, num_pixels, num_latents, num_categories)
+        self.size = size
+        self.num_pixels = num_pixels
+        self.code_shape = (num_latents, num_categories)
+        outer, inner = _hidden(hidden, num_pixels)
+        self.encoder = _perceptron(num_pixels, outer, inner, num_latents * num_categories)
+
+    def forward(
+        self, x: torch.Tensor, y: torch.Tensor | None = None, index: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Sample codes of ``x``, shape ``(B, D)``; return them, shape ``(..., B, num_latents, K)``.
+
+        Args:
+            x: binary images.
+            y: labels, of no use here.
+            index: the rows of ``x`` in the data set, shape ``(B,)``.
+
+        Raises:
+            ValueError: if ``x`` has another shape.
+        """
+        with _data_plate(self.size, x, self.num_pixels, index):
+            return pyro.sample("z", dist.OneHotCategorical(logits=self.encode(x)).to_event(1))
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits of the code, shape ``(..., num_latents, K)``, for images ``(..., D)``."""
+        return self.encoder(x).unflatten(-1, self.code_shape)
+
+
+def build(
+    data: Splits,
+    num_latents: int = 20,
+    num_categories: int = 10,
+    hidden: tuple[int, int] | None = None,
+    evaluation_samples: int = 16,
+    evaluation_seed: int = 0,
+) -> Built:
+    """Build the autoencoder for a data set of binary images.
+
+    Its ELBO is ``TraceUnorderedSet_ELBO(num_samples=4)``; to use another one, set the ``elbo`` of what is returned.
+
+    Args:
+        data: images as rows of ``x``, shape ``(N, D)``, of zeros and ones.
+        num_latents: the number of latent variables.
+        num_categories: the number of categories of each.
+        hidden: the widths of the encoder's hidden layers, mirrored in the decoder; by default (128, 64) for up to
+            256 pixels, else (512, 256).
+        evaluation_samples: codes drawn for each held-out image.
+        evaluation_seed: the seed of those draws, which are the same whenever ``evaluate`` is called.
+
+    Raises:
+        ValueError: if a number is out of range, or the images are not rows of zeros and ones.
+    """
+    from pyro_ext.inference import TraceUnorderedSet_ELBO
+
+    _check_images(data)
+    positive_int("evaluation_samples", evaluation_samples)
+    sizes = (len(data.train), data.train.x.shape[-1], num_latents, num_categories, hidden)
+    # Modules made under local parameters serve engines that use them and users who do not.
+    with pyro.settings.context(module_local_params=True):
+        model, guide = Model(*sizes), Guide(*sizes)
+    return Built(
+        model=model,
+        guide=guide,
+        elbo=TraceUnorderedSet_ELBO(num_samples=4, max_plate_nesting=1),
+        evaluate=_evaluator(model, guide, evaluation_samples, evaluation_seed),
+        plots=_plots(model, guide, data, evaluation_seed),
+    )
+
+
+def _perceptron(*widths: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for before, after in itertools.pairwise(widths):
+        layers += [nn.Linear(before, after), nn.LeakyReLU(_SLOPE)]
+    return nn.Sequential(*layers[:-1])
+
+
+def _hidden(hidden: tuple[int, int] | None, num_pixels: int) -> tuple[int, int]:
+    if hidden is None:
+        return (128, 64) if num_pixels <= _SMALL_IMAGE else (512, 256)
+    if len(hidden) != 2:
+        raise ValueError(f"hidden must hold two widths, got {hidden!r}")
+    outer, inner = (positive_int("hidden", width) for width in hidden)
+    return outer, inner
+
+
+def _check_sizes(size: int, num_pixels: int, num_latents: int, num_categories: int) -> None:
+    positive_int("size", size)
+    positive_int("num_pixels", num_pixels)
+    positive_int("num_latents", num_latents)
+    positive_int("num_categories", num_categories, minimum=2)
+
+
+def _check_images(data: Splits) -> None:
+    for part, images in (("train", data.train.x), ("valid", data.valid.x)):
+        if images.dim() != 2:
+            raise ValueError(f"data.{part}.x must have shape (N, pixels), got {tuple(images.shape)}; use .flatten(1)")
+        if not ((images == 0) | (images == 1)).all():
+            raise ValueError(
+                f"data.{part}.x must hold zeros and ones, got values in [{images.min():g}, {images.max():g}]; "
+                "threshold the pixels (an option of the loaders)"
+            )
+
+
+def _data_plate(size: int, x: torch.Tensor, num_pixels: int, index: torch.Tensor | None) -> pyro.plate:
+    if x.dim() != 2 or x.shape[-1] != num_pixels:
+        raise ValueError(f"x must have shape (batch, {num_pixels}), got {tuple(x.shape)}")
+    # Indices are always handed over: left to itself the plate would permute all N of them at each call.
+    subsample = torch.arange(len(x), device=x.device) if index is None else index
+    return pyro.plate("data", size, subsample=subsample, dim=-1)
+
+
+def _sample_codes(logits: torch.Tensor, num_samples: int, generator: torch.Generator) -> torch.Tensor:
+    """Draw one-hot codes, shape ``(num_samples,) + logits.shape``, from a generator of their own."""
+    noise = torch.empty((num_samples, *logits.shape), dtype=logits.dtype, device=logits.device)
+    gumbel = -noise.exponential_(generator=generator).log()
+    chosen = (logits + gumbel).argmax(-1)
+    return nn.functional.one_hot(chosen, logits.shape[-1]).to(logits.dtype)
+
+
+def _evaluator(
+    model: Model, guide: Guide, num_samples: int, seed: int
+) -> Callable[[Iterable[Batch]], dict[str, float]]:
+    """Return a function from a loader to the negative ELBO per datum, with its KL term in closed form."""
+
+    @torch.no_grad()
+    def evaluate(loader: Iterable[Batch]) -> dict[str, float]:
+        like = model.prior_logits
+        generator = torch.Generator(like.device).manual_seed(seed)
+        totals, number = like.new_zeros(2), 0
+        with torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed of its own
+            for x, *_ in loader:
+                totals += _reconstruction_and_kl(model, guide, x.to(like), num_samples, generator)
+                number += len(x)
+        if number == 0:
+            raise ValueError("loader must hold at least one image, got none")
+        reconstruction, kl = (totals / number).tolist()
+        return {"neg_elbo": reconstruction + kl, "reconstruction": reconstruction, "kl": kl}
+
+    return evaluate
+
+
+def _reconstruction_and_kl(
+    model: Model, guide: Guide, x: torch.Tensor, num_samples: int, generator: torch.Generator
+) -> torch.Tensor:
+    """Return ``-E_q log p(x | z)`` by sampling and ``KL(q(z | x) || p(z))``, each summed over the batch."""
+    log_q = guide.encode(x).log_softmax(-1)
+    pixels = model.decode(_sample_codes(log_q, num_samples, generator))
+    losses = nn.functional.binary_cross_entropy_with_logits(pixels, x.expand_as(pixels), reduction="sum")
+    kl = (log_q.exp() * log_q).sum() + log_q[..., 0].numel() * math.log(log_q.shape[-1])
+    return torch.stack([losses / num_samples, kl])
+
+
+def _plots(model: Model, guide: Guide, data: Splits, seed: int, number: int = 10) -> dict[str, Callable[..., Axes]]:
+    shape = data.image_shape or (1, data.train.x.shape[-1])
+
+    @torch.no_grad()
+    def reconstruction(ax: Axes | None = None) -> Axes:
+        """Draw held-out images above the decoder's means at their most probable codes."""
+        x = data.valid.x[:number].to(model.prior_logits)
+        logits = guide.encode(x)
+        codes = nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).to(x.dtype)
+        rows = torch.stack([x, model.decode(codes).sigmoid()])
+        return image_grid(rows.unflatten(-1, shape), ax)
+
+    @torch.no_grad()
+    def samples(ax: Axes | None = None) -> Axes:
+        """Draw the decoder's means at codes drawn from the prior."""
+        prior = model.prior_logits
+        codes = _sample_codes(prior, 2 * number, torch.Generator(prior.device).manual_seed(seed))
+        return image_grid(model.decode(codes).sigmoid().unflatten(-1, shape), ax, columns=number)
+
+    return {"reconstruction": reconstruction, "samples": samples}

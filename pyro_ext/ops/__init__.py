@@ -1,0 +1,1 @@
+"""Tensor functions: torch in, torch out, no Pyro."""

@@ -1,0 +1,223 @@
+"""Sets of joint configurations of a product law: drawn without replacement, the most probable ones, and the rest.
+
+A product law has N independent coordinates with C categories each; ``log_probs`` has shape ``batch_shape + (N, C)``
+and a configuration is an int64 tensor ``(N,)``. The joint domain holds C^N configurations and is never built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["ProductSet", "product_gumbel_topk", "product_remainder", "product_topk", "sample_product_remainder"]
+
+_CHUNK = 1 << 22  # Gumbel draws held at a time
+
+
+class ProductSet(NamedTuple):
+    """Distinct configurations of a product law.
+
+    Attributes:
+        index: the categories, ``batch_shape + (k, N)`` int64.
+        log_prob: the joint log-probabilities, ``batch_shape + (k,)`` float64.
+    """
+
+    index: Tensor  # type: ignore[assignment]
+    log_prob: Tensor
+
+
+@torch.no_grad()
+def product_gumbel_topk(log_probs: Tensor, k: int) -> ProductSet:
+    r"""Draw k distinct configurations of a product law without replacement, in draw order.
+
+    This is stochastic beam search with one level per coordinate. The coordinates are independent, so the Gumbel
+    noise of all children is drawn and ranked at once; conditioning it on a parent's value is monotone and keeps the
+    ranking, hence only a ``(k, k)`` merge is left to each level.
+
+    Args:
+        log_probs: normalised log-probabilities, ``batch_shape + (N, C)``.
+        k: how many to draw; at most C^N are returned.
+
+    Returns:
+        The configurations and their log-probabilities; those of probability zero come last.
+
+    References:
+        | Stochastic Beams and Where to Find Them (Kool et al., 2019), Section 4.1
+        | https://arxiv.org/abs/1903.06059
+
+    Example:
+        >>> log_probs = torch.tensor([[0.5, 0.5], [0.9, 0.1], [0.2, 0.8]]).log()
+        >>> drawn = product_gumbel_topk(log_probs, 8)
+        >>> drawn.index.shape, drawn.log_prob.exp().sum().item()
+        (torch.Size([8, 3]), 1.0)
+    """
+    log_probs = log_probs.double()
+    first = log_probs[..., 0, :]
+    g, category = (first + _gumbel(first.shape, first)).topk(min(k, first.shape[-1]), dim=-1)
+    score = first.gather(-1, category)
+    steps = [(category, category)]  # of each level: the category taken, the parent it extends
+    for block in _ranked_children(log_probs, k):
+        for t in range(block.gap.shape[-3]):
+            m = g.shape[-1]
+            shift = (g - score).unsqueeze(-1) + block.gap[..., t, :m, :]
+            rank = g.unsqueeze(-1) - torch.logaddexp(shift, shift.new_zeros(()))
+            width = rank.shape[-1]
+            # a beam of probability zero gives NaN (inf - inf), and must stay behind all others
+            rank = rank.flatten(-2).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
+            g, kept = rank.topk(min(k, rank.shape[-1]), dim=-1)
+            children = score.unsqueeze(-1) + block.log_prob[..., t, :m, :]
+            score = children.flatten(-2).gather(-1, kept)
+            category = block.category[..., t, :m, :].flatten(-2).gather(-1, kept)
+            steps.append((category, torch.div(kept, width, rounding_mode="floor")))
+    return ProductSet(_backtrace(steps), score)
+
+
+class _Children(NamedTuple):
+    """The perturbed children of every possible beam, best first: ``batch_shape + (levels, k, min(k, C))`` each."""
+
+    gap: Tensor  # log(1 - exp(g - max g)) - g, the part of the conditioned Gumbel that no parent changes
+    log_prob: Tensor
+    category: Tensor
+
+
+def _ranked_children(log_probs: Tensor, k: int) -> Iterator[_Children]:
+    """Yield the children a block of levels at a time, so that the noise in memory stays bounded."""
+    *batch, n, c = log_probs.shape
+    per_level = max(1, log_probs[..., 0, :].numel() * k)
+    step = max(1, _CHUNK // per_level)
+    for start in range(1, n, step):
+        block = log_probs[..., start : start + step, :].unsqueeze(-2)
+        noise = _gumbel(torch.Size([*batch, block.shape[-3], k, c]), log_probs)
+        ranked, category = noise.add_(block).topk(min(k, c), dim=-1)
+        gap = torch.log1p(-(ranked - ranked[..., :1]).exp()) - ranked
+        yield _Children(gap, block.expand_as(noise).gather(-1, category), category)
+
+
+def _backtrace(steps: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Follow the parents back from the last level; return the configurations ``batch_shape + (k, N)``."""
+    category, pointer = steps[-1]
+    path = [category]
+    for category, parent in reversed(steps[:-1]):
+        path.append(category.gather(-1, pointer))
+        pointer = parent.gather(-1, pointer)
+    return torch.stack(path[::-1], dim=-1)
+
+
+def _gumbel(shape: torch.Size, like: Tensor) -> Tensor:
+    return like.new_empty(shape).exponential_().log_().neg_()
+
+
+@torch.no_grad()
+def product_topk(log_probs: Tensor, k: int) -> ProductSet:
+    """Return the k most probable configurations of a product law, most probable first.
+
+    Ties are broken by position (a stable sort), so that every device returns the same set.
+
+    Args:
+        log_probs: log-probabilities, ``batch_shape + (N, C)``.
+        k: how many; at most C^N are returned.
+
+    Returns:
+        The configurations and their log-probabilities.
+
+    Example:
+        >>> product_topk(torch.tensor([[0.6, 0.4], [0.9, 0.1]]).log(), 3).index.tolist()
+        [[0, 0], [1, 0], [0, 1]]
+    """
+    log_probs = log_probs.double()
+    ranked, choice = log_probs.sort(dim=-1, descending=True, stable=True)
+    ranked, choice = ranked[..., :k], choice[..., :k]
+    best, index = ranked[..., 0, :], choice[..., 0, :].unsqueeze(-1)
+    for t in range(1, log_probs.shape[-2]):
+        score = (best.unsqueeze(-1) + ranked[..., t, :].unsqueeze(-2)).flatten(-2)
+        width = ranked.shape[-1]
+        score, kept = score.sort(dim=-1, descending=True, stable=True)
+        best, kept = score[..., :k], kept[..., :k]
+        parent = torch.div(kept, width, rounding_mode="floor")
+        history = index.gather(-2, parent.unsqueeze(-1).expand(*parent.shape, t))
+        action = choice[..., t, :].gather(-1, kept % width)
+        index = torch.cat([history, action.unsqueeze(-1)], dim=-1)
+    return ProductSet(index, best)
+
+
+@torch.no_grad()
+def product_remainder(log_probs: Tensor, index: Tensor) -> Tensor:
+    """Return the log-mass of every branch of the prefix tree that leaves a set of configurations.
+
+    The configurations outside the set are a disjoint union of branches: follow member i for t coordinates, then take
+    a category c that no member with the same prefix takes; whatever follows is free. Summing branches gives the rest
+    mass without ever forming one minus the mass of the set.
+
+    Args:
+        log_probs: normalised log-probabilities, ``batch_shape + (N, C)``.
+        index: distinct configurations, ``batch_shape + (k, N)``.
+
+    Returns:
+        Log-masses ``batch_shape + (k, N, C)`` float64, -inf where there is no such branch (or it is counted at a
+        smaller i).
+
+    Example:
+        >>> log_probs = torch.tensor([[0.6, 0.4], [0.9, 0.1]]).log()
+        >>> product_remainder(log_probs, torch.tensor([[0, 0]])).exp().sum().item()  # 1 - 0.6 * 0.9
+        0.46000...
+    """
+    log_probs = log_probs.double()
+    k, c = index.shape[-2], log_probs.shape[-1]
+    same = (index.unsqueeze(-2) == index.unsqueeze(-3)).movedim(-1, -3)  # (N, k, k)
+    shared = torch.ones_like(same)
+    shared[..., 1:, :, :] = same[..., :-1, :, :].cumprod(dim=-3).bool()  # same prefix before coordinate t
+    taken = torch.nn.functional.one_hot(index.movedim(-1, -2), c)  # (N, k, C)
+    taken = torch.matmul(shared.to(log_probs.dtype), taken.to(log_probs.dtype)) > 0
+    repeat = (shared & torch.ones(k, k, dtype=torch.bool, device=index.device).tril(-1)).any(-1)  # (N, k)
+    chosen = log_probs.gather(-1, index.movedim(-1, -2))  # (N, k)
+    prefix = torch.cat([torch.zeros_like(chosen[..., :1, :]), chosen[..., :-1, :].cumsum(dim=-2)], dim=-2)
+    mass = prefix.unsqueeze(-1) + log_probs.unsqueeze(-2)
+    return mass.masked_fill(taken | repeat.unsqueeze(-1), -torch.inf).movedim(-3, -2)
+
+
+@torch.no_grad()
+def sample_product_remainder(
+    log_probs: Tensor, members: ProductSet, log_branches: Tensor, num_excluded: Tensor, num_draws: int
+) -> Tensor:
+    """Draw configurations independently from a product law restricted to what lies outside the first members of a set.
+
+    Args:
+        log_probs: normalised log-probabilities, ``batch_shape + (N, C)``.
+        members: distinct configurations, k of them.
+        log_branches: :func:`product_remainder` of them.
+        num_excluded: how many of the members, counted from the first, are excluded; ``batch_shape`` int64.
+        num_draws: the number m of draws.
+
+    Returns:
+        Configurations ``batch_shape + (m, N)``; arbitrary where nothing is left to draw.
+    """
+    log_probs = log_probs.double()
+    *batch, k, n = members.index.shape
+    position = torch.arange(k, device=members.index.device)
+    allowed = members.log_prob.masked_fill(position < num_excluded.unsqueeze(-1), -torch.inf)
+    leaf = _inverse_cdf(torch.cat([allowed, log_branches.flatten(-3)], dim=-1), num_draws)  # batch + (m,)
+
+    branch = (leaf - k).clamp(min=0)
+    c = log_probs.shape[-1]
+    is_member = leaf < k
+    member = torch.where(is_member, leaf, torch.div(branch, n * c, rounding_mode="floor"))
+    level = torch.where(is_member, torch.full_like(leaf, n), torch.div(branch, c, rounding_mode="floor") % n)
+    followed = members.index.gather(-2, member.unsqueeze(-1).expand(*batch, num_draws, n))
+    free = _inverse_cdf(log_probs, num_draws).movedim(-1, -2)
+    coordinate = torch.arange(n, device=leaf.device)
+    level = level.unsqueeze(-1)
+    result = torch.where(coordinate < level, followed, free)
+    return torch.where(coordinate == level, (branch % c).unsqueeze(-1), result)
+
+
+def _inverse_cdf(log_mass: Tensor, num_draws: int) -> Tensor:
+    """Draw indices ``batch_shape + (m,)`` in proportion to ``exp(log_mass)``, ``batch_shape + (L,)``."""
+    top = log_mass.amax(-1, keepdim=True)
+    cdf = (log_mass - top).nan_to_num(nan=0.0, neginf=-torch.inf).exp().cumsum(-1)
+    total = cdf[..., -1:]
+    u = torch.rand(*cdf.shape[:-1], num_draws, dtype=cdf.dtype, device=cdf.device) * total
+    u = torch.minimum(u, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cdf, u, right=True).clamp(max=log_mass.shape[-1] - 1)

@@ -1,0 +1,98 @@
+"""The most probable categories, and the mass of what remains: the split behind sum-and-sample."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_ext.ops.sets._log_space import LOG_NOTHING, floored, unfloored
+from pyro_ext.ops.sets._shapes import check_positive, check_set_size
+
+__all__ = ["TopKRemainder", "optimal_num_summed", "topk_remainder"]
+
+
+class TopKRemainder(NamedTuple):
+    """The ``k`` most probable categories and the mass left after each of them.
+
+    Attributes:
+        index: the categories by decreasing probability, ties by number, int64 ``batch_shape + (k,)``.
+        log_p: their log-probabilities, ``batch_shape + (k,)``.
+        log_tail: entry ``j`` is the log of the mass outside the first ``j``, ``batch_shape + (k + 1,)``.
+    """
+
+    index: Tensor  # type: ignore[assignment]
+    log_p: Tensor
+    log_tail: Tensor
+
+
+def topk_remainder(log_probs: Tensor, k: int) -> TopKRemainder:
+    """Return the ``k`` most probable categories and the remaining masses, summed and never as ``1 - P``.
+
+    The order is stable, so that ties are broken alike on every device.
+
+    Args:
+        log_probs: log-probabilities, ``batch_shape + (K,)``.
+        k: how many categories, at most ``K``.
+
+    Returns:
+        :class:`TopKRemainder`, in the type of ``log_probs`` (float64 inside), differentiable.
+
+    Raises:
+        ValueError: if ``k`` is not an integer in ``1..K``.
+
+    References:
+        | Rao-Blackwellized stochastic gradients for discrete distributions (Liu et al., 2019), section 3
+        | https://arxiv.org/abs/1810.04777
+
+    >>> top = topk_remainder(torch.tensor([0.2, 0.5, 0.3]).log(), 2)
+    >>> top.index, top.log_tail.exp()
+    (tensor([1, 2]), tensor([1.0000, 0.5000, 0.2000]))
+    """
+    check_set_size(k, log_probs)
+    index = log_probs.detach().sort(dim=-1, descending=True, stable=True).indices
+    ordered = log_probs.gather(-1, index)
+    head, tail = floored(ordered.double()).tensor_split([k], dim=-1)
+    nothing = head.new_full((*head.shape[:-1], 1), LOG_NOTHING)
+    outside = torch.cat([tail, nothing], -1).logsumexp(-1, keepdim=True)
+    log_tail = unfloored(torch.cat([head, outside], -1).flip(-1).logcumsumexp(-1).flip(-1))
+    return TopKRemainder(index[..., :k], ordered[..., :k], log_tail.to(log_probs.dtype))
+
+
+def optimal_num_summed(log_tail: Tensor, budget: int) -> Tensor:
+    r"""Return how many of ``budget`` evaluations to spend on the most probable categories.
+
+    The number ``j`` minimises :math:`r_j / (n - j)`, the remaining mass over the evaluations left for it: a bound
+    on the variance without a baseline. All are summed where they hold all the mass.
+
+    Args:
+        log_tail: log of the mass outside the first ``j`` categories, ``batch_shape + (n + 1,)`` or longer.
+        budget: the number ``n`` of evaluations.
+
+    Returns:
+        int64 ``batch_shape``, in ``0..budget``.
+
+    Raises:
+        ValueError: if ``budget`` is not a positive integer or ``log_tail`` is too short for it.
+
+    References:
+        | Rao-Blackwellized stochastic gradients for discrete distributions (Liu et al., 2019), section 3.2
+        | https://arxiv.org/abs/1810.04777
+
+    >>> top = topk_remainder(torch.tensor([0.9, 0.04, 0.03, 0.03]).log(), 3)
+    >>> optimal_num_summed(top.log_tail, 3)
+    tensor(1)
+    """
+    check_positive("budget", budget)
+    if log_tail.shape[-1] <= budget:
+        raise ValueError(
+            f"log_tail has {log_tail.shape[-1]} entries: a budget of {budget} needs {budget + 1}, "
+            f"as from topk_remainder(log_probs, {budget})"
+        )
+    spare = torch.arange(budget, 0, -1, dtype=log_tail.dtype, device=log_tail.device).log()
+    criterion = log_tail[..., :budget] - spare
+    nothing_left = log_tail[..., budget : budget + 1] == -math.inf
+    last = torch.where(nothing_left, -math.inf, math.inf).to(log_tail.dtype)
+    return torch.cat([criterion, last], -1).argmin(-1)

@@ -1,0 +1,14 @@
+"""Plots: each function takes ``ax=None`` and returns the axes it drew on; matplotlib is imported when one is called.
+
+Without ``ax`` a plot gets a figure of its own, outside pyplot: nothing to close and no display needed. Put it into a
+file with :func:`save`; for a window, pass an ``ax`` of ``plt.subplots()``.
+"""
+
+from __future__ import annotations
+
+from pyro_ext.plotting.curves import loss_curve
+from pyro_ext.plotting.images import image_grid
+from pyro_ext.plotting.save import save
+from pyro_ext.plotting.variance import gradient_variance, gradient_variance_curve
+
+__all__ = ["gradient_variance", "gradient_variance_curve", "image_grid", "loss_curve", "save"]

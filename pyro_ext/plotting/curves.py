@@ -1,0 +1,62 @@
+"""How a loss falls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pyro_ext.plotting.axes import given_or_new
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["loss_curve"]
+
+
+def loss_curve(
+    history: Mapping[str, Sequence[float] | np.ndarray] | Sequence[float] | np.ndarray,
+    ax: Axes | None = None,
+    *,
+    epochs: Sequence[float] | np.ndarray | None = None,
+    ylabel: str = "−ELBO per datum (nats)",
+) -> Axes:
+    """Plot losses by epoch.
+
+    Args:
+        history: the values of one curve, or the curves by label; each of shape ``(epochs,)``, or
+            ``(runs, epochs)`` for runs that differ by seed: their mean is drawn, over the range they cover.
+        ax: the axes to draw on; new ones if ``None``.
+        epochs: the places on the x axis; 1, 2, 3, ... if ``None``.
+        ylabel: what is plotted, and its unit.
+
+    Returns:
+        The axes drawn on.
+
+    Raises:
+        ValueError: if a curve has more than two dims, or another length than ``epochs``.
+
+    Example:
+        >>> ax = loss_curve({"train": [30.0, 25.0], "valid": [31.0, 26.5]})
+        >>> [line.get_ydata().tolist() for line in ax.lines]
+        [[30.0, 25.0], [31.0, 26.5]]
+    """
+    ax = given_or_new(ax)
+    curves = history if isinstance(history, Mapping) else {"": history}
+    for label, values in curves.items():
+        runs = np.atleast_2d(np.asarray(values, dtype=float))
+        places = np.arange(1, runs.shape[-1] + 1) if epochs is None else np.asarray(epochs, dtype=float)
+        if runs.ndim != 2 or places.shape != runs.shape[1:]:
+            raise ValueError(
+                f"history[{label!r}] must have shape (epochs,) or (runs, epochs) with {len(places)} epochs, "
+                f"got {np.shape(values)}"
+            )
+        (line,) = ax.plot(places, runs.mean(0), label=label)
+        if len(runs) > 1:
+            ax.fill_between(places, runs.min(0), runs.max(0), color=line.get_color(), alpha=0.25, linewidth=0)
+    ax.set_xlabel("epoch")
+    ax.set_ylabel(ylabel)
+    if any(curves):
+        ax.legend(frameon=False)
+    return ax

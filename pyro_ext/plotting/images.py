@@ -1,0 +1,72 @@
+"""Many small images as one picture."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from pyro_ext.plotting.axes import given_or_new
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["image_grid"]
+
+
+def image_grid(
+    images: torch.Tensor | np.ndarray, ax: Axes | None = None, *, columns: int | None = None, padding: int = 1
+) -> Axes:
+    """Draw grey images in rows and columns, black at 0 and white at 1.
+
+    Args:
+        images: pixels in [0, 1], shape ``(N, height, width)``, or ``(rows, columns, height, width)`` to say which
+            goes where.
+        ax: the axes to draw on; new ones if ``None``.
+        columns: how many of ``N`` images go into a row; about the square root of ``N`` if ``None``.
+        padding: pixels between neighbours and around the whole.
+
+    Returns:
+        The axes drawn on.
+
+    Raises:
+        ValueError: if the shape is another one, there are no images, or ``columns`` is not positive.
+
+    Example:
+        >>> ax = image_grid(torch.rand(10, 8, 8), columns=5)
+        >>> ax.images[0].get_array().shape
+        (19, 46)
+    """
+    pixels = images.detach().cpu().numpy() if isinstance(images, torch.Tensor) else np.asarray(images)
+    tiles = _tiles(pixels.astype(float), columns)
+    rows, across, height, width = tiles.shape
+    canvas = np.full((rows, across, height + padding, width + padding), 0.5)
+    canvas[..., padding:, padding:] = tiles
+    picture = canvas.transpose(0, 2, 1, 3).reshape(rows * (height + padding), across * (width + padding))
+    picture = np.pad(picture, ((0, padding), (0, padding)), constant_values=0.5)
+    size = 0.7  # inches per image
+    ax = given_or_new(ax, width=size * across, height=size * rows * height / width)
+    ax.imshow(picture, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
+    ax.set_axis_off()
+    return ax
+
+
+def _tiles(pixels: np.ndarray, columns: int | None) -> np.ndarray:
+    """Return the images as ``(rows, columns, height, width)``, the last row filled up with grey."""
+    if pixels.ndim not in (3, 4) or pixels.size == 0:
+        raise ValueError(
+            f"images must have shape (N, height, width) or (rows, columns, height, width), got {pixels.shape}"
+        )
+    if pixels.ndim == 4:
+        return pixels
+    number = len(pixels)
+    columns = math.ceil(math.sqrt(number)) if columns is None else columns
+    if columns < 1:
+        raise ValueError(f"columns must be at least 1, got {columns!r}")
+    columns = min(columns, number)
+    rows = math.ceil(number / columns)
+    filled = np.full((rows * columns, *pixels.shape[1:]), 0.5)
+    filled[:number] = pixels
+    return filled.reshape(rows, columns, *pixels.shape[1:])

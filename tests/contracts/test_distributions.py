@@ -1,0 +1,69 @@
+"""Every distribution keeps one contract; a new member is one line in the list."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pyro
+import pytest
+import torch
+
+from pyro_ext.distributions import PlackettLuce, UnorderedSet
+from pyro_ext.distributions.testing import check_distribution
+
+INF = math.inf
+
+
+class Member(NamedTuple):
+    """How to build a distribution from parameters, and the parameters' values."""
+
+    build: Callable
+    parameters: list
+    skip: tuple = ()
+    num_samples: int = 10_000
+
+
+MEMBERS = {
+    "UnorderedSet": Member(lambda logits: UnorderedSet(2, logits), [[0.3, -1.0, 0.7, 0.0]]),
+    "UnorderedSet, batch": Member(lambda logits: UnorderedSet(3, logits), [[[0.3, -1.0, 2.0, 0.0, 0.1]] * 3]),
+    "UnorderedSet, probs": Member(lambda probs: UnorderedSet(2, probs=probs), [[0.1, 0.2, 0.3, 0.4]]),
+    "UnorderedSet, a category never drawn": Member(lambda logits: UnorderedSet(2, logits), [[0.3, -INF, 0.7, 0.0]]),
+    "UnorderedSet, single draw": Member(lambda logits: UnorderedSet(1, logits), [[0.3, -1.0, 0.7, 0.0]]),
+    "UnorderedSet, large": Member(lambda logits: UnorderedSet(12, logits), [[0.1 * i for i in range(14)]], (), 2000),
+    "PlackettLuce": Member(lambda logits: PlackettLuce(logits), [[[0.3, -1.0, 0.7, 0.0]] * 2]),
+    "PlackettLuce, leading": Member(lambda logits: PlackettLuce(logits, k=2), [[[0.3, -1.0, 0.7, 0.0]] * 2]),
+    "PlackettLuce, probs": Member(lambda probs: PlackettLuce(probs=probs, k=2), [[0.1, 0.2, 0.3, 0.4]]),
+    "PlackettLuce, a category never drawn": Member(lambda logits: PlackettLuce(logits, k=2), [[0.3, -INF, 0.7, 0.0]]),
+}
+
+
+def check(member, dtype, device):
+    parameters = [torch.tensor(value, dtype=dtype, device=device, requires_grad=True) for value in member.parameters]
+    d = member.build(*parameters)
+    check_distribution(d, parameters=parameters, skip=member.skip, num_samples=member.num_samples)
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_contract(name, dtype, device):
+    check(MEMBERS[name], dtype, device)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", MEMBERS)
+def test_contract_on_cuda(name, dtype):
+    check(MEMBERS[name], dtype, torch.device("cuda"))
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_as_a_site_of_a_model(name):
+    member = MEMBERS[name]
+    d = member.build(*(torch.tensor(value) for value in member.parameters))
+
+    def model():
+        with pyro.plate("outer", 3, dim=-1 - len(d.batch_shape)):
+            return pyro.sample("x", d.to_event(0))
+
+    trace = pyro.poutine.trace(model).get_trace()
+    trace.compute_log_prob()
+    assert trace.nodes["x"]["log_prob"].shape == (3, *d.batch_shape)
+    assert torch.isfinite(trace.nodes["x"]["log_prob"]).all()

@@ -1,0 +1,64 @@
+import gzip
+import hashlib
+import struct
+
+import numpy as np
+import pytest
+
+from pyro_ext.datasets import read_idx
+
+PLAIN = bytes([0, 0, 8, 3]) + struct.pack(">3I", 2, 2, 3) + bytes(range(12))
+ZIPPED = gzip.compress(PLAIN)
+
+
+@pytest.mark.parametrize(("name", "content"), [("a-ubyte", PLAIN), ("a-ubyte.gz", ZIPPED)])
+def test_reads_plain_and_compressed(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    array = read_idx(path, hashlib.md5(PLAIN).hexdigest())
+    np.testing.assert_array_equal(array, np.arange(12, dtype=np.uint8).reshape(2, 2, 3))
+    assert array.flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("code", "dtype"), [(0x08, "u1"), (0x09, "i1"), (0x0B, ">i2"), (0x0C, ">i4"), (0x0D, ">f4"), (0x0E, ">f8")]
+)
+def test_every_type_comes_in_native_order(tmp_path, code, dtype):
+    values = np.array([1, 2, 100], dtype=dtype)
+    path = tmp_path / "values"
+    path.write_bytes(bytes([0, 0, code, 1]) + struct.pack(">I", 3) + values.tobytes())
+    array = read_idx(path)
+    assert array.dtype.isnative
+    np.testing.assert_array_equal(array, values)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("empty", b"", "not an IDX file"),
+        ("magic", b"\x01" + PLAIN[1:], "not an IDX file, its magic number is 0x01000803"),
+        ("type", PLAIN[:2] + b"\x07" + PLAIN[3:], "not an IDX file, its magic number is 0x00000703"),
+        ("dims", PLAIN[:3] + b"\x00" + PLAIN[4:], "not an IDX file"),
+        ("header", PLAIN[:10], "truncated in the header, 10 bytes of 16"),
+        ("short", PLAIN[:-1], r"truncated, 27 bytes where shape \(2, 2, 3\) needs 28"),
+        ("long", PLAIN + b"\x00", r"too long, 29 bytes where shape \(2, 2, 3\) needs 28"),
+        ("huge", bytes([0, 0, 8, 3]) + b"\xff" * 12, "truncated, 16 bytes"),
+        ("plain.gz", PLAIN, "not a whole gzip file"),
+        ("cut.gz", ZIPPED[:-9], "not a whole gzip file"),
+        ("damaged.gz", ZIPPED[:12] + b"\xff\xff\xff" + ZIPPED[15:], "not a whole gzip file"),
+        ("crc.gz", ZIPPED[:-8] + b"\x00" * 4 + ZIPPED[-4:], "not a whole gzip file"),
+    ],
+)
+def test_broken_files_are_named(tmp_path, name, content, problem):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=problem) as error:
+        read_idx(path)
+    assert str(path) in str(error.value)
+
+
+def test_other_content_than_promised(tmp_path):
+    path = tmp_path / "other"
+    path.write_bytes(PLAIN[:-1] + b"\x63")
+    with pytest.raises(ValueError, match=r"other: content has MD5 [0-9a-f]{32}, expected"):
+        read_idx(path, hashlib.md5(PLAIN).hexdigest())

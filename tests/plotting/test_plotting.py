@@ -1,0 +1,94 @@
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from pyro_ext.plotting import gradient_variance, gradient_variance_curve, image_grid, loss_curve
+
+DRAWINGS = {
+    "loss_curve": lambda ax: loss_curve([3.0, 2.0, 1.0], ax),
+    "loss_curve, labelled runs": lambda ax: loss_curve({"a": [[3.0, 2.0], [4.0, 2.5]], "b": [1.0, 0.5]}, ax),
+    "image_grid": lambda ax: image_grid(torch.rand(7, 4, 6), ax),
+    "gradient_variance": lambda ax: gradient_variance({"one": {"encoder": 1.0, "decoder": -2.0}}, ax),
+    "gradient_variance_curve": lambda ax: gradient_variance_curve({"one": [1.0, -2.0]}, [2, 4], ax),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS)
+def test_returns_the_axes_it_drew_on_and_saves(draw):
+    ax = Figure().add_subplot()
+    assert draw(ax) is ax
+    new = draw(None)
+    assert new is not ax
+    buffer = io.BytesIO()
+    new.figure.savefig(buffer, format="png")
+    assert buffer.getvalue().startswith(b"\x89PNG")
+
+
+def test_runs_are_drawn_as_mean_and_range():
+    ax = loss_curve({"a": [[3.0, 2.0], [5.0, 4.0]]})
+    assert ax.lines[0].get_ydata().tolist() == [4.0, 3.0]
+    assert len(ax.collections) == 1
+    corners = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert (corners.min(), corners.max()) == (2.0, 5.0)
+
+
+def test_single_curve_needs_no_legend():
+    assert loss_curve([1.0, 0.5]).get_legend() is None
+
+
+def test_epochs_are_places():
+    assert loss_curve([1.0, 0.5], epochs=[10, 20]).lines[0].get_xdata().tolist() == [10, 20]
+
+
+def test_image_grid_puts_tiles_in_reading_order():
+    images = torch.arange(4.0).reshape(4, 1, 1) / 3
+    picture = image_grid(images, columns=2, padding=0).images[0].get_array()
+    np.testing.assert_allclose(picture, [[0, 1 / 3], [2 / 3, 1]])
+
+
+def test_image_grid_keeps_given_rows():
+    rows = torch.stack([torch.zeros(3, 2, 2), torch.ones(3, 2, 2)])
+    picture = image_grid(rows, padding=0).images[0].get_array()
+    np.testing.assert_array_equal(picture, np.repeat([[0.0], [1.0]], 2, axis=0).repeat(6, axis=1))
+
+
+def test_image_grid_fills_the_last_row():
+    assert image_grid(np.ones((5, 2, 2)), columns=3, padding=1).images[0].get_array().shape == (7, 10)
+
+
+def test_exact_gradients_leave_a_gap():
+    ax = gradient_variance({"exact": {"encoder": -np.inf}, "sampled": {"encoder": 1.0}})
+    assert np.isnan(ax.patches[0].get_height())
+    line = gradient_variance_curve({"set": [1.0, -np.inf]}, [4, 8]).lines[0]
+    assert np.isnan(line.get_ydata()[1])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: loss_curve(np.zeros((2, 2, 2))), "history"),
+        (lambda: loss_curve({"a": [1.0, 2.0]}, epochs=[1]), r"history\['a'\] must have shape"),
+        (lambda: image_grid(torch.zeros(3, 3)), r"images must have shape .*got \(3, 3\)"),
+        (lambda: image_grid(torch.zeros(0, 3, 3)), "images must have shape"),
+        (lambda: image_grid(torch.zeros(2, 3, 3), columns=0), "columns must be at least 1, got 0"),
+        (lambda: gradient_variance({}), "log_variance must name at least one estimator"),
+        (lambda: gradient_variance_curve({"a": [1.0]}, [1, 2]), r"log_variance\['a'\] must have shape \(2,\)"),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.serial
+def test_importing_the_package_imports_no_matplotlib_and_no_scikit_learn():
+    code = (
+        "import sys, pyro_ext.plotting, pyro_ext.datasets, pyro_ext.models;"
+        "assert not {'matplotlib', 'sklearn', 'pooch', 'lightning'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -1,0 +1,196 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # Discrete latent variables: from a five-line model to the right ELBO
+#
+# Pyro differentiates through continuous latent variables by reparameterisation. A discrete one has no such path: its
+# gradient is estimated from samples, and how well depends on the estimator. Here is a model small enough to know the
+# exact gradient, on which the estimators can be compared; the change from one to the next is one argument.
+
+# %%
+import os
+from functools import partial
+
+import matplotlib.pyplot as plt
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, config_enumerate
+from torch.distributions import constraints
+
+from pyro_ext.inference import TraceLeaveOneOut_ELBO, TraceSumAndSample_ELBO, TraceUnorderedSet_ELBO
+
+SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
+REPLICATES = 500 if SMOKE_TEST else 20_000  # independent gradient estimates per estimator
+STEPS = 50 if SMOKE_TEST else 400
+pyro.set_rng_seed(0)
+
+# %% [markdown]
+# ## A model and a guide
+#
+# A signal comes from one of eight stations and is heard with noise; which station was it? The guide holds one logit per
+# station, and variational inference moves the logits towards the posterior.
+#
+# Both take their logits from outside, and both are written for a whole plate of *independent copies* of the problem.
+# That is only for the measurements below: with a row of guide logits per copy, one backward pass gives as many
+# independent gradient estimates as there are rows.
+
+# %%
+STATIONS = torch.linspace(-3.0, 3.0, 8)
+HEARD = torch.tensor(0.7)
+GUIDE_LOGITS = torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0, 0.5, 0.0, -0.5])
+
+
+def model(logits):
+    with pyro.plate("copies", len(logits)):
+        station = pyro.sample("station", dist.Categorical(logits=torch.zeros(8)))
+        pyro.sample("heard", dist.Normal(STATIONS[station], 1.0), obs=HEARD.expand(len(logits)))
+
+
+def guide(logits):
+    with pyro.plate("copies", len(logits)):
+        pyro.sample("station", dist.Categorical(logits=logits))
+
+
+# %% [markdown]
+# ## The exact gradient
+#
+# With one site of eight categories Pyro can enumerate. This is the reference, and where it is affordable it is also the
+# right choice. It stops being affordable as sites multiply: twenty variables of ten categories have $10^{20}$ values.
+
+
+# %%
+def gradients(elbo, copies, guide=guide):
+    """Return one estimate of the loss gradient per copy, shape (copies, 8)."""
+    logits = GUIDE_LOGITS.repeat(copies, 1).requires_grad_()
+    elbo.differentiable_loss(model, guide, logits).backward()
+    return logits.grad
+
+
+exact = gradients(TraceEnum_ELBO(max_plate_nesting=1), 1, config_enumerate(guide))[0]
+print("exact gradient:", exact.numpy().round(4))
+
+# %% [markdown]
+# ## Four estimators, the same budget
+#
+# Every one of them may look at $k$ values of the latent variable per step.
+#
+# - `Trace_ELBO`: $k$ independent draws, each weighing its score $\nabla \log q(z)$ with the whole log weight
+#   $f(z) = \log p(x, z) - \log q(z)$. Nothing centres $f$, so the variance is large.
+# - `TraceLeaveOneOut_ELBO`: the same draws; each one's baseline is the mean of $f$ over the others.
+# - `TraceSumAndSample_ELBO`: the most probable values are summed exactly, and only the rest is sampled.
+# - `TraceUnorderedSet_ELBO`: $k$ *distinct* values, without replacement, each weighted by
+#   $p(s) R(S, s)$, where the leave-one-out ratio $R$ makes the estimate that of an average over all orders in which the
+#   set could have been drawn.
+#
+# All four are unbiased. First, that can be seen: the mean over many estimates, minus the exact gradient, in standard
+# errors.
+
+# %%
+ESTIMATORS = {
+    "Trace_ELBO": lambda k: Trace_ELBO(num_particles=k, vectorize_particles=True, max_plate_nesting=1),
+    "leave one out": partial(TraceLeaveOneOut_ELBO, max_plate_nesting=1),
+    "sum and sample": partial(TraceSumAndSample_ELBO, max_plate_nesting=1),
+    "unordered set": partial(TraceUnorderedSet_ELBO, max_plate_nesting=1),
+}
+
+for name, make in ESTIMATORS.items():
+    estimates = gradients(make(4), REPLICATES)
+    standard_error = estimates.std(0) / REPLICATES**0.5
+    largest = ((estimates.mean(0) - exact) / standard_error).abs().max()
+    print(f"{name:15} k=4  largest deviation of the mean: {largest:.1f} standard errors")
+
+# %% [markdown]
+# ## The variance picture
+#
+# What differs is the variance (summed over the eight logits). Without a baseline it falls as $1/k$ from a high start.
+# With one it starts lower. The unordered set never evaluates a value twice, and its variance falls to zero: once $k$
+# reaches the eight values there are, the estimate is the exact gradient.
+
+# %%
+BUDGETS = range(2, 9)
+variance = {
+    name: [gradients(make(k), REPLICATES).var(0).sum().item() for k in BUDGETS] for name, make in ESTIMATORS.items()
+}
+
+print("variance, k =", *(f"{k:9d}" for k in BUDGETS))
+for name, values in variance.items():
+    print(f"{name:15}", *(f"{value:9.2g}" for value in values))
+
+# %%
+EXACT = 1e-9  # what is left of the variance of an exact gradient is rounding
+fig, ax = plt.subplots(figsize=(6, 4), layout="constrained")
+for name, values in variance.items():
+    shown = [(k, value) for k, value in zip(BUDGETS, values, strict=True) if value > EXACT]
+    ax.plot(*zip(*shown, strict=True), marker="o", label=name)
+ax.set(yscale="log", xlabel="model evaluations k", ylabel="variance of the gradient", xticks=list(BUDGETS))
+ax.set_title("at k = 8 the last two are exact: no variance left to draw", fontsize="medium")
+ax.legend()
+
+# %% [markdown]
+# ## What it is worth
+#
+# The same model with the guide's probabilities as a parameter, trained with `SVI` at equal budgets. The only difference
+# between the lines is the ELBO. The bound on the evidence cannot exceed the log evidence, drawn dashed.
+
+
+# %%
+def trainable_guide(logits):
+    probs = pyro.param("probs", torch.full((8,), 1 / 8), constraint=constraints.simplex)
+    with pyro.plate("copies", len(logits)):
+        pyro.sample("station", dist.Categorical(probs))
+
+
+one = torch.zeros(1, 8)  # a single copy
+log_evidence = dist.Normal(STATIONS, 1.0).log_prob(HEARD).logsumexp(0) - torch.tensor(8.0).log()
+true_bound = TraceEnum_ELBO(max_plate_nesting=1)
+
+
+def train(elbo):
+    """Return the exact bound after each step."""
+    pyro.clear_param_store()
+    svi = SVI(model, trainable_guide, pyro.optim.Adam({"lr": 0.05}), elbo)
+    bounds = []
+    for _ in range(STEPS):
+        svi.step(one)
+        bounds.append(-true_bound.loss(model, config_enumerate(trainable_guide), one))
+    return bounds
+
+
+fig, ax = plt.subplots(figsize=(6, 4), layout="constrained")
+for name, make in ESTIMATORS.items():
+    bounds = train(make(4))
+    ax.plot(bounds, label=name)
+    print(f"{name:15} bound after {STEPS} steps: {bounds[-1]:.4f}  (log evidence {log_evidence:.4f})")
+ax.axhline(log_evidence.item(), color="black", linestyle="--", linewidth=1)
+ax.set(xlabel="step", ylabel="evidence lower bound", ylim=(log_evidence.item() - 0.5, log_evidence.item() + 0.05))
+ax.legend()
+
+# %% [markdown]
+# ## Which one to take
+#
+# | the latent variable | take |
+# |---|---|
+# | few values, few sites | `TraceEnum_ELBO`: exact |
+# | many values, or several variables in one `.to_event` site | `TraceUnorderedSet_ELBO(num_samples=4)` |
+# | nearly all mass on a few values | `TraceSumAndSample_ELBO` |
+# | infinite support (Poisson), or spaces so large that draws hardly ever repeat | `TraceLeaveOneOut_ELBO` |
+# | binary | `TraceDisARM_ELBO`: two evaluations |
+# | several sites, each depending on the one before | `TraceUnorderedBeam_ELBO` |
+# | any of them, and a tighter bound is wanted | `TraceVIMCO_ELBO` |
+#
+# When in doubt, measure: `pyro-ext compare` does for a model what this page did for a toy.
+#
+# ## Where to go next
+#
+# - A real model: `pyro_ext.models.categorical_vae`, trained by `make demo` or `pyro-ext fit categorical_vae`.
+# - One site treated unlike the others: `pyro_ext.inference.config_sample_set`, or `infer={"estimator": ...}`.
+# - Sets as random variables of their own: `pyro_ext.distributions.UnorderedSet`.
+# - Kool, van Hoof & Welling 2020, *Estimating gradients for discrete random variables by sampling without replacement*,
+#   [arXiv 2002.06043](https://arxiv.org/abs/2002.06043); Liu et al. 2019, *Rao-Blackwellized stochastic gradients for
+#   discrete distributions*, [arXiv 1810.04777](https://arxiv.org/abs/1810.04777).
