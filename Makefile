@@ -89,7 +89,7 @@ bench: $(BENCH_READY)
 	for script in benchmarks/*.py; do echo "== $$script"; $(BENCH_VENV)/bin/python "$$script"; done
 
 docs: $(DOCS_READY)
-	MPLBACKEND=Agg $(VENV)/bin/python -m sphinx -W --keep-going -b html docs docs/_build/html
+	$(VENV)/bin/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) build dist *.egg-info docs/_build

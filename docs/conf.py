@@ -16,6 +16,7 @@ autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
+napoleon_use_ivar = True  # fields of records are described once, in the class
 
 myst_enable_extensions = ["dollarmath"]
 nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}

@@ -101,9 +101,10 @@ def test_every_public_name_exists_and_is_listed_once() -> None:
 
 
 def is_behaviour(member: Any) -> bool:
-    """Whether it is a class of ours other than a record or an error, which are shown where they come from."""
-    ours = inspect.isclass(member) and member.__module__.startswith("pyro_ext")
-    return ours and not issubclass(member, (tuple, BaseException)) and not dataclasses.is_dataclass(member)
+    """Whether it is a class of ours to make objects from: no interface, and no record or error."""
+    if not inspect.isclass(member) or not member.__module__.startswith("pyro_ext") or inspect.isabstract(member):
+        return False
+    return not issubclass(member, (tuple, BaseException)) and not dataclasses.is_dataclass(member)
 
 
 def test_every_public_class_is_documented_with_an_example() -> None:

@@ -131,6 +131,7 @@ for name, values in variance.items():
 ax.set(yscale="log", xlabel="model evaluations k", ylabel="variance of the gradient", xticks=list(BUDGETS))
 ax.set_title("at k = 8 the last two are exact: no variance left to draw", fontsize="medium")
 ax.legend()
+plt.show()
 
 # %% [markdown]
 # ## What it is worth
@@ -170,6 +171,7 @@ for name, make in ESTIMATORS.items():
 ax.axhline(log_evidence.item(), color="black", linestyle="--", linewidth=1)
 ax.set(xlabel="step", ylabel="evidence lower bound", ylim=(log_evidence.item() - 0.5, log_evidence.item() + 0.05))
 ax.legend()
+plt.show()
 
 # %% [markdown]
 # ## Which one to take

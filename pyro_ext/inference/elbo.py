@@ -33,6 +33,13 @@ class DifferentiableELBO(ELBO, torch.nn.Module):
         ValueError: if ``num_particles`` is not a positive integer.
     """
 
+    # set by pyro.infer.ELBO, which is untyped; torch.nn.Module would have every attribute a Tensor or a Module
+    num_particles: int
+    max_plate_nesting: float
+    vectorize_particles: bool
+    _guess_max_plate_nesting: Callable[..., None]
+    _vectorized_num_particles: Callable[..., ModelOrGuide]
+
     def __init__(
         self,
         num_particles: int = 1,

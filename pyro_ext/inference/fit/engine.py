@@ -29,7 +29,14 @@ from pyro_ext.inference.fit.random_state import isolated_random_state
 
 __all__ = ["RESERVED", "FitResult", "Run", "fit", "prepare"]
 
-RESERVED = ("barebones", "enable_checkpointing", "fast_dev_run", "max_steps", "overfit_batches", "use_distributed_sampler")
+RESERVED = (
+    "barebones",
+    "enable_checkpointing",
+    "fast_dev_run",
+    "max_steps",
+    "overfit_batches",
+    "use_distributed_sampler",
+)
 """Flags of Lightning's Trainer that the engine sets itself, or that contradict an exact resume."""
 
 _BESIDE_THE_POINT = (

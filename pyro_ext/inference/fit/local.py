@@ -87,9 +87,13 @@ def check_elbo(elbo: Any) -> None:
         raise ValueError(f"elbo must be an ELBO instance such as Trace_ELBO(), got {elbo!r}")
     if name.startswith("Jit"):
         plain = name.removeprefix("Jit")
-        raise ValueError(f"elbo={name} compiles against Pyro's global parameter store, which fit does not use; use {plain}")
+        raise ValueError(
+            f"elbo={name} compiles against Pyro's global parameter store, which fit does not use; use {plain}"
+        )
     if not callable(getattr(elbo, "differentiable_loss", None)):
-        instead = next((use for kind, use in _INSTEAD if isinstance(elbo, kind)), "TraceUnorderedSet_ELBO or Trace_ELBO")
+        instead = next(
+            (use for kind, use in _INSTEAD if isinstance(elbo, kind)), "TraceUnorderedSet_ELBO or Trace_ELBO"
+        )
         raise ValueError(f"elbo={name} has no differentiable_loss, so it cannot be fitted as a module; use {instead}")
 
 

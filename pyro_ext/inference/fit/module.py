@@ -134,7 +134,11 @@ class FitModule(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Complete the epoch's row of metrics."""
-        row: dict[str, float] = {"epoch": self.current_epoch + 1, "step": self.steps, "seconds": self.progress.seconds()}
+        row: dict[str, float] = {
+            "epoch": self.current_epoch + 1,
+            "step": self.steps,
+            "seconds": self.progress.seconds(),
+        }
         means = self.progress.means(lambda own: self.trainer.strategy.reduce(own, reduce_op="sum"))
         metrics = means | (self._held_out("valid") if self._evaluation_due() else {})
         self.progress.history.append(row | metrics)

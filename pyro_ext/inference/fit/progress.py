@@ -62,13 +62,13 @@ class Progress:
 
     def epoch_state(self) -> dict[str, Any]:
         """Return the state of the epoch under way, in this process."""
-        sums = {name: value.item() for name, value in self._sums.items()}
+        sums = {name: value.cpu() for name, value in self._sums.items()}
         return {"sums": sums, "count": self._count, "seconds": self.seconds()}
 
     def load_epoch_state(self, state: Mapping[str, Any], device: torch.device) -> None:
         """Continue an epoch from a state that :meth:`epoch_state` returned."""
         self.start_epoch()
-        self._sums = {name: _widest(torch.tensor(value, device=device)) for name, value in state["sums"].items()}
+        self._sums = {name: value.to(device) for name, value in state["sums"].items()}
         self._count = state["count"]
         self._seconds = state["seconds"]
 

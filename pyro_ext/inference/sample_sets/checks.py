@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 __all__ = ["check_plate_escape"]
 
 
 def check_plate_escape(
-    costs: dict[frozenset[str], list[Tensor]], guide_trace: Any, ordering: dict[str, frozenset[str]]
+    costs: dict[frozenset[str], list[Any]], guide_trace: Any, ordering: dict[str, frozenset[str]]
 ) -> None:
     """Refuse costs that depend on an enumerated site in a plate they are not in.
 

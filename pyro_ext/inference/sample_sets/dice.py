@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from typing import Any
 
@@ -44,8 +45,8 @@ def expected_elbo(model_trace: Any, guide_trace: Any, baseline: bool, analytic_k
     with torch.enable_grad() if _wants_gradient(model_trace, guide_trace) else torch.no_grad():
         costs, ordering = _costs(model_trace, guide_trace, analytic_kl)
         check_plate_escape(costs, guide_trace, ordering)
-        elbo = _SampleSetDice(guide_trace, ordering, sets).compute_expectation(costs)
-        elbo = torch.as_tensor(elbo)
+        dice = _SampleSetDice(guide_trace, ordering, sets)
+        elbo = torch.as_tensor(dice.compute_expectation(_in_one_dtype(costs, dice.log_probs)))
         if not torch.is_grad_enabled():
             return elbo, elbo
         return elbo, elbo + _score_terms(elbo, guide_trace, sets, baseline)
@@ -63,7 +64,7 @@ def _has_set(site: Any) -> bool:
     return site["type"] == "sample" and SET_KEY in site["infer"]
 
 
-class _SampleSetDice(Dice):  # type: ignore[misc]
+class _SampleSetDice(Dice):
     """Dice whose factor at a set site is the perturbed log-weight of its sample set."""
 
     def __init__(self, guide_trace: Any, ordering: dict[str, frozenset[str]], sets: dict[str, SiteSet]) -> None:
@@ -90,6 +91,19 @@ def _costs(model_trace: Any, guide_trace: Any, analytic_kl: bool) -> tuple[Costs
         if site["type"] == "sample" and name not in replaced:
             costs.setdefault(ordering[name], []).append(_guide_cost(site))
     return costs, ordering
+
+
+def _in_one_dtype(costs: Costs, log_factors: Costs) -> Costs:
+    """Promote the costs to the widest dtype around: sites on integers have costs in the default dtype."""
+    tensors = [t for group in (costs, log_factors) for terms in group.values() for t in terms if isinstance(t, Tensor)]
+    widest = functools.reduce(torch.promote_types, (t.dtype for t in tensors), torch.get_default_dtype())
+    return {ordinal: [_cast(term, widest) for term in terms] for ordinal, terms in costs.items()}
+
+
+def _cast(term: Tensor, dtype: torch.dtype) -> Tensor:
+    cast = term.to(dtype)
+    cast._pyro_dims = term._pyro_dims  # type: ignore[attr-defined]
+    return cast
 
 
 def _marginalised(factors: Any, sum_dims: set[str]) -> OrderedDict[frozenset[str], list[Tensor]]:

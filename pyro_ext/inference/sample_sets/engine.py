@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import queue
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -69,6 +69,8 @@ class TraceSampleSet_ELBO(DifferentiableELBO, TraceEnum_ELBO):
         >>> logits.grad
         tensor([ 0.3889, -0.1111, -0.2778])
     """
+
+    _get_trace: Callable[..., tuple[Any, Any]]
 
     def __init__(
         self,

@@ -39,17 +39,22 @@ def broken_off_and_resumed(build, out, step, every=None, data=None, **options):
     return fit(build(), data, **flags, resume=True)
 
 
-@pytest.mark.parametrize("every", [None, 1, 3])
-@pytest.mark.parametrize("step", [0, 1, 6, 7, 8, 13, 20])
-def test_resumed_run_equals_undisturbed_one(tmp_path, step, every):
-    whole = fit(autoencoder(), splits(test=True), **OPTIONS, out=tmp_path / "whole")
+@pytest.fixture(scope="module")
+def whole():
+    return fit(autoencoder(), splits(test=True), **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("step", "every"), [(0, None), (0, 1), (1, 1), (6, 1), (7, None), (7, 1), (8, None), (8, 3), (13, 1), (20, 3)]
+)
+def test_resumed_run_equals_undisturbed_one(tmp_path, whole, step, every):
     resumed = broken_off_and_resumed(autoencoder, tmp_path / "broken", step, every, splits(test=True))
     assert_same(resumed, whole)
     assert resumed.metrics.keys() == {"train_loss", "neg_elbo", "noise", "test_neg_elbo", "test_noise"}
 
 
-def test_folder_does_not_change_the_run(tmp_path):
-    assert_same(fit(autoencoder(), splits(), **OPTIONS, out=tmp_path / "run"), fit(autoencoder(), splits(), **OPTIONS))
+def test_folder_does_not_change_the_run(tmp_path, whole):
+    assert_same(fit(autoencoder(), splits(test=True), **OPTIONS, out=tmp_path / "run"), whole)
 
 
 def test_checkpoints_within_epochs_spare_replaying(tmp_path):
@@ -86,23 +91,21 @@ def test_lazy_guide_resumes_exactly(tmp_path, step):
     assert_same(broken_off_and_resumed(lazy, tmp_path, step, every=2), whole)
 
 
-def test_many_interruptions(tmp_path):
-    whole = fit(autoencoder(), splits(), **OPTIONS)
+def test_many_interruptions(tmp_path, whole):
     for step in (2, 9, 10, 20):
         with pytest.raises(StopError):
             options = OPTIONS | {"resume": step > 2, "callbacks": [StopAfter(step)]}
-            fit(autoencoder(), splits(), **options, out=tmp_path, checkpoint_every_n_steps=1)
-    assert_same(fit(autoencoder(), splits(), **OPTIONS, out=tmp_path, resume=True), whole)
+            fit(autoencoder(), splits(test=True), **options, out=tmp_path, checkpoint_every_n_steps=1)
+    assert_same(fit(autoencoder(), splits(test=True), **OPTIONS, out=tmp_path, resume=True), whole)
 
 
-def test_more_epochs_continue_a_complete_run(tmp_path):
-    whole = fit(autoencoder(), splits(), **OPTIONS)
+def test_more_epochs_continue_a_complete_run(tmp_path, whole):
     fit(autoencoder(), splits(), **OPTIONS | {"max_epochs": 1}, out=tmp_path)
-    assert_same(fit(autoencoder(), splits(), **OPTIONS, out=tmp_path, resume=True), whole)
+    assert_same(fit(autoencoder(), splits(test=True), **OPTIONS, out=tmp_path, resume=True), whole)
 
 
-def test_resuming_a_complete_run_gives_its_results(tmp_path):
-    whole = fit(autoencoder(), splits(test=True), **OPTIONS, out=tmp_path)
+def test_resuming_a_complete_run_gives_its_results(tmp_path, whole):
+    fit(autoencoder(), splits(test=True), **OPTIONS, out=tmp_path)
     assert_same(fit(autoencoder(), splits(test=True), **OPTIONS, out=tmp_path, resume=True), whole)
 
 

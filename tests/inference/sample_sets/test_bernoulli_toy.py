@@ -145,7 +145,7 @@ def test_sum_and_sample_variance_is_bounded(eta, k):
 @pytest.mark.parametrize("k", [2, 3, 4])
 def test_averaging_ordered_draws_gives_the_unordered_set(eta, k):
     """Sum the first k - 1 of an ordered draw, weigh the last by what is left, and average over the orders."""
-    p, log_p, score = law(eta)
+    p, _, score = law(eta)
     plain = COST * score
     _, unordered_gradient = unordered(eta, k, baseline=False)
     for members, expected in zip(all_sets(k).tolist(), unordered_gradient, strict=True):
@@ -160,8 +160,8 @@ def test_averaging_ordered_draws_gives_the_unordered_set(eta, k):
 
 
 def importance_weighted_variance(eta, k):
-    """Exact variance of sum_S p_s / P(G_s > kappa) f(s) grad log p(s), kappa the (k + 1)-th Gumbel (quadrature in kappa)."""
-    p, log_p, score = law(eta)
+    """Mass, mean and variance of sum_S p_s f(s) grad log p(s) / P(G_s > kappa), kappa the (k + 1)-th Gumbel."""
+    p, _, score = law(eta)
     plain = p * COST * score
     grid = torch.linspace(-40.0, math.log(60.0), 20_001, dtype=torch.float64)
     step = grid[1] - grid[0]

@@ -1,0 +1,112 @@
+"""Mean, variance and bias of gradient estimates, from repeated steps at fixed parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Moments", "Step", "flat_gradient", "measure", "z_score"]
+
+Step = Callable[[], None]
+"""Clears the gradients and puts a new estimate into the parameters' ``.grad``."""
+
+
+class Moments:
+    """Streaming moments of gradient vectors; memory is a few vectors, whatever the number of repeats.
+
+    Args:
+        direction: a fixed vector, shape ``(P,)``; the estimates' components along it are recorded, to test for bias.
+    """
+
+    def __init__(self, direction: Tensor | None = None) -> None:
+        self.mean = torch.zeros((), dtype=torch.float64)
+        self._direction = direction
+        self._deviations: list[float] = []  # Welford's increments: each has the total variance as its mean
+        self._components: list[float] = []
+
+    def add(self, gradient: Tensor) -> None:
+        """Take in one estimate, shape ``(P,)``."""
+        gradient = gradient.double()
+        count = len(self._deviations) + 1
+        difference = gradient - self.mean
+        self.mean = self.mean + difference / count
+        self._deviations.append(float(difference.square().sum()) * (count - 1) / count)
+        if self._direction is not None:
+            self._components.append(float(gradient @ self._direction))
+
+    @property
+    def count(self) -> int:
+        """The number of estimates taken in."""
+        return len(self._deviations)
+
+    @property
+    def variance(self) -> float:
+        """The variance summed over parameters."""
+        return sum(self._deviations) / max(self.count - 1, 1)
+
+    @property
+    def log_variance(self) -> float:
+        """The log of :attr:`variance`, -inf where there is none."""
+        return math.log(self.variance) if self.variance > 0 else -math.inf
+
+    @property
+    def log_variance_error(self) -> float:
+        """The standard error of :attr:`log_variance`."""
+        increments = torch.tensor(self._deviations[1:], dtype=torch.float64)
+        return float(increments.std() / increments.mean() / math.sqrt(len(increments)))
+
+    @property
+    def component(self) -> tuple[float, float]:
+        """The mean component along the direction and its standard error."""
+        components = torch.tensor(self._components, dtype=torch.float64)
+        return float(components.mean()), float(components.std()) / math.sqrt(len(components))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What gradient estimates are compared with.
+
+    Attributes:
+        direction: a unit vector, shape ``(P,)``.
+        component: the true gradient's component along it.
+        error: the standard error of ``component``, 0 where it is exact.
+    """
+
+    direction: Tensor
+    component: float
+    error: float = 0.0
+
+
+def z_score(moments: Moments, reference: Reference) -> float:
+    """Return (estimated - true) component in standard errors; infinite for an estimator that is certain and wrong."""
+    mean, error = moments.component
+    difference, scale = mean - reference.component, math.hypot(error, reference.error)
+    if scale > 0:
+        return difference / scale
+    return 0.0 if math.isclose(mean, reference.component, rel_tol=1e-6) else math.copysign(math.inf, difference)
+
+
+def flat_gradient(parameters: Sequence[torch.nn.Parameter]) -> Tensor:
+    """Return the gradients as one vector, zeros where there is none."""
+    return torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters])
+
+
+def measure(
+    step: Step,
+    groups: Mapping[str, Sequence[torch.nn.Parameter]],
+    repeats: int,
+    directions: Mapping[str, Tensor] | None = None,
+    seed: int = 0,
+) -> dict[str, Moments]:
+    """Repeat a step at fixed parameters and return the moments of the gradients of each group of parameters."""
+    torch.manual_seed(seed)
+    moments = {name: Moments((directions or {}).get(name)) for name in groups}
+    for _ in range(repeats):
+        step()
+        for name, parameters in groups.items():
+            moments[name].add(flat_gradient(parameters))
+    return moments
