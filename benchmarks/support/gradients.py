@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Moments", "Step", "flat_gradient", "measure", "z_score"]
+__all__ = ["Moments", "Reference", "Step", "flat_gradient", "measure", "z_score"]
 
 Step = Callable[[], None]
 """Clears the gradients and puts a new estimate into the parameters' ``.grad``."""
@@ -80,14 +80,15 @@ class Reference:
     component: float
     error: float = 0.0
 
+    def relative_bias(self, moments: Moments) -> tuple[float, float]:
+        """Return (estimated - true) / true along the direction, and the same in standard errors."""
+        mean, error = moments.component
+        return (mean - self.component) / self.component, z_score(mean, error, self.component, self.error)
 
-def z_score(moments: Moments, reference: Reference) -> float:
-    """Return (estimated - true) component in standard errors; infinite for an estimator that is certain and wrong."""
-    mean, error = moments.component
-    difference, scale = mean - reference.component, math.hypot(error, reference.error)
-    if scale > 0:
-        return difference / scale
-    return 0.0 if math.isclose(mean, reference.component, rel_tol=1e-6) else math.copysign(math.inf, difference)
+
+def z_score(estimate: float, error: float, truth: float, truth_error: float = 0.0) -> float:
+    """Return (estimate - truth) in standard errors, where errors below 1e-6 of the truth count as rounding."""
+    return (estimate - truth) / max(math.hypot(error, truth_error), 1e-6 * abs(truth))
 
 
 def flat_gradient(parameters: Sequence[torch.nn.Parameter]) -> Tensor:

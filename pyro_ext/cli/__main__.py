@@ -67,8 +67,17 @@ def _run(arguments: list[str]) -> int:
 
 
 def _one_line(message: str) -> str:
-    message = re.sub(r'Parser key "([^"]+)":?', r"--\1:", message)
-    return " ".join(message.split())
+    """Return the first helpful line of an error, jsonargparse's list of failed attempts boiled down to the telling one."""
+    key = re.match(r'Parser key "([^"]+)":', message)
+    if "Errors:" in message:
+        reasons = [
+            line.strip(" -") for line in message.partition("Errors:")[2].partition("Given value")[0].splitlines()
+        ]
+        telling = [reason for reason in reasons if reason and "NoneType" not in reason]
+        message = telling[0] if telling else message
+    elif key:
+        message = message[key.end() :]
+    return " ".join([*([f"--{key[1]}:"] if key else []), *message.split()])
 
 
 if __name__ == "__main__":

@@ -137,5 +137,3 @@ def _saves_config(text: str, out: Path) -> Any:
                 write_atomically(out / "config.yaml", text)
 
     return SaveConfig()
-
-

@@ -119,7 +119,9 @@ def full_parser(look: FirstLook) -> ArgumentParser:
     parser.add_argument("--config", action="config", help="a YAML file of options, like config.yaml of an earlier run")
     _add_run_options(parser)
     parser.add_function_arguments(builder(look.model), "model", skip={"data"})
-    parser.add_argument("--data.name", default=look.data, choices=[*datasets.AVAILABLE], help="also written --data NAME")
+    parser.add_argument(
+        "--data.name", default=look.data, choices=[*datasets.AVAILABLE], help="also written --data NAME"
+    )
     parser.add_function_arguments(datasets.AVAILABLE[look.data], "data")
     help_elbo = "an ELBO of pyro.infer or pyro_ext.inference by name, or any by class path; by default the model's own"
     parser.add_subclass_arguments(ELBO, "elbo", required=False, help=help_elbo)
@@ -172,5 +174,7 @@ def _without_configs(words: Sequence[str]) -> list[str]:
     return [
         word
         for position, word in enumerate(words)
-        if word != "--config" and not word.startswith("--config=") and (not position or words[position - 1] != "--config")
+        if word != "--config"
+        and not word.startswith("--config=")
+        and (not position or words[position - 1] != "--config")
     ]

@@ -1,4 +1,4 @@
-"""Checkpoints at the ends of epochs, every so many steps, and on Ctrl-C."""
+"""Checkpoints at the ends of epochs, every so many steps, and on Ctrl-C; and the progress bar."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
 
 from pyro_ext.inference.fit.folder import RunFolder
 
-__all__ = ["InterruptRequest", "InterruptedAtStepError", "RunCheckpoint"]
+__all__ = ["InterruptRequest", "InterruptedAtStepError", "LossBar", "RunCheckpoint"]
+
+_BAR_EVERY = 10  # steps; each refresh waits for the device
 
 
 class InterruptedAtStepError(Exception):
@@ -50,6 +52,19 @@ class InterruptRequest:
     def _put_back(self) -> None:
         if self._previous is not None:
             signal.signal(signal.SIGINT, self._previous)
+
+
+class LossBar(TQDMProgressBar):
+    """Shows the last step's loss besides the last epoch's metrics, and reads it only when the bar is redrawn."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=_BAR_EVERY)
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Return what stands at the end of the bar."""
+        shown: dict[str, Any] = super().get_metrics(trainer, pl_module)
+        loss = pl_module.last_loss
+        return shown if loss is None else {"loss": f"{loss.item():.4g}"} | shown
 
 
 class RunCheckpoint(Checkpoint):

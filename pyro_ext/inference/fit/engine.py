@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from pyro_ext.inference.elbo import positive_int
 from pyro_ext.inference.fit.built import Built
-from pyro_ext.inference.fit.callbacks import InterruptedAtStepError, InterruptRequest, RunCheckpoint
+from pyro_ext.inference.fit.callbacks import InterruptedAtStepError, InterruptRequest, LossBar, RunCheckpoint
 from pyro_ext.inference.fit.data import FitDataModule
 from pyro_ext.inference.fit.folder import RunFolder
 from pyro_ext.inference.fit.local import LocalELBOModule, materialise
@@ -45,7 +45,6 @@ _BESIDE_THE_POINT = (
     "treespec, LeafSpec",  # between Lightning and PyTorch
     "Checkpoint directory .* exists and is not empty",  # the engine asked already
 )
-_PROGRESS_EVERY = 10  # steps; each refresh waits for the device
 
 
 @dataclass
@@ -279,7 +278,7 @@ def _trainer(flags: dict[str, Any], max_epochs: int, checkpoint: RunCheckpoint |
     callbacks = flags.get("callbacks") or []
     callbacks = [callbacks] if not isinstance(callbacks, (list, tuple)) else [*callbacks]
     if flags.get("enable_progress_bar", True) and not any(isinstance(given, ProgressBar) for given in callbacks):
-        callbacks.append(TQDMProgressBar(refresh_rate=_PROGRESS_EVERY))
+        callbacks.append(LossBar())
     if checkpoint is not None:
         callbacks.append(checkpoint)
     flags |= {"callbacks": callbacks, "enable_checkpointing": checkpoint is not None, "use_distributed_sampler": False}

@@ -12,6 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_ext.ops.sets._log_space import floored, unfloored
+from pyro_ext.ops.sets.gumbel import perturb
+
 __all__ = ["ProductSet", "product_gumbel_topk", "product_remainder", "product_topk", "sample_product_remainder"]
 
 _CHUNK = 1 << 22  # Gumbel draws held at a time
@@ -54,25 +57,22 @@ def product_gumbel_topk(log_probs: Tensor, k: int) -> ProductSet:
         >>> drawn.index.shape, drawn.log_prob.exp().sum().item()
         (torch.Size([8, 3]), 1.0)
     """
-    log_probs = log_probs.double()
+    log_probs = floored(log_probs.double())
     first = log_probs[..., 0, :]
-    g, category = (first + _gumbel(first.shape, first)).topk(min(k, first.shape[-1]), dim=-1)
-    score = first.gather(-1, category)
-    steps = [(category, category)]  # of each level: the category taken, the parent it extends
+    g, kept = perturb(first).topk(min(k, first.shape[-1]), dim=-1)
+    score = first.gather(-1, kept)
+    levels = [kept]
+    blocks = []
     for block in _ranked_children(log_probs, k):
         for t in range(block.gap.shape[-3]):
             m = g.shape[-1]
             shift = (g - score).unsqueeze(-1) + block.gap[..., t, :m, :]
-            rank = g.unsqueeze(-1) - torch.logaddexp(shift, shift.new_zeros(()))
-            width = rank.shape[-1]
-            # a beam of probability zero gives NaN (inf - inf), and must stay behind all others
-            rank = rank.flatten(-2).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
+            rank = (g.unsqueeze(-1) - torch.logaddexp(shift, block.zero)).flatten(-2)
             g, kept = rank.topk(min(k, rank.shape[-1]), dim=-1)
-            children = score.unsqueeze(-1) + block.log_prob[..., t, :m, :]
-            score = children.flatten(-2).gather(-1, kept)
-            category = block.category[..., t, :m, :].flatten(-2).gather(-1, kept)
-            steps.append((category, torch.div(kept, width, rounding_mode="floor")))
-    return ProductSet(_backtrace(steps), score)
+            score = (score.unsqueeze(-1) + block.log_prob[..., t, :m, :]).flatten(-2).gather(-1, kept)
+            levels.append(kept)
+        blocks.append(block.category)
+    return ProductSet(_backtrace(levels, blocks), unfloored(score))
 
 
 class _Children(NamedTuple):
@@ -81,6 +81,7 @@ class _Children(NamedTuple):
     gap: Tensor  # log(1 - exp(g - max g)) - g, the part of the conditioned Gumbel that no parent changes
     log_prob: Tensor
     category: Tensor
+    zero: Tensor
 
 
 def _ranked_children(log_probs: Tensor, k: int) -> Iterator[_Children]:
@@ -89,25 +90,31 @@ def _ranked_children(log_probs: Tensor, k: int) -> Iterator[_Children]:
     per_level = max(1, log_probs[..., 0, :].numel() * k)
     step = max(1, _CHUNK // per_level)
     for start in range(1, n, step):
-        block = log_probs[..., start : start + step, :].unsqueeze(-2)
-        noise = _gumbel(torch.Size([*batch, block.shape[-3], k, c]), log_probs)
-        ranked, category = noise.add_(block).topk(min(k, c), dim=-1)
-        gap = torch.log1p(-(ranked - ranked[..., :1]).exp()) - ranked
-        yield _Children(gap, block.expand_as(noise).gather(-1, category), category)
+        block = log_probs[..., start : start + step, :].unsqueeze(-2).expand(*batch, -1, k, c)
+        ranked, category = perturb(block).topk(min(k, c), dim=-1)
+        gap = torch.log1p((ranked - ranked[..., :1]).exp_().neg_()).sub_(ranked)
+        yield _Children(gap, block.gather(-1, category), category, gap.new_zeros(()))
 
 
-def _backtrace(steps: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """Follow the parents back from the last level; return the configurations ``batch_shape + (k, N)``."""
-    category, pointer = steps[-1]
-    path = [category]
-    for category, parent in reversed(steps[:-1]):
-        path.append(category.gather(-1, pointer))
-        pointer = parent.gather(-1, pointer)
-    return torch.stack(path[::-1], dim=-1)
+def _backtrace(levels: list[Tensor], categories: list[Tensor]) -> Tensor:
+    """Follow the survivors back from the last level; return the configurations ``batch_shape + (k, N)``.
 
-
-def _gumbel(shape: torch.Size, like: Tensor) -> Tensor:
-    return like.new_empty(shape).exponential_().log_().neg_()
+    Args:
+        levels: per level the survivors' positions among all children, parent by parent.
+        categories: the children's categories at the levels from the second on, ``batch_shape + (levels, k, width)``.
+    """
+    if not categories:
+        return levels[0].unsqueeze(-1)
+    table = torch.cat(categories, dim=-3) if len(categories) > 1 else categories[0]
+    width = table.shape[-1]
+    position = levels[-1]
+    path = [position]
+    for level in reversed(levels[:-1]):
+        position = level.gather(-1, torch.div(position, width, rounding_mode="floor"))
+        path.append(position)
+    first, rest = path[-1], torch.stack(path[-2::-1], dim=-2)
+    chosen = table.flatten(-2).gather(-1, rest)
+    return torch.cat([first.unsqueeze(-2), chosen], dim=-2).movedim(-2, -1)
 
 
 @torch.no_grad()
@@ -169,8 +176,9 @@ def product_remainder(log_probs: Tensor, index: Tensor) -> Tensor:
     same = (index.unsqueeze(-2) == index.unsqueeze(-3)).movedim(-1, -3)  # (N, k, k)
     shared = torch.ones_like(same)
     shared[..., 1:, :, :] = same[..., :-1, :, :].cumprod(dim=-3).bool()  # same prefix before coordinate t
-    taken = torch.nn.functional.one_hot(index.movedim(-1, -2), c)  # (N, k, C)
-    taken = torch.matmul(shared.to(log_probs.dtype), taken.to(log_probs.dtype)) > 0
+    category = index.movedim(-1, -2).unsqueeze(-2).expand(shared.shape)
+    taken = shared.new_zeros((*shared.shape[:-1], c), dtype=torch.uint8)
+    taken = taken.scatter_add_(-1, category, shared.to(torch.uint8)).bool()  # (N, k, C)
     repeat = (shared & torch.ones(k, k, dtype=torch.bool, device=index.device).tril(-1)).any(-1)  # (N, k)
     chosen = log_probs.gather(-1, index.movedim(-1, -2))  # (N, k)
     prefix = torch.cat([torch.zeros_like(chosen[..., :1, :]), chosen[..., :-1, :].cumsum(dim=-2)], dim=-2)

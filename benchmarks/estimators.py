@@ -1,0 +1,206 @@
+"""Gradient estimators beside those of Storchastic: bias, variance and time per step, in one process.
+
+Both sides see the same weights and the same batch. The toy has an exact gradient; so has the autoencoder with two
+latent variables (all 100 codes are enumerated), and with 20 (10^20 codes) independent leave-one-out draws stand in.
+Storchastic lives in an environment of its own, made by ``make bench``; without it, our side runs alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import math
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+import torch
+from support import toy, vae
+from support.gradients import Moments, Reference, Step, measure, z_score
+from support.report import Report
+from support.timing import StepTime, interleaved_times
+
+from pyro_ext.datasets import Batch, digits
+from pyro_ext.inference import (
+    Built,
+    TraceLeaveOneOut_ELBO,
+    TraceSampleSet_ELBO,
+    TraceUnorderedSet_ELBO,
+)
+
+OURS: dict[str, Callable[..., TraceSampleSet_ELBO]] = {
+    "unordered set": TraceUnorderedSet_ELBO,
+    "leave-one-out": TraceLeaveOneOut_ELBO,
+}
+K = 4
+REPLICATES = 100
+NONE = "-"
+
+Sides = dict[str, Step]  # "ours" and, where it is installed, "theirs"
+GroupMoments = dict[str, Moments]
+
+
+def main() -> None:
+    options = _options()
+    torch.set_num_threads(options.threads)
+    report = Report("estimators", "Gradient estimators, ours beside Storchastic's")
+    peer = _peer(report)
+    compare_on_toy(report, peer, options)
+    compare_on_digits(report, peer, options)
+    if options.save:
+        print(f"\nwritten to {report.save()}")
+
+
+def compare_on_toy(report: Report, peer: ModuleType | None, options: argparse.Namespace) -> None:
+    rows = []
+    for eta in (0.0, -4.0):
+        for k in (2, 4, 7, 8):
+            for name, elbo in OURS.items():
+                logit = toy.replicated_logit(eta, REPLICATES)
+                sides = {"ours": toy.step(logit, elbo(k, max_plate_nesting=1))}
+                if peer is not None:
+                    sides["theirs"] = peer.toy_step(logit, name, k)
+                rows.append([f"{eta:g}", str(k), name, *_toy_cells(sides, logit, toy.true_gradient(eta), options)])
+    header = ["eta", "k", "estimator", "bias (z)", "theirs", "variance", "theirs", "ratio", "ms", "theirs", "ratio"]
+    report.table(f"Three Bernoulli variables, {REPLICATES} replicates a step", header, rows)
+
+
+def _toy_cells(sides: Sides, logit: torch.nn.Parameter, truth: float, options: argparse.Namespace) -> list[str]:
+    gradients = {side: _repeated_gradients(step, logit, options.repeats) for side, step in sides.items()}
+    times = interleaved_times(sides, options.rounds)
+    biases, variances = {}, {}
+    for side, values in gradients.items():
+        mean, variance = float(values.mean()), float(values.var())
+        z = z_score(mean, math.sqrt(variance / len(values)), truth)
+        biases[side] = _bias((mean - truth) / truth, z)
+        variances[side] = variance if variance > 1e-12 * truth**2 else 0.0
+    return [
+        *_pair(biases, str),
+        *_pair(variances, lambda v: f"{v:.3g}"),
+        _ratio(variances),
+        *_time_cells(times),
+    ]
+
+
+def _repeated_gradients(step: Step, parameter: torch.nn.Parameter, repeats: int) -> torch.Tensor:
+    torch.manual_seed(0)
+    gradients = []
+    for _ in range(repeats):
+        step()
+        assert parameter.grad is not None
+        gradients.append(parameter.grad.double())
+    return torch.cat(gradients)
+
+
+def compare_on_digits(report: Report, peer: ModuleType | None, options: argparse.Namespace) -> None:
+    splits = digits()
+    batch = (splits.train.x[: vae.BATCH_SIZE], None, torch.arange(vae.BATCH_SIZE))
+    rows, times = [], {}
+    for num_latents in (2, 20):
+        built = vae.autoencoder(splits, num_latents)
+        for weights, epochs in (("initial", 0), ("trained", options.epochs)):
+            vae.train(built, TraceLeaveOneOut_ELBO(K, max_plate_nesting=1), splits.train, epochs)
+            references = _references(built, batch, num_latents, options.repeats)
+            for name, sides in _digits_sides(built, batch, peer).items():
+                times[num_latents, weights, name] = interleaved_times(sides, options.rounds)
+                cells = _digits_cells(built, sides, references, options.repeats)
+                rows.append([str(num_latents), weights, name, *cells, *_time_cells(times[num_latents, weights, name])])
+    header = ["N", "weights", "estimator", "encoder bias (z)", "theirs", "decoder bias (z)", "theirs"]
+    header += ["log variance enc / dec", "theirs", "ms", "theirs", "ratio"]
+    title = f"Digits autoencoder, K = 10, k = {K}, batch {vae.BATCH_SIZE}, trained = {options.epochs} epochs"
+    report.table(f"{title}, {options.repeats} repeats", header, rows)
+    _check_speed(report, times)
+
+
+def _digits_sides(built: Built, batch: Batch, peer: ModuleType | None) -> dict[str, Sides]:
+    """Return the steps by name of the estimator; the KL term is in closed form unless the name says otherwise."""
+    found: dict[str, Sides] = {}
+    for name, elbo in OURS.items():
+        found[name] = {"ours": vae.step(built, elbo(K, analytic_kl=True, max_plate_nesting=1), batch)}
+        if peer is not None:
+            found[name]["theirs"] = peer.vae_step(built, batch[0], name, K)
+        found[f"{name}, sampled KL"] = {"ours": vae.step(built, elbo(K, max_plate_nesting=1), batch)}
+    return found
+
+
+def _references(built: Built, batch: Batch, num_latents: int, repeats: int) -> dict[str, Reference]:
+    """Return the true gradient where all codes can be enumerated, else a mean of draws along another mean's direction."""
+    groups = vae.parameter_groups(built)
+    if num_latents <= 2:
+        exact = TraceSampleSet_ELBO(estimator="exact", analytic_kl=True, max_plate_nesting=1)
+        means = {name: m.mean for name, m in measure(vae.step(built, exact, batch), groups, 1).items()}
+        return {name: Reference(mean / mean.norm(), float(mean.norm())) for name, mean in means.items()}
+    draws = vae.step(built, TraceLeaveOneOut_ELBO(K, analytic_kl=True, max_plate_nesting=1), batch)
+    directions = {name: m.mean / m.mean.norm() for name, m in measure(draws, groups, repeats, seed=101).items()}
+    second = measure(draws, groups, repeats, directions, seed=102)
+    return {name: Reference(directions[name], *second[name].component) for name in groups}
+
+
+def _digits_cells(built: Built, sides: Sides, references: dict[str, Reference], repeats: int) -> list[str]:
+    groups = vae.parameter_groups(built)
+    directions = {name: reference.direction for name, reference in references.items()}
+    moments = {side: measure(step, groups, repeats, directions) for side, step in sides.items()}
+    cells = []
+    for group, reference in references.items():
+        biases = {side: _bias(*reference.relative_bias(found[group])) for side, found in moments.items()}
+        cells += _pair(biases, str)
+    return [*cells, *_pair(moments, _log_variances)]
+
+
+def _log_variances(moments: GroupMoments) -> str:
+    return " / ".join(f"{found.log_variance:.2f}" for found in moments.values())
+
+
+def _bias(relative: float, z: float) -> str:
+    return f"{100 * relative:+.2f} % ({z:+.1f})"
+
+
+def _pair(values: Mapping[str, Any], show: Callable[[Any], str]) -> list[str]:
+    return [show(values[side]) if side in values else NONE for side in ("ours", "theirs")]
+
+
+def _ratio(values: dict[str, float]) -> str:
+    if len(values) < 2 or values["theirs"] == 0:
+        return NONE
+    return f"{values['ours'] / values['theirs']:.2f}"
+
+
+def _time_cells(times: dict[str, StepTime]) -> list[str]:
+    wall = {side: found.wall for side, found in times.items()}
+    return [*_pair(wall, lambda milliseconds: f"{milliseconds:.1f}"), _ratio(wall)]
+
+
+def _check_speed(report: Report, times: dict[tuple[int, str, str], dict[str, StepTime]]) -> None:
+    for (num_latents, weights, name), found in times.items():
+        if name == "unordered set" and "theirs" in found:
+            ratio = found["ours"].wall / found["theirs"].wall
+            requirement = f"unordered set, N = {num_latents}, {weights} weights: step at most 0.5 x Storchastic's"
+            report.check(ratio <= 0.5, f"{requirement}: {ratio:.2f} x")
+
+
+def _peer(report: Report) -> ModuleType | None:
+    if importlib.util.find_spec("storch") is None:
+        report.text("Storchastic is not installed here: our side runs alone. `make bench` makes an environment with it.")
+        return None
+    from support import peer  # last: it changes torch
+
+    report.text("Each side runs under its own default: ours with distributions validated, Storchastic's without.", "")
+    return peer
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=200, help="gradients per estimator (default: 200)")
+    parser.add_argument("--epochs", type=int, default=75, help="training before 'trained' is measured (default: 75)")
+    parser.add_argument("--rounds", type=int, default=20, help="timing rounds of three steps (default: 20)")
+    parser.add_argument("--threads", type=int, default=2, help="of torch (default: 2)")
+    parser.add_argument("--quick", action="store_true", help="a few repeats of everything, to see it run")
+    parser.add_argument("--save", action="store_true", help="write the results into benchmarks/results/")
+    options = parser.parse_args()
+    if options.quick:
+        options.repeats, options.epochs, options.rounds = 5, 1, 2
+    return options
+
+
+if __name__ == "__main__":
+    main()
