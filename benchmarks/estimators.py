@@ -12,7 +12,7 @@ import importlib.util
 import math
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from support import toy, vae
@@ -37,7 +37,16 @@ REPLICATES = 100
 NONE = "-"
 
 Sides = dict[str, Step]  # "ours" and, where it is installed, "theirs"
-GroupMoments = dict[str, Moments]
+
+
+class Bias(NamedTuple):
+    """How far an estimate is from the truth: as a fraction of it, and in standard errors."""
+
+    relative: float
+    z: float
+
+    def __str__(self) -> str:
+        return f"{100 * self.relative:+.2f} % ({self.z:.1f})"
 
 
 def main() -> None:
@@ -45,14 +54,16 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     report = Report("estimators", "Gradient estimators, ours beside Storchastic's")
     peer = _peer(report)
-    compare_on_toy(report, peer, options)
-    compare_on_digits(report, peer, options)
+    ours = [*compare_on_toy(report, peer, options), *compare_on_digits(report, peer, options)]
+    largest = max(bias.z for bias in ours)
+    report.check(largest < 4.5, f"largest of our {len(ours)} z-scores below 4.5: {largest:.1f}")
     if options.save:
         print(f"\nwritten to {report.save()}")
 
 
-def compare_on_toy(report: Report, peer: ModuleType | None, options: argparse.Namespace) -> None:
-    rows = []
+def compare_on_toy(report: Report, peer: ModuleType | None, options: argparse.Namespace) -> list[Bias]:
+    """Report the toy's table; return our biases."""
+    rows, ours = [], []
     for eta in (0.0, -4.0):
         for k in (2, 4, 7, 8):
             for name, elbo in OURS.items():
@@ -60,26 +71,28 @@ def compare_on_toy(report: Report, peer: ModuleType | None, options: argparse.Na
                 sides = {"ours": toy.step(logit, elbo(k, max_plate_nesting=1))}
                 if peer is not None:
                     sides["theirs"] = peer.toy_step(logit, name, k)
-                rows.append([f"{eta:g}", str(k), name, *_toy_cells(sides, logit, toy.true_gradient(eta), options)])
+                biases, cells = _toy_cells(sides, logit, toy.true_gradient(eta), options)
+                rows.append([f"{eta:g}", str(k), name, *cells])
+                ours.append(biases["ours"])
     header = ["eta", "k", "estimator", "bias (z)", "theirs", "variance", "theirs", "ratio", "ms", "theirs", "ratio"]
-    report.table(f"Three Bernoulli variables, {REPLICATES} replicates a step", header, rows)
+    title = f"Three Bernoulli variables, {REPLICATES} replicates a step, {options.repeats} steps"
+    report.table(title, header, rows, labels=3)
+    return ours
 
 
-def _toy_cells(sides: Sides, logit: torch.nn.Parameter, truth: float, options: argparse.Namespace) -> list[str]:
+def _toy_cells(
+    sides: Sides, logit: torch.nn.Parameter, truth: float, options: argparse.Namespace
+) -> tuple[dict[str, Bias], list[str]]:
     gradients = {side: _repeated_gradients(step, logit, options.repeats) for side, step in sides.items()}
     times = interleaved_times(sides, options.rounds)
     biases, variances = {}, {}
     for side, values in gradients.items():
         mean, variance = float(values.mean()), float(values.var())
         z = z_score(mean, math.sqrt(variance / len(values)), truth)
-        biases[side] = _bias((mean - truth) / truth, z)
-        variances[side] = variance if variance > 1e-12 * truth**2 else 0.0
-    return [
-        *_pair(biases, str),
-        *_pair(variances, lambda v: f"{v:.3g}"),
-        _ratio(variances),
-        *_time_cells(times),
-    ]
+        biases[side] = Bias((mean - truth) / truth, z)
+        variances[side] = variance if variance > 1e-10 * truth**2 else 0.0
+    variance_cells = [*_pair(variances, lambda variance: f"{variance:.3g}"), _ratio(variances)]
+    return biases, [*_pair(biases, str), *variance_cells, *_time_cells(times)]
 
 
 def _repeated_gradients(step: Step, parameter: torch.nn.Parameter, repeats: int) -> torch.Tensor:
@@ -92,10 +105,11 @@ def _repeated_gradients(step: Step, parameter: torch.nn.Parameter, repeats: int)
     return torch.cat(gradients)
 
 
-def compare_on_digits(report: Report, peer: ModuleType | None, options: argparse.Namespace) -> None:
+def compare_on_digits(report: Report, peer: ModuleType | None, options: argparse.Namespace) -> list[Bias]:
+    """Report the autoencoder's table; return our biases."""
     splits = digits()
     batch = (splits.train.x[: vae.BATCH_SIZE], None, torch.arange(vae.BATCH_SIZE))
-    rows, times = [], {}
+    rows, times, ours = [], {}, []
     for num_latents in (2, 20):
         built = vae.autoencoder(splits, num_latents)
         for weights, epochs in (("initial", 0), ("trained", options.epochs)):
@@ -103,13 +117,15 @@ def compare_on_digits(report: Report, peer: ModuleType | None, options: argparse
             references = _references(built, batch, num_latents, options.repeats)
             for name, sides in _digits_sides(built, batch, peer).items():
                 times[num_latents, weights, name] = interleaved_times(sides, options.rounds)
-                cells = _digits_cells(built, sides, references, options.repeats)
+                biases, cells = _digits_cells(built, sides, references, options.repeats)
                 rows.append([str(num_latents), weights, name, *cells, *_time_cells(times[num_latents, weights, name])])
+                ours += biases
     header = ["N", "weights", "estimator", "encoder bias (z)", "theirs", "decoder bias (z)", "theirs"]
     header += ["log variance enc / dec", "theirs", "ms", "theirs", "ratio"]
     title = f"Digits autoencoder, K = 10, k = {K}, batch {vae.BATCH_SIZE}, trained = {options.epochs} epochs"
-    report.table(f"{title}, {options.repeats} repeats", header, rows)
+    report.table(f"{title}, {options.repeats} repeats", header, rows, labels=3)
     _check_speed(report, times)
+    return ours
 
 
 def _digits_sides(built: Built, batch: Batch, peer: ModuleType | None) -> dict[str, Sides]:
@@ -136,23 +152,22 @@ def _references(built: Built, batch: Batch, num_latents: int, repeats: int) -> d
     return {name: Reference(directions[name], *second[name].component) for name in groups}
 
 
-def _digits_cells(built: Built, sides: Sides, references: dict[str, Reference], repeats: int) -> list[str]:
+def _digits_cells(
+    built: Built, sides: Sides, references: dict[str, Reference], repeats: int
+) -> tuple[list[Bias], list[str]]:
     groups = vae.parameter_groups(built)
     directions = {name: reference.direction for name, reference in references.items()}
     moments = {side: measure(step, groups, repeats, directions) for side, step in sides.items()}
-    cells = []
+    ours, cells = [], []
     for group, reference in references.items():
-        biases = {side: _bias(*reference.relative_bias(found[group])) for side, found in moments.items()}
+        biases = {side: Bias(*reference.relative_bias(found[group])) for side, found in moments.items()}
+        ours.append(biases["ours"])
         cells += _pair(biases, str)
-    return [*cells, *_pair(moments, _log_variances)]
+    return ours, [*cells, *_pair(moments, _log_variances)]
 
 
-def _log_variances(moments: GroupMoments) -> str:
+def _log_variances(moments: dict[str, Moments]) -> str:
     return " / ".join(f"{found.log_variance:.2f}" for found in moments.values())
-
-
-def _bias(relative: float, z: float) -> str:
-    return f"{100 * relative:+.2f} % ({z:+.1f})"
 
 
 def _pair(values: Mapping[str, Any], show: Callable[[Any], str]) -> list[str]:

@@ -87,8 +87,8 @@ class Reference:
 
 
 def z_score(estimate: float, error: float, truth: float, truth_error: float = 0.0) -> float:
-    """Return (estimate - truth) in standard errors, where errors below 1e-6 of the truth count as rounding."""
-    return (estimate - truth) / max(math.hypot(error, truth_error), 1e-6 * abs(truth))
+    """Return the distance from the truth in standard errors, where errors below 1e-5 of the truth are float32's."""
+    return abs(estimate - truth) / max(math.hypot(error, truth_error), 1e-5 * abs(truth))
 
 
 def flat_gradient(parameters: Sequence[torch.nn.Parameter]) -> Tensor:

@@ -38,14 +38,15 @@ class Report:
             print(line, flush=True)
         self._lines.extend(lines)
 
-    def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Add a table, its columns padded to one width."""
-        widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-        rule = ["-" * widths[0]] + ["-" * (width - 1) + ":" for width in widths[1:]]
-        lines = [
-            "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-            for row in (header, rule, *rows)
-        ]
+    def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], labels: int = 1) -> None:
+        """Add a table, its columns padded to one width: the first ``labels`` hold text, the others numbers."""
+        widths = [max(3, *(len(row[i]) for row in (header, *rows))) for i in range(len(header))]
+        rule = ["-" * width if i < labels else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+        lines = []
+        for row in (header, rule, *rows):
+            cells = zip(row, widths, strict=True)
+            padded = [cell.ljust(w) if i < labels else cell.rjust(w) for i, (cell, w) in enumerate(cells)]
+            lines.append(f"| {' | '.join(padded)} |")
         self.text(f"## {title}", "", *lines, "")
 
     def check(self, passed: bool, requirement: str) -> None:

@@ -67,13 +67,11 @@ def _run(arguments: list[str]) -> int:
 
 
 def _one_line(message: str) -> str:
-    """Return the first helpful line of an error, jsonargparse's list of failed attempts boiled down to the telling one."""
+    """Return an error on one line, with what was tried in vain for each possible type boiled down to what tells."""
     key = re.match(r'Parser key "([^"]+)":', message)
     if "Errors:" in message:
-        reasons = [
-            line.strip(" -") for line in message.partition("Errors:")[2].partition("Given value")[0].splitlines()
-        ]
-        telling = [reason for reason in reasons if reason and "NoneType" not in reason]
+        attempts = message.partition("Errors:")[2].partition("Given value")[0].splitlines()
+        telling = [line.strip(" -") for line in attempts if line.strip() and "NoneType" not in line]
         message = telling[0] if telling else message
     elif key:
         message = message[key.end() :]

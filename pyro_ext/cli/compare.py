@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
 import traceback
-from dataclasses import dataclass
-from functools import partial
-from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
 from pyro_ext.cli.commands import COMMANDS, Commands
 from pyro_ext.models import AVAILABLE, describe
-
-if TYPE_CHECKING:
-    import torch
-    from pyro.infer import ELBO
-
-    from pyro_ext.cli.compare_report import Row
-    from pyro_ext.cli.compare_training import Setting
-    from pyro_ext.inference.compare import Subject
-    from pyro_ext.inference.fit import Built
 
 __all__ = ["add_parser", "run"]
 
@@ -32,7 +17,6 @@ _DESCRIPTION = (
     "Compare gradient estimators: bias, variance, time per step, final bound. The options depend on the model: "
     "pyro-ext compare MODEL --help lists them."
 )
-_EPOCHS = 20  # of training before measuring, unless told otherwise
 
 
 def add_parser(commands: Commands) -> None:
@@ -63,49 +47,24 @@ def run(namespace: Namespace) -> int:
 
     Raises:
         ValueError: if an option is wrong; nothing has been written then.
-        KeyboardInterrupt: on Ctrl-C, after a hint how to go on if training had begun.
+        KeyboardInterrupt: on Ctrl-C, after a hint how to go on if there are trained weights.
     """
+    from pyro_ext.cli.compare_job import Job
+    from pyro_ext.cli.compare_report import table
+
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its notices would break up the progress bar
-    name = namespace.model
-    job = _prepare(name, namespace[name])
+    job = Job.prepare(namespace.model, namespace[namespace.model])
     try:
         rows = job.rows()
     except KeyboardInterrupt:
         if (job.weights / "last.ckpt").is_file():
-            print(
-                f"measure at the weights so far with: pyro-ext compare {name} --checkpoint {job.weights} --out ANOTHER",
-                file=sys.stderr,
-            )
+            again = f"pyro-ext compare {job.name} --checkpoint {job.weights} --out ANOTHER"
+            print(f"to measure at the weights reached so far: {again}", file=sys.stderr)
         raise
     except ValueError:  # not an option's fault any more
         traceback.print_exc()
         return 1
     job.write(rows)
+    print(table(rows))
+    print(f"results are in {job.out}")
     return 0
-
-
-@dataclass
-class _Job:
-    """A comparison whose options have been checked."""
-
-    name: str
-    options: Namespace
-    config: str
-    setting: Setting
-    built: Built
-    elbos: dict[str, ELBO]
-    refused: dict[str, str]
-    epochs: int
-
-    @property
-    def out(self) -> Path:
-        """Where the results go."""
-        return Path(self.options.out)
-
-    @property
-    def weights(self) -> Path:
-        """Where the weights go that the gradients are compared at, if they are trained here."""
-        return self.out / "weights"
-
-    def rows(self) -> list[Row]:
-        """Train, measure, train again."""

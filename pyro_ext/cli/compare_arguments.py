@@ -18,7 +18,7 @@ from pyro_ext.cli.fit_arguments import FirstLook, builder
 from pyro_ext.inference import TraceDisARM_ELBO
 from pyro_ext.models import describe
 
-__all__ = ["Estimator", "compare_parser", "estimators", "model_of_run", "with_model_of_run"]
+__all__ = ["Estimator", "checkpoint_in", "compare_parser", "estimators", "with_data_of_run"]
 
 _DEFAULT = "Trace_ELBO,TraceLeaveOneOut_ELBO,TraceSumAndSample_ELBO,TraceUnorderedSet_ELBO"
 _SET_HERE = {
@@ -95,10 +95,12 @@ def compare_parser(look: FirstLook, checkpoint: str | None) -> ArgumentParser:
     parser.add_argument("--config", action="config", help="a YAML file of options, as --print_config prints them")
     _add_own_options(parser)
     parser.add_function_arguments(builder(look.model), "model", skip={"data"})
-    parser.add_argument("--data.name", default=look.data, choices=[*datasets.AVAILABLE], help="also written --data NAME")
+    parser.add_argument(
+        "--data.name", default=look.data, choices=[*datasets.AVAILABLE], help="also written --data NAME"
+    )
     parser.add_function_arguments(datasets.AVAILABLE[look.data], "data")
     known = parser.get_defaults()
-    run = model_of_run(checkpoint)
+    run = _noted(checkpoint)
     if run.get("data", {}).get("name", look.data) != look.data:
         run.pop("data")  # options of another data set
     given = {f"{section}.{name}": value for section, options in run.items() for name, value in options.items()}
@@ -106,15 +108,15 @@ def compare_parser(look: FirstLook, checkpoint: str | None) -> ArgumentParser:
     return parser
 
 
-def with_model_of_run(words: Sequence[str]) -> list[str]:
+def with_data_of_run(words: Sequence[str]) -> list[str]:
     """Return the words after MODEL with the data of the run that ``--checkpoint`` names, unless they name their own."""
-    name = model_of_run(_checkpoint(words)).get("data", {}).get("name")
+    name = _noted(checkpoint_in(words)).get("data", {}).get("name")
     if name is None or any(word.partition("=")[0] in ("--data", "--data.name") for word in words):
         return [*words]
     return ["--data", name, *words]
 
 
-def model_of_run(checkpoint: str | None) -> dict[str, dict[str, Any]]:
+def _noted(checkpoint: str | None) -> dict[str, dict[str, Any]]:
     """Return the ``model`` and ``data`` options that a run's folder notes, if any."""
     path = Path(checkpoint or "") / "config.yaml"
     if checkpoint is None or not path.is_file():
@@ -127,7 +129,8 @@ def model_of_run(checkpoint: str | None) -> dict[str, dict[str, Any]]:
     return {section: noted[section] for section in ("model", "data") if isinstance(noted.get(section), dict)}
 
 
-def _checkpoint(words: Sequence[str]) -> str | None:
+def checkpoint_in(words: Sequence[str]) -> str | None:
+    """Return what the words give ``--checkpoint``, if anything."""
     pairs = zip(words, [*words[1:], None], strict=True)
     for word, following in pairs:
         option, equals, value = word.partition("=")

@@ -7,11 +7,14 @@ import io
 import math
 import os
 import platform
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pyro_ext.inference.compare import GradientFigures
+
+_NOTE = 70  # characters of a note in a table
 
 __all__ = ["Row", "as_csv", "report", "table", "variance_plot"]
 
@@ -34,24 +37,27 @@ class Row:
 
     def cells(self) -> dict[str, str]:
         """Return what a person reads in each column."""
+        note = textwrap.shorten(self.note, _NOTE, placeholder=" ...")
         if self.figures is None:
-            return {"estimator": self.estimator, "note": self.note}
+            return {"estimator": self.estimator, "note": note}
         found = self.figures
-        logs = {f"log var {name}": _plus_minus(v, found.log_variance_error[name]) for name, v in found.log_variance.items()}
+        errors = found.log_variance_error
+        logs = {f"log var {name}": _plus_minus(log, errors[name]) for name, log in found.log_variance.items()}
         z = "-" if found.bias_z is None else f"{found.bias_z:.2f}"
         bound = "-" if self.bound is None else f"{self.bound:.3f}"
         time = {"ms/step": f"{found.milliseconds:.1f}"}
-        return {"estimator": self.estimator, "bias z": z} | logs | time | {"final −ELBO": bound, "note": self.note}
+        return {"estimator": self.estimator, "bias z": z} | logs | time | {"final −ELBO": bound, "note": note}
 
-    def values(self) -> dict[str, object]:
+    def values(self) -> dict[str, float | str]:
         """Return what a program reads in each column."""
+        values: dict[str, float | str] = {"estimator": self.estimator, "note": self.note}
+        if self.figures is None:
+            return values
         found = self.figures
-        if found is None:
-            return {"estimator": self.estimator, "note": self.note}
-        logs = {f"log_variance_{name}": value for name, value in found.log_variance.items()}
-        errors = {f"log_variance_{name}_error": value for name, value in found.log_variance_error.items()}
-        rest = {"ms_per_step": found.milliseconds, "final_neg_elbo": _empty_if_none(self.bound), "note": self.note}
-        return {"estimator": self.estimator, "bias_z": _empty_if_none(found.bias_z)} | logs | errors | rest
+        values["bias_z"] = "" if found.bias_z is None else found.bias_z
+        values |= {f"log_variance_{name}": value for name, value in found.log_variance.items()}
+        values |= {f"log_variance_{name}_error": value for name, value in found.log_variance_error.items()}
+        return values | {"ms_per_step": found.milliseconds, "final_neg_elbo": "" if self.bound is None else self.bound}
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -111,17 +117,18 @@ def report(title: str, rows: Sequence[Row], facts: Mapping[str, str], evaluation
     ]
     if fit_epochs:
         columns.append(
-            f"- **final −ELBO**: held-out, per data point (nats), after {fit_epochs} epochs of training by the estimator "
-            "from the same fresh weights."
+            f"- **final −ELBO**: held-out, per data point (nats), after {fit_epochs} epochs of training by the "
+            "estimator from the same fresh weights."
         )
     parts = [
         f"# {title}",
         f"Every estimator evaluates the model {evaluations} times for each datum and step. Gradients are compared at "
         "the same weights, on the same batch.",
         table(rows),
+        *(f"- `{row.estimator}`: {row.note}" for row in rows if row.note),
         "\n".join(columns),
         "![log gradient variance](variance.png)",
-        "\n".join(f"- {name}: {value}" for name, value in (facts | _machine()).items()),
+        "\n".join(f"- {name}: {value}" for name, value in {**facts, **_machine()}.items()),
         "All digits are in `compare.csv`, all options in `config.yaml`.",
     ]
     return "\n\n".join(parts) + "\n"
@@ -136,8 +143,7 @@ def _machine() -> dict[str, str]:
 
 
 def _columns(rows: Sequence[Mapping[str, object]]) -> list[str]:
-    fullest = max(rows, key=len)
-    return [*fullest]
+    return [*max(rows, key=len)]
 
 
 def _aligned(header: Sequence[str], line: Sequence[str], widths: Sequence[int]) -> list[str]:
@@ -149,7 +155,3 @@ def _aligned(header: Sequence[str], line: Sequence[str], widths: Sequence[int]) 
 
 def _plus_minus(value: float, error: float) -> str:
     return "exact" if math.isinf(value) else f"{value:.2f} ± {error:.2f}"
-
-
-def _empty_if_none(value: float | None) -> float | str:
-    return "" if value is None else value

@@ -14,6 +14,7 @@ from pyro.infer import ELBO
 from tqdm.auto import tqdm
 
 from pyro_ext.datasets import Splits
+from pyro_ext.inference.compare import Subject
 from pyro_ext.inference.fit import Built, FitResult, LocalELBOModule, local_params, prepare
 from pyro_ext.inference.fit.folder import RunFolder, write_atomically
 
@@ -48,6 +49,17 @@ class Setting:
         with local_params():
             return self.make(self.data)
 
+    def subject(self, built: Built) -> Subject:
+        """Return the model with the batch to measure gradients on, both moved to the device.
+
+        Raises:
+            ValueError: if the learning rate, the batch size or the seed is out of range.
+        """
+        checked = prepare(built, self.data, max_epochs=1, **self._flags())
+        module = checked.module.to(self.device).train()
+        batch = [part.to(self.device) if isinstance(part, torch.Tensor) else part for part in module.example]
+        return Subject(built.model, built.guide, batch, module.size)
+
     def train(
         self, built: Built, elbo: ELBO, epochs: int, bar: tqdm, out: Path | None = None, config: str = ""
     ) -> FitResult:
@@ -65,22 +77,19 @@ class Setting:
             KeyboardInterrupt: on Ctrl-C; ``out`` then holds a checkpoint.
         """
         built.elbo = elbo
+        flags = self._flags() | {"check_val_every_n_epoch": epochs, "callbacks": [_Follow(bar, out, config)]}
+        return prepare(built, self.data, max_epochs=epochs, out=out, **flags).train()
+
+    def _flags(self) -> dict[str, Any]:
         kind, index = self.device.type, self.device.index
-        run = prepare(
-            built,
-            self.data,
-            max_epochs=epochs,
-            lr=self.lr,
-            seed=self.seed,
-            out=out,
-            batch_size=self.batch_size,
-            check_val_every_n_epoch=epochs,
-            callbacks=[_Follow(bar, out, config)],
-            enable_progress_bar=False,
-            accelerator=_ACCELERATORS[kind],
-            devices=[index or 0] if kind == "cuda" else 1,
-        )
-        return run.train()
+        return {
+            "lr": self.lr,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "enable_progress_bar": False,
+            "accelerator": _ACCELERATORS.get(kind, kind),
+            "devices": [index or 0] if kind == "cuda" else 1,
+        }
 
 
 class _Follow(Callback):

@@ -104,7 +104,8 @@ def rewritten(look: FirstLook, words: Sequence[str]) -> list[str]:
 
 def builder(model: str) -> Callable[..., Any]:
     """Return a model's ``build``."""
-    return import_module(AVAILABLE[model]).build  # type: ignore[no-any-return]
+    build: Callable[..., Any] = import_module(AVAILABLE[model]).build
+    return build
 
 
 def full_parser(look: FirstLook) -> ArgumentParser:
@@ -171,10 +172,9 @@ def _name_of(data: Any) -> str | None:
 
 
 def _without_configs(words: Sequence[str]) -> list[str]:
-    return [
-        word
-        for position, word in enumerate(words)
-        if word != "--config"
-        and not word.startswith("--config=")
-        and (not position or words[position - 1] != "--config")
-    ]
+    before = ["", *words]
+    return [word for word, last in zip(words, before, strict=False) if not _names_config(word) and last != "--config"]
+
+
+def _names_config(word: str) -> bool:
+    return word == "--config" or word.startswith("--config=")

@@ -98,7 +98,7 @@ class ResumableLoader(DataLoader[Any]):
     def state_dict(self) -> dict[str, int]:
         """Return where in which epoch this loader stands."""
         batches = self._batches()
-        return {"epoch": batches.sampler.epoch, "position": batches.position}
+        return {"epoch": batches.sampler.epoch, "position": batches.position % len(batches)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue from a state that :meth:`state_dict` returned."""

@@ -35,7 +35,7 @@ class FitDataModule(LightningDataModule):
 
     def __init__(self, data: Any, batch_size: int = 100, seed: int = 0) -> None:
         super().__init__()
-        self.splits = {name: getattr(data, name, None) for name in ("train", "valid", "test")}
+        self.splits: dict[str, Any] = {name: getattr(data, name, None) for name in ("train", "valid", "test")}
         if self.splits["train"] is None:
             self.splits = {"train": data, "valid": None, "test": None}
         train = self.splits["train"]

@@ -42,6 +42,7 @@ RESERVED = (
 _BESIDE_THE_POINT = (
     "does not have many workers",  # the data lie in memory
     "available but not used",  # the user's choice
+    "in eval mode at the start of training",  # so is that
     "treespec, LeafSpec",  # between Lightning and PyTorch
     "Checkpoint directory .* exists and is not empty",  # the engine asked already
 )

@@ -44,8 +44,8 @@ class RunFolder:
         """Raise a ValueError if the folder holds anything."""
         if self.path.is_dir() and any(self.path.iterdir()):
             raise ValueError(
-                f"out={str(self.path)!r} is not empty; choose another folder, or continue the run in it with resume=True "
-                "(--resume)"
+                f"out={str(self.path)!r} is not empty; choose another folder, or continue the run in it with "
+                "resume=True (--resume)"
             )
 
     def load_checkpoint(self) -> dict[str, Any]:

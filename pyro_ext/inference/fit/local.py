@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pyro
@@ -120,16 +120,17 @@ def materialise(elbo: LocalELBOModule, batch: Any, several_processes: bool = Fal
         several_processes: whether to refuse plates that draw their own subsample.
 
     Raises:
-        ValueError: if there is nothing to train afterwards, or a plate is refused.
+        ValueError: if there is nothing to train afterwards, a parameter lives in Pyro's global store, or a plate is
+            refused.
     """
-    with torch.no_grad():
-        if several_processes:
-            with RefuseSelfSubsampling():
-                elbo(*batch)
-        else:
-            elbo(*batch)
-    if not any(parameter.requires_grad for parameter in elbo.parameters()):
+    # With gradients: enumerating ELBOs refuse to run without.
+    with pyro.get_param_store().scope() as store, RefuseSelfSubsampling() if several_processes else nullcontext():
+        elbo(*batch)
+    if store["params"]:
+        name = next(iter(store["params"]))
         raise ValueError(
-            "model and guide hold no parameters to train: those made by pyro.param inside plain functions live in "
-            "Pyro's global store, where fit does not look; make them PyroModules with PyroParam or nn.Parameter"
+            f"pyro.param({name!r}) in a plain function puts a parameter into Pyro's global store, where fit does not "
+            "look; make the function a PyroModule, and the parameter a PyroParam or nn.Parameter of it"
         )
+    if not any(parameter.requires_grad for parameter in elbo.parameters()):
+        raise ValueError("model and guide hold no parameters to train; give them PyroParam or nn.Parameter attributes")

@@ -17,7 +17,7 @@ from torch import Tensor
 from pyro_ext.inference.elbo import DifferentiableELBO, ModelOrGuide, checked_loss, value_with_gradient_of
 from pyro_ext.inference.sample_sets.dice import expected_elbo
 from pyro_ext.inference.sample_sets.draw import SampleSet, SetOptions, draw_sample_set
-from pyro_ext.inference.sample_sets.messenger import SampleSetMessenger
+from pyro_ext.inference.sample_sets.messenger import LawCheckMessenger, SampleSetMessenger
 from pyro_ext.inference.sample_sets.options import checked_options
 
 __all__ = ["TraceSampleSet_ELBO"]
@@ -123,11 +123,10 @@ class TraceSampleSet_ELBO(DifferentiableELBO, TraceEnum_ELBO):
         """Run the guide with sample sets at its discrete sites, then the model on their values."""
         if isinstance(poutine.unwrap(guide), poutine.messenger.Messenger):
             raise NotImplementedError(
-                f"{type(self).__name__} does not support guides that are messengers; write the guide as a function "
-                "or a PyroModule"
+                f"{type(self).__name__} does not take a GuideMessenger: write the guide as a function or PyroModule"
             )
         if math.isinf(self.max_plate_nesting):
-            self._guess_max_plate_nesting(model, guide, args, kwargs)
+            self._guess_max_plate_nesting(model, LawCheckMessenger()(guide), args, kwargs)
         if self.vectorize_particles:
             guide = self._vectorized_num_particles(guide)
             model = self._vectorized_num_particles(model)

@@ -36,7 +36,7 @@ class TraceUnorderedSet_ELBO(TraceSampleSet_ELBO):
         ...     pyro.sample("z", dist.Categorical(logits=logits))
         >>> loss = TraceUnorderedSet_ELBO(num_samples=2).differentiable_loss(model, guide)
         >>> round(loss.item(), 4), torch.autograd.grad(loss, logits)
-        (2.1689, (tensor([ 0.5000, -0.0000, -0.5000]),))
+        (1.9189, (tensor([ 0.6667,  0.0000, -0.6667]),))
     """
 
     def __init__(self, num_samples: int = 4, baseline: bool = True, analytic_kl: bool = False, **kwargs: Any) -> None:

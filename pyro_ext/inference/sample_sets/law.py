@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from pyro import distributions as dist
+from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
 __all__ = ["FiniteLaw", "InfiniteSupportError", "finite_law", "law_dtype"]
@@ -50,12 +51,18 @@ def finite_law(fn: Any) -> FiniteLaw:
 
     Raises:
         InfiniteSupportError: if its support cannot be enumerated.
+        ValueError: if its probabilities are not numbers (checked while Pyro's validation is on).
     """
     base, num_coordinates = _unwrap(fn)
     split = len(base.batch_shape) - num_coordinates
     coordinates = base.batch_shape[split:]
     table, support = _table(base)
     table = table.detach().double().log_softmax(-1)
+    if is_validation_enabled() and bool(table.isnan().any()):
+        raise ValueError(
+            f"{type(base).__name__} has no law: its logits are NaN or all -inf for some batch element; "
+            "give every element a finite logit"
+        )
     return FiniteLaw(
         table.reshape((*base.batch_shape[:split], coordinates.numel(), table.shape[-1])), support, coordinates
     )

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from pyro.distributions import TorchDistribution
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine.enum_messenger import EnumMessenger
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_ext.inference.sample_sets.draw import SampleSet, SetOptions, draw_sample_set
-from pyro_ext.inference.sample_sets.law import InfiniteSupportError
+from pyro_ext.inference.sample_sets.law import InfiniteSupportError, finite_law
 from pyro_ext.inference.sample_sets.options import is_set_site, site_options
 
-__all__ = ["SET_KEY", "SampleSetMessenger", "SiteSet"]
+__all__ = ["SET_KEY", "LawCheckMessenger", "SampleSetMessenger", "SiteSet"]
 
 SET_KEY = "_sample_set"
 
@@ -52,6 +54,27 @@ def _placed(tensor: Tensor, num_batch_dims: int, dim: int) -> Tensor:
         return tensor.transpose(actual, dim)
     split = tensor.dim() - num_batch_dims
     return tensor.reshape(tensor.shape[:split] + (1,) * (actual - dim) + tensor.shape[split:])
+
+
+class LawCheckMessenger(Messenger):
+    """Checks the laws of discrete sites before Pyro draws from them, for an error that names the site."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not is_set_site(msg) or not isinstance(msg["fn"], TorchDistributionMixin):
+            return
+        with contextlib.suppress(InfiniteSupportError), naming_site(msg["name"]):
+            finite_law(msg["fn"])
+
+
+@contextlib.contextmanager
+def naming_site(name: str) -> Iterator[None]:
+    """Put the name of the site before the message of a ValueError."""
+    try:
+        yield
+    except InfiniteSupportError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"site {name!r}: {error}") from error
 
 
 class _Drawn(TorchDistribution):
@@ -100,14 +123,13 @@ class SampleSetMessenger(EnumMessenger):
 
     def _draw_named(self, name: str, fn: Any, options: SetOptions) -> SampleSet:
         try:
-            return self._draw(fn, options)
+            with naming_site(name):
+                return self._draw(fn, options)
         except InfiniteSupportError as error:
             raise ValueError(
                 f"site {name!r}: {error}, as the {options.estimator} estimator needs; "
                 'mark it infer={"estimator": "leave_one_out"}, or use TraceLeaveOneOut_ELBO'
             ) from error
-        except ValueError as error:
-            raise ValueError(f"site {name!r}: {error}") from error
 
     def _check_leaves(self, name: str, fn: Any, drawn: SampleSet, options: SetOptions) -> None:
         """Refuse a site whose sample sets, multiplied with those it depends on, are too many to evaluate."""

@@ -93,8 +93,8 @@ def test_lazy_guide_resumes_exactly(tmp_path, step):
 
 def test_many_interruptions(tmp_path, whole):
     for step in (2, 9, 10, 20):
+        options = OPTIONS | {"resume": step > 2, "callbacks": [StopAfter(step)]}
         with pytest.raises(StopError):
-            options = OPTIONS | {"resume": step > 2, "callbacks": [StopAfter(step)]}
             fit(autoencoder(), splits(test=True), **options, out=tmp_path, checkpoint_every_n_steps=1)
     assert_same(fit(autoencoder(), splits(test=True), **OPTIONS, out=tmp_path, resume=True), whole)
 

@@ -31,7 +31,7 @@ class Model(PyroModule):
     def forward(self, x, y, index):
         with pyro.plate("data", self.size, subsample=index):
             z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
-            scale = 1.0 + random.random() + np.random.rand()
+            scale = 1.0 + random.random() + np.random.rand()  # noqa: NPY002 - what pyro.set_rng_seed seeds
             pyro.sample("x", dist.Normal(self.decoder(z), scale).to_event(1), obs=x)
 
 

@@ -1,0 +1,152 @@
+"""Our estimators beside each other and Pyro's own on the categorical autoencoder: variance, time, final bound.
+
+All are measured at the same weights, those of a leave-one-out run. The log of the total gradient variance is that of
+the mean loss per image of one batch of 100; its standard error is in brackets. Nothing but this package is needed;
+the MNIST part needs ``PYRO_EXT_DATA``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from pyro.infer import ELBO, Trace_ELBO
+from support import vae
+from support.gradients import Moments, measure
+from support.report import Report
+from support.timing import StepTime, interleaved_times
+
+from pyro_ext.datasets import Splits, digits, mnist
+from pyro_ext.inference import TraceLeaveOneOut_ELBO, TraceSumAndSample_ELBO, TraceUnorderedSet_ELBO
+
+K = 4
+PYRO, PAIR, SET = "Trace_ELBO", "leave-one-out", "unordered set"
+SHAPE = {"max_plate_nesting": 1}
+
+ESTIMATORS: dict[str, Callable[[], ELBO]] = {
+    PYRO: lambda: Trace_ELBO(num_particles=K, vectorize_particles=True, **SHAPE),
+    PAIR: lambda: TraceLeaveOneOut_ELBO(K, **SHAPE),
+    SET: lambda: TraceUnorderedSet_ELBO(K, **SHAPE),
+    "unordered set, no baseline": lambda: TraceUnorderedSet_ELBO(K, baseline=False, **SHAPE),
+    "sum and sample": lambda: TraceSumAndSample_ELBO(K, **SHAPE),
+    "leave-one-out, analytic KL": lambda: TraceLeaveOneOut_ELBO(K, analytic_kl=True, **SHAPE),
+    "unordered set, analytic KL": lambda: TraceUnorderedSet_ELBO(K, analytic_kl=True, **SHAPE),
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was measured at one set of weights, by name of the estimator."""
+
+    moments: dict[str, dict[str, Moments]]
+    times: dict[str, StepTime]
+
+    def encoder(self, name: str) -> float:
+        """Return the log-variance of the encoder's gradient."""
+        return self.moments[name]["encoder"].log_variance
+
+    def speed(self, name: str) -> float:
+        """Return the time per step over that of leave-one-out."""
+        return self.times[name].wall / self.times[PAIR].wall
+
+
+def main() -> None:
+    options = _options()
+    torch.set_num_threads(options.threads)
+    report = Report("digits_vae", f"Estimators on the categorical autoencoder, K = 10, k = {K}")
+    two, twenty = (_at_trained_weights(report, digits(), n, options.epochs, options) for n in (2, 20))
+    on_mnist = _mnist(report, options)
+    _final_bounds(report, options)
+    _check(report, two, twenty, on_mnist)
+    if options.save:
+        print(f"\nwritten to {report.save()}")
+
+
+def _at_trained_weights(
+    report: Report, splits: Splits, num_latents: int, epochs: int, options: argparse.Namespace
+) -> Comparison:
+    built = vae.autoencoder(splits, num_latents)
+    vae.train(built, ESTIMATORS[PAIR](), splits.train, epochs)
+    batch = (splits.train.x[: vae.BATCH_SIZE], None, torch.arange(vae.BATCH_SIZE))
+    steps = {name: vae.step(built, make(), batch) for name, make in ESTIMATORS.items()}
+    groups = vae.parameter_groups(built)
+    moments = {name: measure(step, groups, options.repeats) for name, step in steps.items()}
+    found = Comparison(moments, interleaved_times(steps, options.rounds))
+    title = f"{splits.name}, N = {num_latents}, after {epochs} epochs of leave-one-out, {options.repeats} repeats"
+    header = ["estimator", "log variance, encoder", "decoder", "ms per step", "CPU ms", "time / leave-one-out"]
+    report.table(title, header, [_row(name, found) for name in steps])
+    return found
+
+
+def _row(name: str, found: Comparison) -> list[str]:
+    variances = [f"{m.log_variance:.2f} ({m.log_variance_error:.2f})" for m in found.moments[name].values()]
+    time = found.times[name]
+    return [name, *variances, f"{time.wall:.1f}", f"{time.cpu:.1f}", f"{found.speed(name):.2f}"]
+
+
+def _mnist(report: Report, options: argparse.Namespace) -> Comparison | None:
+    if not os.environ.get("PYRO_EXT_DATA"):
+        report.text("MNIST left out: PYRO_EXT_DATA does not name a folder that holds it.", "")
+        return None
+    return _at_trained_weights(report, mnist(), 20, options.mnist_epochs, options)
+
+
+def _final_bounds(report: Report, options: argparse.Namespace) -> None:
+    """Train with three estimators from the same initial weights and report the held-out bounds."""
+    splits, rows = digits(), []
+    for name in (PYRO, PAIR, SET):
+        bounds = []
+        for seed in range(options.seeds):
+            built = vae.autoencoder(splits, 2, seed)
+            vae.train(built, ESTIMATORS[name](), splits.train, options.bound_epochs, seed)
+            bounds.append(vae.negative_bound(built, splits.valid))
+        rows.append([name, *(f"{bound:.2f}" for bound in bounds)])
+    title = f"digits, N = 2, validation negative ELBO after {options.bound_epochs} epochs"
+    report.table(title, ["estimator", *(f"seed {seed}" for seed in range(options.seeds))], rows)
+
+
+def _check(report: Report, two: Comparison, twenty: Comparison, on_mnist: Comparison | None) -> None:
+    _at_least(report, "N = 2", two, PAIR, 0.5)
+    _at_least(report, "N = 2", two, PYRO, 5.0)
+    _at_least(report, "N = 20", twenty, PYRO, 4.0)
+    _within(report, "N = 20", twenty)
+    if on_mnist is not None:
+        _within(report, "MNIST, N = 20", on_mnist)
+    ratio = twenty.speed(SET)
+    report.check(ratio <= 2, f"N = 20: a step of the {SET} takes at most 2 x that of {PAIR}: {ratio:.2f} x")
+
+
+def _at_least(report: Report, where: str, found: Comparison, other: str, margin: float) -> None:
+    gap = found.encoder(other) - found.encoder(SET)
+    requirement = f"{where}: encoder log-variance of the {SET} at least {margin:g} below {other}'s"
+    report.check(gap >= margin, f"{requirement}: {gap:.2f}")
+
+
+def _within(report: Report, where: str, found: Comparison) -> None:
+    gap = found.encoder(SET) - found.encoder(PAIR)
+    report.check(abs(gap) <= 0.1, f"{where}: encoder log-variance of the {SET} within 0.1 of {PAIR}'s: {gap:+.2f}")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=400, help="gradients per estimator (default: 400)")
+    parser.add_argument("--epochs", type=int, default=75, help="training before digits are measured (default: 75)")
+    parser.add_argument("--mnist-epochs", type=int, default=75, help="the same on MNIST (default: 75)")
+    parser.add_argument("--bound-epochs", type=int, default=60, help="training for the final bounds (default: 60)")
+    parser.add_argument("--seeds", type=int, default=2, help="runs of each for the final bounds (default: 2)")
+    parser.add_argument("--rounds", type=int, default=20, help="timing rounds of three steps (default: 20)")
+    parser.add_argument("--threads", type=int, default=2, help="of torch (default: 2)")
+    parser.add_argument("--quick", action="store_true", help="a few repeats of everything, to see it run")
+    parser.add_argument("--save", action="store_true", help="write the results into benchmarks/results/")
+    options = parser.parse_args()
+    if options.quick:
+        options.repeats, options.rounds, options.seeds = 5, 2, 1
+        options.epochs = options.mnist_epochs = options.bound_epochs = 1
+    return options
+
+
+if __name__ == "__main__":
+    main()
