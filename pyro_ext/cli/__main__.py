@@ -70,9 +70,11 @@ def _one_line(message: str) -> str:
     """Return an error on one line, with what was tried in vain for each possible type boiled down to what tells."""
     key = re.match(r'Parser key "([^"]+)":', message)
     if "Errors:" in message:
-        attempts = message.partition("Errors:")[2].partition("Given value")[0].splitlines()
-        telling = [line.strip(" -") for line in attempts if line.strip() and "NoneType" not in line]
+        attempts, _, given = message.partition("Errors:")[2].partition("Given value type")
+        telling = [reason for reason in re.split(r"\n\s*- ", attempts) if reason.strip() and "NoneType" not in reason]
         message = telling[0] if telling else message
+        if message.startswith("Expected a <class"):
+            message += ". Got value: " + given.partition("Given value: ")[2]
     elif key:
         message = message[key.end() :]
     return " ".join([*([f"--{key[1]}:"] if key else []), *message.split()])

@@ -50,6 +50,14 @@ def poisson():
     return dist.Poisson(torch.tensor(2.0))
 
 
+def ragged_binomial():
+    return dist.Binomial(torch.tensor([3, 4]), torch.ones(2) / 2).to_event(1)
+
+
+def zero_inflated():
+    return dist.ZeroInflatedPoisson(torch.tensor(2.0), gate=torch.tensor(0.5))
+
+
 REFUSED = [
     (lambda: TraceUnorderedSet_ELBO(0), "num_samples must be an integer of at least 1, got 0"),
     (lambda: TraceUnorderedSet_ELBO(2.0), "num_samples must be an integer of at least 1, got 2.0"),
@@ -93,7 +101,7 @@ REFUSED = [
         "site 'z': Geometric has no support that can be enumerated, as the sum_and_sample estimator needs",
     ),
     (
-        lambda: loss(TraceUnorderedSet_ELBO(), lambda: dist.Binomial(torch.tensor([3, 4]), torch.ones(2) / 2)),
+        lambda: loss(TraceUnorderedSet_ELBO(), ragged_binomial),
         "site 'z': Binomial has no support that can be enumerated",
     ),
     (
@@ -101,9 +109,7 @@ REFUSED = [
         "site 'z': Multinomial has no support that can be enumerated",
     ),
     (
-        lambda: loss(
-            TraceUnorderedSet_ELBO(), lambda: dist.ZeroInflatedPoisson(torch.tensor(2.0), gate=torch.tensor(0.5))
-        ),
+        lambda: loss(TraceUnorderedSet_ELBO(), zero_inflated),
         "site 'z': ZeroInflatedPoisson has no support that can be enumerated",
     ),
     (
