@@ -32,6 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, argparse.ArgumentError) as error:
         print(f"pyro-ext: {_one_line(str(error))}", file=sys.stderr)
         return BAD_INPUT
+    except ImportError as error:
+        if "pip install" not in str(error):
+            raise
+        print(f"pyro-ext: {error}", file=sys.stderr)
+        return BAD_INPUT
     except SystemExit as leaving:  # after --help, --version and --print_config
         return leaving.code if isinstance(leaving.code, int) else DONE
 
@@ -40,9 +45,10 @@ def _run(arguments: list[str]) -> int:
     try:
         from jsonargparse import ArgumentParser
     except ImportError as error:
-        raise ValueError("the command line needs jsonargparse and lightning: pip install 'pyro-ext[fit]'") from error
+        raise ImportError("the command line needs jsonargparse: pip install 'pyro-ext[fit]'") from error
     parser = ArgumentParser(
         prog="pyro-ext",
+        usage="pyro-ext COMMAND [options]",
         description="Variational inference over discrete and structured latent variables.",
         version=__version__,
         exit_on_error=False,

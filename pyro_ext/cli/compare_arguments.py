@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +132,7 @@ def _noted(checkpoint: str | None) -> dict[str, dict[str, Any]]:
 
 def checkpoint_in(words: Sequence[str]) -> str | None:
     """Return what the words give ``--checkpoint``, if anything."""
-    pairs = zip(words, [*words[1:], None], strict=True)
-    for word, following in pairs:
+    for word, following in zip_longest(words, words[1:]):
         option, equals, value = word.partition("=")
         if option == "--checkpoint":
             return value if equals else following

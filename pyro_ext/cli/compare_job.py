@@ -45,6 +45,7 @@ class Job:
         epochs: how long to train before measuring.
         elbos: the estimators that apply, by label.
         refused: why the others do not.
+        inexact: why there is no exact gradient to find a bias with, if so; known after :meth:`rows`.
     """
 
     name: str
@@ -56,10 +57,7 @@ class Job:
     epochs: int
     elbos: dict[str, ELBO]
     refused: dict[str, str]
-
-    @property
-    def _nesting(self) -> float:
-        return float(self.built.elbo.max_plate_nesting)
+    inexact: str | None = None
 
     @property
     def out(self) -> Path:
@@ -92,9 +90,7 @@ class Job:
         if weights is not None:
             load_weights(built, weights)
         epochs = _EPOCHS if options.epochs is None and weights is None else options.epochs or 0
-        return cls(
-            name, options, str(parser.dump(noted, skip_none=True)), setting, built, subject, epochs, elbos, refused
-        )
+        return cls(name, options, str(parser.dump(noted)), setting, built, subject, epochs, elbos, refused)
 
     def rows(self) -> list[Row]:
         """Train, measure, train by each estimator; return a row for each.
@@ -127,10 +123,15 @@ class Job:
         text = report(title, rows, self._facts(), options.evaluations, options.fit_epochs)
         write_atomically(self.out / "report.md", text)
 
+    @property
+    def _nesting(self) -> Any:
+        return self.built.elbo.max_plate_nesting
+
     def _figures(self) -> dict[str, GradientFigures]:
         options = self.options
         exact: ELBO | None = ExactELBO(options.max_leaves, max_plate_nesting=self._nesting)
-        if refusal(exact, self.subject) is not None:  # too many values
+        self.inexact = refusal(exact, self.subject)
+        if self.inexact is not None:
             exact = None
         with tqdm(total=options.repeats * len(self.elbos), unit="gradient", desc="gradients") as bar:
             found = compare_gradients(
@@ -165,6 +166,7 @@ class Job:
         return {
             "weights": weights,
             "gradients": f"{options.repeats} of each estimator, on one batch of {len(self.subject.batch[0])}",
+            "exact gradient": "by enumeration" if self.inexact is None else f"none: {self.inexact}",
             "learning rate, batch size, seed": f"{options.lr:g}, {options.batch_size}, {self.setting.seed}",
             "device": str(self.setting.device),
         }
@@ -175,6 +177,8 @@ def _check(options: Namespace) -> None:
     positive_int("repeats", options.repeats, minimum=4)
     positive_int("fit_epochs", options.fit_epochs, minimum=0)
     positive_int("max_leaves", options.max_leaves)
+    if options.seed is not None and not 0 <= options.seed < 2**31:
+        raise ValueError(f"seed must be an integer from 0 to 2**31 - 1, got {options.seed}")
     if options.epochs is not None:
         positive_int("epochs", options.epochs, minimum=0)
         if options.epochs and options.checkpoint is not None:

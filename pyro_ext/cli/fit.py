@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ _DESCRIPTION = "Fit a model to data. The options depend on the model: pyro-ext f
 
 def add_parser(commands: Commands) -> None:
     """Add the parser; only the chosen model's own is made in full, since that takes seconds."""
-    parser = ArgumentParser(description=_DESCRIPTION, exit_on_error=False)
+    parser = ArgumentParser(usage="pyro-ext fit MODEL [options]", description=_DESCRIPTION, exit_on_error=False)
     commands.add_subcommand("fit", parser, help=COMMANDS["fit"].help)
     models = parser.add_subcommands(dest="model", metavar="MODEL", required=True)
     words = commands.arguments
@@ -32,6 +33,8 @@ def add_parser(commands: Commands) -> None:
         raise ValueError(f"fit needs a MODEL before its options: one of {', '.join(AVAILABLE)}")
     look = None
     if chosen is not None:
+        if find_spec("lightning") is None:
+            raise ImportError("fitting needs lightning: pip install 'pyro-ext[fit]'")
         from pyro_ext.cli.fit_arguments import first_look, full_parser, rewritten
 
         look = first_look(chosen, words[1:])

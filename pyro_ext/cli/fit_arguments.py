@@ -116,14 +116,15 @@ def full_parser(look: FirstLook) -> ArgumentParser:
     import pyro_ext.datasets as datasets
     from pyro_ext.inference.fit.engine import RESERVED
 
-    parser = ArgumentParser(description=describe()[look.model].summary, exit_on_error=False)
+    usage = f"pyro-ext fit {look.model} [options]"
+    parser = ArgumentParser(usage=usage, description=describe()[look.model].summary, exit_on_error=False)
     parser.add_argument("--config", action="config", help="a YAML file of options, like config.yaml of an earlier run")
     _add_run_options(parser)
     parser.add_function_arguments(builder(look.model), "model", skip={"data"})
-    parser.add_argument(
-        "--data.name", default=look.data, choices=[*datasets.AVAILABLE], help="also written --data NAME"
-    )
-    parser.add_function_arguments(datasets.AVAILABLE[look.data], "data")
+    known = [*datasets.AVAILABLE]
+    parser.add_argument("--data.name", default=look.data, choices=known, help="a data set; also written --data NAME")
+    # Not as a group: that would take --data for the name of a file.
+    parser.add_function_arguments(datasets.AVAILABLE[look.data], "data", as_group=False)
     help_elbo = "an ELBO of pyro.infer or pyro_ext.inference by name, or any by class path; by default the model's own"
     parser.add_subclass_arguments(ELBO, "elbo", required=False, help=help_elbo)
     skip = {*RESERVED, *_WITHOUT_EFFECT}

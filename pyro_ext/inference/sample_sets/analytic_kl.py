@@ -39,7 +39,9 @@ def replace_by_analytic_kl(model_trace: Any, guide_trace: Any) -> set[str]:
         except NotImplementedError:
             continue
         cost = packed.pack(-divergence, guide_site["infer"]["_dim_to_symbol"])
-        cost = packed.scale_and_mask(cost, model_site["scale"], model_site["packed"]["mask"])
+        # in two calls: Pyro's function leaves out the scale where there is a mask
+        cost = packed.scale_and_mask(cost, scale=model_site["scale"])
+        cost = packed.scale_and_mask(cost, mask=model_site["packed"]["mask"])
         model_site["packed"]["log_prob"] = cost
         replaced.add(name)
     return replaced
