@@ -140,7 +140,7 @@ def _digits_sides(built: Built, batch: Batch, peer: ModuleType | None) -> dict[s
 
 
 def _references(built: Built, batch: Batch, num_latents: int, repeats: int) -> dict[str, Reference]:
-    """Return the true gradient where all codes can be enumerated, else a mean of draws along another mean's direction."""
+    """Return the true gradient where all codes can be enumerated, else what leave-one-out draws give for it."""
     groups = vae.parameter_groups(built)
     if num_latents <= 2:
         exact = TraceSampleSet_ELBO(estimator="exact", analytic_kl=True, max_plate_nesting=1)
@@ -148,6 +148,7 @@ def _references(built: Built, batch: Batch, num_latents: int, repeats: int) -> d
         return {name: Reference(mean / mean.norm(), float(mean.norm())) for name, mean in means.items()}
     draws = vae.step(built, TraceLeaveOneOut_ELBO(K, analytic_kl=True, max_plate_nesting=1), batch)
     directions = {name: m.mean / m.mean.norm() for name, m in measure(draws, groups, repeats, seed=101).items()}
+    # draws of their own: along the direction that the same draws chose, they would look too long
     second = measure(draws, groups, repeats, directions, seed=102)
     return {name: Reference(directions[name], *second[name].component) for name in groups}
 
@@ -195,7 +196,9 @@ def _check_speed(report: Report, times: dict[tuple[int, str, str], dict[str, Ste
 
 def _peer(report: Report) -> ModuleType | None:
     if importlib.util.find_spec("storch") is None:
-        report.text("Storchastic is not installed here: our side runs alone. `make bench` makes an environment with it.")
+        report.text(
+            "Storchastic is not installed here: our side runs alone. `make bench` makes an environment with it."
+        )
         return None
     from support import peer  # last: it changes torch
 

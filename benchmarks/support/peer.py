@@ -16,13 +16,13 @@ import pyro
 import storch
 import torch
 from storch.method import ScoreFunction, UnorderedSetEstimator
-from support.gradients import Step
-from support.toy import P
 from torch import Tensor
 from torch.distributions import Bernoulli, OneHotCategorical
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from pyro_ext.inference import Built
+from support.gradients import Step
+from support.toy import P
 
 __all__ = ["METHODS", "toy_step", "vae_step"]
 

@@ -14,8 +14,9 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.infer import ELBO
-from support.gradients import Step
 from torch import Tensor
+
+from support.gradients import Step
 
 __all__ = ["P", "replicated_logit", "step", "true_gradient"]
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import torch
 from pyro.infer import ELBO
-from support.gradients import Step
 
 from pyro_ext.datasets import Batch, IndexedDataset, Splits
 from pyro_ext.inference import Built, LocalELBOModule
 from pyro_ext.models import categorical_vae
+from support.gradients import Step
 
 __all__ = ["BATCH_SIZE", "autoencoder", "negative_bound", "parameter_groups", "step", "train"]
 

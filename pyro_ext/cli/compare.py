@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 import traceback
 
@@ -58,7 +59,7 @@ def run(namespace: Namespace) -> int:
         rows = job.rows()
     except KeyboardInterrupt:
         if (job.weights / "last.ckpt").is_file():
-            again = f"pyro-ext compare {job.name} --checkpoint {job.weights} --out ANOTHER"
+            again = f"pyro-ext compare {job.name} --checkpoint {shlex.quote(str(job.weights))} --out ANOTHER"
             print(f"to measure at the weights reached so far: {again}", file=sys.stderr)
         raise
     except ValueError:  # not an option's fault any more

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from inspect import isabstract
 from types import ModuleType
 
 from pyro.infer import ELBO, ReweightedWakeSleep
@@ -33,7 +35,8 @@ def class_path(name: str) -> str:
         return name
     known = elbo_names()
     if name not in known:
-        raise ValueError(f"--elbo: there is no ELBO {name!r}; choose a class path or one of {', '.join(sorted(known))}")
+        choice = ", ".join(sorted(name for name, path in known.items() if _usable(path)))
+        raise ValueError(f"--elbo: there is no ELBO {name!r}; choose a class path or one of {choice}")
     return known[name]
 
 
@@ -42,5 +45,11 @@ def _of(module: ModuleType) -> dict[str, str]:
     return {
         name: f"{module.__name__}.{name}"
         for name, kind in exported.items()
-        if isinstance(kind, type) and issubclass(kind, ELBO) and kind not in (ELBO, ReweightedWakeSleep)
+        if isinstance(kind, type) and issubclass(kind, (ELBO, ReweightedWakeSleep)) and not isabstract(kind)
     }
+
+
+def _usable(path: str) -> bool:
+    """Tell whether fit takes this ELBO; it says of the others what to use instead."""
+    module, _, name = path.rpartition(".")
+    return not name.startswith("Jit") and hasattr(getattr(import_module(module), name), "differentiable_loss")

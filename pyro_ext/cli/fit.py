@@ -123,7 +123,7 @@ def _config(parser: ArgumentParser, options: Namespace, seed: int) -> str:
     noted.seed = seed
     noted.resume = False
     noted.pop("config", None)
-    return str(parser.dump(noted, skip_none=True))
+    return str(parser.dump(noted))
 
 
 def _saves_config(text: str, out: Path) -> Any:

@@ -4,6 +4,8 @@ Every ELBO here goes wherever Pyro's own go: into :class:`pyro.infer.SVI`, or ca
 PyTorch module. Lightning is imported only when the fit engine is asked for.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from pyro_ext.inference import fit
 from pyro_ext.inference.disarm import TraceDisARM_ELBO
 from pyro_ext.inference.elbo import DifferentiableELBO
@@ -18,10 +20,16 @@ from pyro_ext.inference.sample_sets import (
 from pyro_ext.inference.unordered_beam import TraceUnorderedBeam_ELBO
 from pyro_ext.inference.vimco import TraceVIMCO_ELBO
 
+if TYPE_CHECKING:
+    from pyro_ext.inference.fit import FitDataModule, FitModule, FitResult
+
 __all__ = [
     "Built",
     "DifferentiableELBO",
     "ExtraLoss",
+    "FitDataModule",
+    "FitModule",
+    "FitResult",
     "LocalELBOModule",
     "TraceDisARM_ELBO",
     "TraceLeaveOneOut_ELBO",
@@ -33,3 +41,9 @@ __all__ = [
     "config_sample_set",
     "fit",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("FitDataModule", "FitModule", "FitResult"):
+        return getattr(fit, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
