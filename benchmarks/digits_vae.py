@@ -15,25 +15,24 @@ from dataclasses import dataclass
 import torch
 from pyro.infer import ELBO, Trace_ELBO
 from support import vae
-from support.gradients import Moments, measure
 from support.report import Report
 from support.timing import StepTime, interleaved_times
 
 from pyro_ext.datasets import Splits, digits, mnist
 from pyro_ext.inference import TraceLeaveOneOut_ELBO, TraceSumAndSample_ELBO, TraceUnorderedSet_ELBO
+from pyro_ext.inference.compare import GradientFigures, Subject, compare_gradients
 
 K = 4
 PYRO, PAIR, SET = "Trace_ELBO", "leave-one-out", "unordered set"
-SHAPE = {"max_plate_nesting": 1}
 
 ESTIMATORS: dict[str, Callable[[], ELBO]] = {
-    PYRO: lambda: Trace_ELBO(num_particles=K, vectorize_particles=True, **SHAPE),
-    PAIR: lambda: TraceLeaveOneOut_ELBO(K, **SHAPE),
-    SET: lambda: TraceUnorderedSet_ELBO(K, **SHAPE),
-    "unordered set, no baseline": lambda: TraceUnorderedSet_ELBO(K, baseline=False, **SHAPE),
-    "sum and sample": lambda: TraceSumAndSample_ELBO(K, **SHAPE),
-    "leave-one-out, analytic KL": lambda: TraceLeaveOneOut_ELBO(K, analytic_kl=True, **SHAPE),
-    "unordered set, analytic KL": lambda: TraceUnorderedSet_ELBO(K, analytic_kl=True, **SHAPE),
+    PYRO: lambda: Trace_ELBO(num_particles=K, vectorize_particles=True, max_plate_nesting=1),
+    PAIR: lambda: TraceLeaveOneOut_ELBO(K, max_plate_nesting=1),
+    SET: lambda: TraceUnorderedSet_ELBO(K, max_plate_nesting=1),
+    "unordered set, no baseline": lambda: TraceUnorderedSet_ELBO(K, baseline=False, max_plate_nesting=1),
+    "sum and sample": lambda: TraceSumAndSample_ELBO(K, max_plate_nesting=1),
+    "leave-one-out, analytic KL": lambda: TraceLeaveOneOut_ELBO(K, analytic_kl=True, max_plate_nesting=1),
+    "unordered set, analytic KL": lambda: TraceUnorderedSet_ELBO(K, analytic_kl=True, max_plate_nesting=1),
 }
 
 
@@ -41,12 +40,12 @@ ESTIMATORS: dict[str, Callable[[], ELBO]] = {
 class Comparison:
     """What was measured at one set of weights, by name of the estimator."""
 
-    moments: dict[str, dict[str, Moments]]
+    gradients: dict[str, GradientFigures]
     times: dict[str, StepTime]
 
     def encoder(self, name: str) -> float:
         """Return the log-variance of the encoder's gradient."""
-        return self.moments[name]["encoder"].log_variance
+        return self.gradients[name].log_variance["encoder"]
 
     def speed(self, name: str) -> float:
         """Return the time per step over that of leave-one-out."""
@@ -73,10 +72,11 @@ def _at_trained_weights(
     built = vae.autoencoder(splits, num_latents)
     vae.train(built, ESTIMATORS[PAIR](), splits.train, epochs)
     batch = (splits.train.x[: vae.BATCH_SIZE], None, torch.arange(vae.BATCH_SIZE))
-    steps = {name: vae.step(built, make(), batch) for name, make in ESTIMATORS.items()}
-    groups = vae.parameter_groups(built)
-    moments = {name: measure(step, groups, options.repeats) for name, step in steps.items()}
-    found = Comparison(moments, interleaved_times(steps, options.rounds))
+    elbos = {name: make() for name, make in ESTIMATORS.items()}
+    subject = Subject(built.model, built.guide, batch, size=len(splits.train))
+    gradients = compare_gradients(elbos, subject, repeats=options.repeats)
+    steps = {name: vae.step(built, elbo, batch) for name, elbo in elbos.items()}
+    found = Comparison(gradients, interleaved_times(steps, options.rounds))
     title = f"{splits.name}, N = {num_latents}, after {epochs} epochs of leave-one-out, {options.repeats} repeats"
     header = ["estimator", "log variance, encoder", "decoder", "ms per step", "CPU ms", "time / leave-one-out"]
     report.table(title, header, [_row(name, found) for name in steps])
@@ -84,8 +84,8 @@ def _at_trained_weights(
 
 
 def _row(name: str, found: Comparison) -> list[str]:
-    variances = [f"{m.log_variance:.2f} ({m.log_variance_error:.2f})" for m in found.moments[name].values()]
-    time = found.times[name]
+    figures, time = found.gradients[name], found.times[name]
+    variances = [f"{figures.log_variance[g]:.2f} ({figures.log_variance_error[g]:.2f})" for g in ("encoder", "decoder")]
     return [name, *variances, f"{time.wall:.1f}", f"{time.cpu:.1f}", f"{found.speed(name):.2f}"]
 
 

@@ -16,7 +16,7 @@ Step = Callable[[], None]
 
 
 class Moments:
-    """Streaming moments of gradient vectors; memory is a few vectors, whatever the number of repeats.
+    """Streaming moments of gradient vectors, of whichever side; memory is two vectors, whatever the number of repeats.
 
     Args:
         direction: a fixed vector, shape ``(P,)``; the estimates' components along it are recorded, to test for bias.
@@ -25,39 +25,29 @@ class Moments:
     def __init__(self, direction: Tensor | None = None) -> None:
         self.mean = torch.zeros((), dtype=torch.float64)
         self._direction = direction
-        self._deviations: list[float] = []  # Welford's increments: each has the total variance as its mean
+        self.count = 0
+        self._deviations = 0.0  # Welford's sum of squares, over all components
         self._components: list[float] = []
 
     def add(self, gradient: Tensor) -> None:
         """Take in one estimate, shape ``(P,)``."""
         gradient = gradient.double()
-        count = len(self._deviations) + 1
+        self.count += 1
         difference = gradient - self.mean
-        self.mean = self.mean + difference / count
-        self._deviations.append(float(difference.square().sum()) * (count - 1) / count)
+        self.mean = self.mean + difference / self.count
+        self._deviations += float(difference.square().sum()) * (self.count - 1) / self.count
         if self._direction is not None:
             self._components.append(float(gradient @ self._direction))
 
     @property
-    def count(self) -> int:
-        """The number of estimates taken in."""
-        return len(self._deviations)
-
-    @property
     def variance(self) -> float:
         """The variance summed over parameters."""
-        return sum(self._deviations) / max(self.count - 1, 1)
+        return self._deviations / max(self.count - 1, 1)
 
     @property
     def log_variance(self) -> float:
         """The log of :attr:`variance`, -inf where there is none."""
         return math.log(self.variance) if self.variance > 0 else -math.inf
-
-    @property
-    def log_variance_error(self) -> float:
-        """The standard error of :attr:`log_variance`."""
-        increments = torch.tensor(self._deviations[1:], dtype=torch.float64)
-        return float(increments.std() / increments.mean() / math.sqrt(len(increments)))
 
     @property
     def component(self) -> tuple[float, float]:

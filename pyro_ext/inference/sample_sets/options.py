@@ -14,7 +14,7 @@ from pyro_ext.inference.sample_sets.draw import ESTIMATORS, SetOptions
 __all__ = ["checked_options", "config_sample_set", "is_set_site", "site_options"]
 
 _OURS = ("estimator", "num_samples", "num_summed")
-_PYRO = ("enumerate", "expand", "num_samples", "tmc", "is_auxiliary", "baseline", "prior", "was_observed")
+_PYRO = ("enumerate", "expand", "tmc", "is_auxiliary", "baseline", "prior", "was_observed")
 
 
 def config_sample_set(
