@@ -55,8 +55,9 @@ def main() -> None:
     report = Report("estimators", "Gradient estimators, ours beside Storchastic's")
     peer = _peer(report)
     ours = [*compare_on_toy(report, peer, options), *compare_on_digits(report, peer, options)]
-    largest = max(bias.z for bias in ours)
-    report.check(largest < 4.5, f"largest of our {len(ours)} z-scores below 4.5: {largest:.1f}")
+    if not options.quick:
+        largest = max(bias.z for bias in ours)
+        report.check(largest < 4.5, f"largest of our {len(ours)} z-scores below 4.5: {largest:.1f}")
     if options.save:
         print(f"\nwritten to {report.save()}")
 
@@ -115,16 +116,19 @@ def compare_on_digits(report: Report, peer: ModuleType | None, options: argparse
         for weights, epochs in (("initial", 0), ("trained", options.epochs)):
             vae.train(built, TraceLeaveOneOut_ELBO(K, max_plate_nesting=1), splits.train, epochs)
             references = _references(built, batch, num_latents, options.repeats)
-            for name, sides in _digits_sides(built, batch, peer).items():
-                times[num_latents, weights, name] = interleaved_times(sides, options.rounds)
+            estimators = _digits_sides(built, batch, peer)
+            found = _times_in_turn(estimators, options.rounds)
+            for name, sides in estimators.items():
+                times[num_latents, weights, name] = found[name]
                 biases, cells = _digits_cells(built, sides, references, options.repeats)
-                rows.append([str(num_latents), weights, name, *cells, *_time_cells(times[num_latents, weights, name])])
+                rows.append([str(num_latents), weights, name, *cells, *_time_cells(found[name])])
                 ours += biases
     header = ["N", "weights", "estimator", "encoder bias (z)", "theirs", "decoder bias (z)", "theirs"]
     header += ["log variance enc / dec", "theirs", "ms", "theirs", "ratio"]
     title = f"Digits autoencoder, K = 10, k = {K}, batch {vae.BATCH_SIZE}, trained = {options.epochs} epochs"
     report.table(f"{title}, {options.repeats} repeats", header, rows, labels=3)
-    _check_speed(report, times)
+    if not options.quick:
+        _check_speed(report, times)
     return ours
 
 
@@ -137,6 +141,13 @@ def _digits_sides(built: Built, batch: Batch, peer: ModuleType | None) -> dict[s
             found[name]["theirs"] = peer.vae_step(built, batch[0], name, K)
         found[f"{name}, sampled KL"] = {"ours": vae.step(built, elbo(K, max_plate_nesting=1), batch)}
     return found
+
+
+def _times_in_turn(estimators: dict[str, Sides], rounds: int) -> dict[str, dict[str, StepTime]]:
+    """Time both sides of all estimators together, so that rows can be compared as well."""
+    steps = {f"{side}: {name}": step for name, sides in estimators.items() for side, step in sides.items()}
+    taken = interleaved_times(steps, rounds)
+    return {name: {side: taken[f"{side}: {name}"] for side in sides} for name, sides in estimators.items()}
 
 
 def _references(built: Built, batch: Batch, num_latents: int, repeats: int) -> dict[str, Reference]:
@@ -212,7 +223,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=75, help="training before 'trained' is measured (default: 75)")
     parser.add_argument("--rounds", type=int, default=20, help="timing rounds of three steps (default: 20)")
     parser.add_argument("--threads", type=int, default=2, help="of torch (default: 2)")
-    parser.add_argument("--quick", action="store_true", help="a few repeats of everything, to see it run")
+    parser.add_argument("--quick", action="store_true", help="a few repeats of everything, nothing judged")
     parser.add_argument("--save", action="store_true", help="write the results into benchmarks/results/")
     options = parser.parse_args()
     if options.quick:

@@ -21,6 +21,7 @@ from torch.distributions import Bernoulli, OneHotCategorical
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from pyro_ext.inference import Built
+from pyro_ext.models import categorical_vae
 from support.gradients import Step
 from support.toy import P
 
@@ -63,8 +64,8 @@ def vae_step(vae: Built, x: Tensor, name: str, k: int) -> Step:
     """Return a step that leaves the gradient of the mean loss per image, KL term in closed form, in ``.grad``."""
     method = METHODS[name](k)
     model, guide = vae.model, vae.guide
-    assert isinstance(model, torch.nn.Module)
-    assert isinstance(guide, torch.nn.Module)
+    assert isinstance(model, categorical_vae.Model)
+    assert isinstance(guide, categorical_vae.Guide)
 
     @storch.deterministic
     def reconstruction(z: Tensor, images: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyro
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from pyro.infer import ELBO, Trace_ELBO
 from tqdm.auto import tqdm
@@ -112,6 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its notes would break up the progress bar
     try:
+        torch.set_num_threads(positive_int("threads", arguments.threads))
         settings = Settings(arguments.epochs, arguments.seeds, arguments.seed, arguments.num_latents)
         done = run(settings, arguments.out, arguments.overwrite)
     except (ValueError, OSError) as error:
@@ -135,6 +137,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=default.seeds, help="runs of each estimator (%(default)s)")
     parser.add_argument("--seed", type=int, default=default.seed, help="the first seed (%(default)s)")
     parser.add_argument("--num_latents", type=int, default=default.num_latents, help="variables (%(default)s)")
+    # networks this small gain nothing from a second thread, and lose much where the machine is busy
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch; one is best here (%(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="do away with the demonstration in the folder")
     return parser
 

@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 from torch.distributions.constraints import Constraint
 
-__all__ = ["ordered_subset", "unordered_subset"]
+__all__ = [
+    "doubly_stochastic",
+    "k_hot",
+    "log_simplex",
+    "ordered_subset",
+    "permutation_matrix",
+    "relaxed_subset",
+    "unordered_subset",
+]
+
+_TOLERANCE = 1e-5  # of sums of weights; float32 keeps it for ten thousand of them
 
 
 class _Subset(Constraint):
@@ -68,5 +78,116 @@ class _UnorderedSubset(_Subset):
         return self._in_range(value) & (value.diff(dim=-1) > 0).all(-1)
 
 
+def _is_square(value: Tensor) -> bool:
+    return value.dim() >= 2 and value.shape[-1] == value.shape[-2] >= 1
+
+
+class _DoublyStochastic(Constraint):
+    """Square matrices of nonnegative entries whose rows and columns each sum to 1.
+
+    Args:
+        tolerance: how far a sum may be from 1; ten roundings an entry if None.
+
+    >>> doubly_stochastic.check(torch.tensor([[[0.3, 0.7], [0.7, 0.3]], [[0.3, 0.7], [0.6, 0.4]]]))
+    tensor([ True, False])
+    """
+
+    event_dim = 2
+
+    def __init__(self, tolerance: float | None = None) -> None:
+        self.tolerance = tolerance
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        """Return whether each event is valid, ``batch_shape``; none is unless it is square."""
+        if not _is_square(value):
+            return value.new_zeros(value.shape[:-2], dtype=torch.bool)
+        rounding = 10 * torch.finfo(value.dtype).eps * value.shape[-1]
+        tolerance = max(rounding, self.tolerance or 0)
+        sums = torch.stack([value.sum(-1), value.sum(-2)], -1)
+        return (value >= 0).all(-1).all(-1) & ((sums - 1).abs() <= tolerance).all(-1).all(-1)
+
+    def __repr__(self) -> str:
+        return "DoublyStochastic()" if self.tolerance is None else f"DoublyStochastic(tolerance={self.tolerance})"
+
+
+class _PermutationMatrix(Constraint):
+    """Square matrices of zeros and ones with a single one in every row and column.
+
+    >>> permutation_matrix.check(torch.tensor([[[0.0, 1.0], [1.0, 0.0]], [[1.0, 0.0], [1.0, 0.0]]]))
+    tensor([ True, False])
+    """
+
+    is_discrete = True
+    event_dim = 2
+
+    def check(self, value: Tensor) -> Tensor:
+        """Return whether each event is valid, ``batch_shape``; none is unless it is square."""
+        if not _is_square(value):
+            return value.new_zeros(value.shape[:-2], dtype=torch.bool)
+        binary = ((value == 0) | (value == 1)).all(-1).all(-1)
+        return binary & (value.sum(-1) == 1).all(-1) & (value.sum(-2) == 1).all(-1)
+
+    def __repr__(self) -> str:
+        return "PermutationMatrix()"
+
+
+class _LogSimplex(Constraint):
+    """Logarithms of weights that sum to 1, -inf for a weight of zero.
+
+    >>> log_simplex.check(torch.tensor([[0.0, -torch.inf], [0.0, 0.0]]))
+    tensor([ True, False])
+    """
+
+    event_dim = 1
+
+    def check(self, value: Tensor) -> Tensor:
+        """Return whether each event is valid, ``batch_shape``."""
+        return value.logsumexp(-1).abs() < _TOLERANCE
+
+    def __repr__(self) -> str:
+        return "LogSimplex()"
+
+
+class _RelaxedSubset(Constraint):
+    """Non-negative weights that sum to ``k``.
+
+    >>> relaxed_subset(2).check(torch.tensor([[0.9, 0.8, 0.3], [0.9, 0.8, 0.0]]))
+    tensor([ True, False])
+    """
+
+    event_dim = 1
+
+    def __init__(self, k: int) -> None:
+        self.k = k
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        """Return whether each event is valid, ``batch_shape``."""
+        return (value >= 0).all(-1) & ((value.sum(-1) - self.k).abs() < _TOLERANCE * self.k)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__.removeprefix('_')}(k={self.k})"
+
+
+class _KHot(_RelaxedSubset):
+    """``k`` ones, otherwise zeros.
+
+    >>> k_hot(2).check(torch.tensor([[1.0, 0.0, 1.0], [1.0, 0.5, 0.5]]))
+    tensor([ True, False])
+    """
+
+    is_discrete = True
+
+    def check(self, value: Tensor) -> Tensor:
+        """Return whether each event is valid, ``batch_shape``."""
+        return ((value == 0) | (value == 1)).all(-1) & (value.sum(-1) == self.k)
+
+
+doubly_stochastic = _DoublyStochastic()
+k_hot = _KHot
+log_simplex = _LogSimplex()
 ordered_subset = _OrderedSubset
+permutation_matrix = _PermutationMatrix()
+relaxed_subset = _RelaxedSubset
 unordered_subset = _UnorderedSubset

@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from pyro.distributions import MaskedDistribution
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_ext.inference._traces import Plates, Site, plates_of
+from pyro_ext.inference._traces import Plates, Site, plates_of, unwrapped
 from pyro_ext.ops.sets import beam_step
 
 
@@ -201,16 +200,9 @@ def _plate_shape(site: Site, plates: Plates, nesting: int) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _unwrapped(fn: Any) -> Any:
-    """Return the distribution below ``.to_event`` and ``.mask``."""
-    while isinstance(fn, torch.distributions.Independent | MaskedDistribution):
-        fn = fn.base_dist
-    return fn
-
-
 def _support(site: Site) -> tuple[Any, Tensor]:
     """Return the law of one element of the site and its support, ``(C,) + element event shape``."""
-    law = _unwrapped(site["fn"])
+    law = unwrapped(site["fn"])
     try:
         support = law.enumerate_support(expand=False)
     except NotImplementedError:

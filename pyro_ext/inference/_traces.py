@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
+from pyro.distributions import MaskedDistribution
 from pyro.distributions.util import is_identically_zero
 from pyro.infer.util import torch_item
 from pyro.poutine.messenger import Messenger
@@ -101,6 +102,13 @@ def log_weight_terms(model_trace: Any, guide_trace: Any) -> list[Term]:
         entropy = site["score_parts"].entropy_term
         terms.append(Term(name, plates_of(site), value, None if is_identically_zero(entropy) else -entropy, True))
     return terms
+
+
+def unwrapped(fn: Any) -> Any:
+    """Return the distribution below ``.to_event`` and ``.mask``."""
+    while isinstance(fn, torch.distributions.Independent | MaskedDistribution):
+        fn = fn.base_dist
+    return fn
 
 
 def has_score(site: Site) -> bool:

@@ -22,6 +22,7 @@ from pyro_ext.inference._traces import (
     refuse_guide_messenger,
     sample_sites,
     sum_to,
+    unwrapped,
 )
 from pyro_ext.inference.elbo import DifferentiableELBO, ModelOrGuide, checked_loss, value_with_gradient_of
 
@@ -112,7 +113,7 @@ def _loss(traces: tuple[Any, Any], nesting: int) -> Tensor:
     for name, site in sites.items():
         if bernoulli_of(site["fn"]) is None:
             raise NotImplementedError(
-                f"guide site {name!r} is a {type(site['fn']).__name__}: TraceDisARM_ELBO takes Bernoulli and "
+                f"guide site {name!r} is a {type(unwrapped(site['fn'])).__name__}: TraceDisARM_ELBO takes Bernoulli and "
                 "reparameterised sites only; use TraceUnorderedSet_ELBO or TraceLeaveOneOut_ELBO"
             )
     terms = log_weight_terms(model_trace, guide_trace)

@@ -30,7 +30,7 @@ class DifferentiableELBO(ELBO, torch.nn.Module):
         **kwargs: passed on to :class:`pyro.infer.ELBO`.
 
     Raises:
-        ValueError: if ``num_particles`` is not a positive integer.
+        ValueError: if ``num_particles`` is not a positive integer, or ``max_plate_nesting`` no number of dims.
     """
 
     # set by pyro.infer.ELBO, which is untyped; torch.nn.Module would have every attribute a Tensor or a Module
@@ -50,7 +50,7 @@ class DifferentiableELBO(ELBO, torch.nn.Module):
         torch.nn.Module.__init__(self)
         super().__init__(
             num_particles=positive_int("num_particles", num_particles),
-            max_plate_nesting=max_plate_nesting,
+            max_plate_nesting=_nesting(max_plate_nesting),
             vectorize_particles=vectorize_particles,
             **kwargs,
         )
@@ -71,6 +71,15 @@ class DifferentiableELBO(ELBO, torch.nn.Module):
         if loss.requires_grad:
             loss.backward(retain_graph=self.retain_graph)
         return float(torch_item(loss))
+
+
+def _nesting(value: float) -> float:
+    """Return a number of plate dims as an integer (command lines read it as a float), or infinity."""
+    if value == math.inf:
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or value != int(value):
+        raise ValueError(f"max_plate_nesting must be an integer of at least 0, or infinity to guess it, got {value!r}")
+    return int(value)
 
 
 class _ValueWithGradientOf(torch.autograd.Function):

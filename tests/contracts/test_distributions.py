@@ -8,10 +8,22 @@ import pyro
 import pytest
 import torch
 
-from pyro_ext.distributions import PlackettLuce, UnorderedSet
+from pyro_ext.distributions import (
+    ExpRelaxedOneHotCategorical,
+    GumbelRaoOneHotCategorical,
+    LogitRelaxedBernoulli,
+    PlackettLuce,
+    RelaxedBernoulli,
+    RelaxedBernoulliStraightThrough,
+    RelaxedOneHotCategorical,
+    RelaxedOneHotCategoricalStraightThrough,
+    RelaxedTopK,
+    UnorderedSet,
+)
 from pyro_ext.distributions.testing import check_distribution
 
 INF = math.inf
+NO_DENSITY = ("dtype", "expand", "gradients", "log_prob", "mask", "score", "state", "to_event")
 
 
 class Member(NamedTuple):
@@ -34,6 +46,54 @@ MEMBERS = {
     "PlackettLuce, leading": Member(lambda logits: PlackettLuce(logits, k=2), [[[0.3, -1.0, 0.7, 0.0]] * 2]),
     "PlackettLuce, probs": Member(lambda probs: PlackettLuce(probs=probs, k=2), [[0.1, 0.2, 0.3, 0.4]]),
     "PlackettLuce, a category never drawn": Member(lambda logits: PlackettLuce(logits, k=2), [[0.3, -INF, 0.7, 0.0]]),
+    "RelaxedOneHotCategorical": Member(
+        lambda t, logits: RelaxedOneHotCategorical(t, logits=logits), [0.7, [0.3, -1.0, 0.7, 0.0]]
+    ),
+    "RelaxedOneHotCategorical, batches": Member(
+        lambda t, probs: RelaxedOneHotCategorical(t, probs), [[[0.7], [1.5]], [[0.1, 0.2, 0.7]] * 3]
+    ),
+    "RelaxedOneHotCategorical, an impossible category": Member(
+        lambda t, logits: RelaxedOneHotCategorical(t, logits=logits), [[0.7, 1.0], [0.3, -INF, 0.7, 0.0]]
+    ),
+    "ExpRelaxedOneHotCategorical": Member(
+        lambda t, logits: ExpRelaxedOneHotCategorical(t, logits=logits), [[0.1, 1.0], [0.3, -1.0, 0.7, 0.0]]
+    ),
+    "ExpRelaxedOneHotCategorical, an impossible category": Member(
+        lambda t, logits: ExpRelaxedOneHotCategorical(t, logits=logits),
+        [[0.1, 1.0], [0.3, -INF, 0.7, 0.0]],
+        ("gradients",),  # weighs each entry of a sample, and -inf times a number is no loss
+    ),
+    "RelaxedOneHotCategoricalStraightThrough": Member(
+        lambda logits: RelaxedOneHotCategoricalStraightThrough(0.5, logits=logits), [[[0.3, -1.0, 0.7, 0.0]] * 2]
+    ),
+    "RelaxedOneHotCategoricalStraightThrough, probs": Member(
+        lambda probs: RelaxedOneHotCategoricalStraightThrough(0.5, probs), [[0.2, 0.3, 0.5]]
+    ),
+    "RelaxedOneHotCategoricalStraightThrough, an impossible category": Member(
+        lambda logits: RelaxedOneHotCategoricalStraightThrough(0.5, logits=logits), [[0.3, -INF, 0.7, 0.0]]
+    ),
+    "GumbelRaoOneHotCategorical": Member(
+        lambda logits: GumbelRaoOneHotCategorical(0.5, logits, num_inner=5), [[[0.3, -1.0, 0.7, 0.0]] * 2]
+    ),
+    "GumbelRaoOneHotCategorical, an impossible category": Member(
+        lambda logits: GumbelRaoOneHotCategorical(0.5, logits), [[0.3, -INF, 0.7, 0.0]]
+    ),
+    "RelaxedBernoulli": Member(lambda t, logits: RelaxedBernoulli(t, logits=logits), [[[0.5], [2.0]], [-1.0, 0.3, 2.0]]),
+    "RelaxedBernoulli, probs": Member(lambda t, probs: RelaxedBernoulli(t, probs), [0.5, [0.1, 0.8]]),
+    "LogitRelaxedBernoulli": Member(
+        lambda t, logits: LogitRelaxedBernoulli(t, logits=logits), [[[0.1], [2.0]], [-30.0, 0.3, 2.0]]
+    ),
+    "RelaxedBernoulliStraightThrough": Member(
+        lambda logits: RelaxedBernoulliStraightThrough(0.5, logits=logits), [[-1.0, 0.3, 2.0]]
+    ),
+    "RelaxedTopK": Member(
+        lambda t, logits: RelaxedTopK(2, t, logits),
+        [0.5, [0.3, -1.0, 0.7, 0.0]],
+        NO_DENSITY,
+    ),
+    "RelaxedTopK, straight-through": Member(
+        lambda logits: RelaxedTopK(2, 0.5, logits, straight_through=True), [[[0.3, -1.0, 0.7, 0.0]] * 2]
+    ),
 }
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_ext.inference.sample_sets.law import FiniteLaw, finite_law, law_dtype
 from pyro_ext.inference.sample_sets.weights import (
     SetWeights,
+    enumeration_weights,
     leave_one_out_weights,
     sum_and_sample_weights,
     unordered_set_weights,
@@ -100,7 +101,10 @@ def _laid_out(values: Tensor, weights: SetWeights, fn: Any) -> SampleSet:
 
 
 def _unordered(law: FiniteLaw, k: int) -> tuple[Tensor, SetWeights]:
-    k = min(k, law.domain_size)
+    if k >= law.domain_size:
+        index = law.configurations()
+        log_prob = law.log_probs.gather(-1, index.movedim(-1, -2)).sum(-2)
+        return index, enumeration_weights(log_prob)
     if law.log_probs.shape[-2] == 1:
         drawn = gumbel_topk(law.log_probs.squeeze(-2), k)
         return drawn.index.unsqueeze(-1), unordered_set_weights(drawn.log_p, drawn.log_rest)

@@ -36,6 +36,14 @@ class FiniteLaw:
         """The number C^N of joint values."""
         return int(self.log_probs.shape[-1]) ** int(self.log_probs.shape[-2])
 
+    def configurations(self) -> Tensor:
+        """All joint values as configurations, ``batch_shape + (C^N, N)``."""
+        n, c = self.log_probs.shape[-2:]
+        number = torch.arange(self.domain_size, device=self.log_probs.device)
+        powers = c ** torch.arange(n - 1, -1, -1, device=number.device)
+        index = torch.div(number.unsqueeze(-1), powers, rounding_mode="floor") % c
+        return index.expand(*self.log_probs.shape[:-2], *index.shape)
+
     def values(self, index: Tensor) -> Tensor:
         """Turn configurations ``batch_shape + (k, N)`` into values ``(k,) + batch_shape + event_shape``."""
         index = index.movedim(-2, 0)

@@ -14,7 +14,13 @@ from torch import Tensor
 
 from pyro_ext.ops.sets import first_and_second_log_ratios
 
-__all__ = ["SetWeights", "leave_one_out_weights", "sum_and_sample_weights", "unordered_set_weights"]
+__all__ = [
+    "SetWeights",
+    "enumeration_weights",
+    "leave_one_out_weights",
+    "sum_and_sample_weights",
+    "unordered_set_weights",
+]
 
 
 class SetWeights(NamedTuple):
@@ -55,6 +61,22 @@ def unordered_set_weights(log_prob: Tensor, log_rest: Tensor) -> SetWeights:
     else:
         baseline = (log_prob.unsqueeze(-2) + second).exp()
     return SetWeights(log_prob + first, baseline)
+
+
+@torch.no_grad()
+def enumeration_weights(log_prob: Tensor) -> SetWeights:
+    """Weigh all values by their probability; the baseline is the expectation.
+
+    Args:
+        log_prob: log-probabilities of all values of the law, ``batch_shape + (k,)``.
+
+    Example:
+        >>> enumeration_weights(torch.tensor([0.5, 0.5]).log()).baseline
+        tensor([[0.5000, 0.5000],
+                [0.5000, 0.5000]])
+    """
+    probability = log_prob.exp().unsqueeze(-2)
+    return SetWeights(log_prob, probability.expand(*log_prob.shape, log_prob.shape[-1]))
 
 
 @torch.no_grad()

@@ -1,0 +1,125 @@
+"""What the laws of a permutation matrix share: support, listing, entropy and divergence by listing."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+
+from pyro_ext.distributions import constraints
+from pyro_ext.ops.assignment import permutation_matrix
+
+__all__ = ["PermutationLaw", "enumerated_kl"]
+
+# Listing more entries of matrices than this would be a mistake more often than a wish: N up to 9.
+_MOST_ENTRIES = 1 << 25
+
+
+class PermutationLaw(TorchDistribution):
+    """A law of a permutation matrix ``(N, N)``, with one matrix parameter whose name is in ``arg_constraints``."""
+
+    def __init__(self, size: int, batch_shape: Sequence[int], validate_args: bool | None) -> None:
+        super().__init__(torch.Size(batch_shape), torch.Size([size, size]), validate_args=validate_args)
+
+    @property
+    @abstractmethod
+    def _parameter(self) -> Tensor:
+        """The matrix parameter, whose type and device values have."""
+
+    @property
+    def permutation_size(self) -> int:
+        """N, the number of rows."""
+        return int(self.event_shape[-1])
+
+    @property
+    def support(self) -> Any:
+        """Permutation matrices, ``(N, N)``."""
+        return constraints.permutation_matrix
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Any:
+        """Return the same law with its parameters broadcast to ``batch_shape``."""
+        new = self._get_checked_instance(type(self), _instance)
+        batch_shape = torch.Size(batch_shape)
+        for name in self.arg_constraints:
+            parameter = getattr(self, name)
+            setattr(new, name, parameter.expand(batch_shape + parameter.shape[-2:]))
+        PermutationLaw.__init__(new, self.permutation_size, batch_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    @property
+    def num_values(self) -> int:
+        """The number of permutations, N!."""
+        return math.factorial(self.permutation_size)
+
+    @property
+    def has_enumerate_support(self) -> bool:
+        """Whether the support is small enough to be listed, N at most 9."""
+        return self.num_values * self.permutation_size**2 <= _MOST_ENTRIES
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """Return every permutation matrix, ``(N!,) + batch_shape + (N, N)``, batch dims being 1 unless ``expand``.
+
+        Raises:
+            NotImplementedError: if there are too many.
+        """
+        if not self.has_enumerate_support:
+            raise NotImplementedError(f"{self!r} has {self.num_values} values, too many to list: sample from it")
+        index = _all_permutations(self.permutation_size).to(self._parameter.device)
+        values = permutation_matrix(index, self._parameter.dtype)
+        values = values.reshape(-1, *(1,) * len(self.batch_shape), *self.event_shape)
+        return values.expand(-1, *self.batch_shape, -1, -1) if expand else values
+
+    def entropy(self) -> Tensor:
+        """Return the entropy in nats, ``batch_shape``, summed over the whole support.
+
+        Raises:
+            NotImplementedError: if the support is too large to list.
+        """
+        log_prob = self.log_prob(self.enumerate_support(expand=False))
+        return -(log_prob.exp() * log_prob.clamp_min(torch.finfo(log_prob.dtype).min)).sum(0)
+
+    @property
+    def mean(self) -> Tensor:
+        """The probability of every cell to hold the one, ``batch_shape + (N, N)``, summed over the whole support."""
+        values = self.enumerate_support(expand=False)
+        probs = self.log_prob(values).exp()
+        return (probs[..., None, None] * values).sum(0)
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance of every cell, ``batch_shape + (N, N)``."""
+        return self.mean * (1 - self.mean)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(batch_shape: {tuple(self.batch_shape)}, N={self.permutation_size})"
+
+
+def enumerated_kl(p: PermutationLaw, q: PermutationLaw) -> Tensor:
+    """Return KL(p || q) in nats, summed over the support of ``p``; infinite where ``q`` misses values of ``p``."""
+    if p.permutation_size != q.permutation_size:
+        raise ValueError(
+            f"p permutes {p.permutation_size} and q {q.permutation_size} elements: their supports must be the same"
+        )
+    batch_shape = torch.broadcast_shapes(p.batch_shape, q.batch_shape)
+    p, q = p.expand(batch_shape), q.expand(batch_shape)
+    values = p.enumerate_support(expand=False)
+    log_p, log_q = p.log_prob(values), q.log_prob(values)
+    never = log_p == -math.inf
+    return (log_p.exp() * (log_p.masked_fill(never, 0) - log_q.masked_fill(never, 0))).sum(0)
+
+
+@lru_cache(maxsize=16)
+def _all_permutations(n: int) -> Tensor:
+    """Return all orders of ``n`` elements in lexicographic order, int64 ``(n!, n)``."""
+    flat = (i for order in permutations(range(n)) for i in order)
+    with torch.inference_mode(False):
+        return torch.from_numpy(np.fromiter(flat, np.int64, math.factorial(n) * n).reshape(-1, n).copy())

@@ -1,0 +1,87 @@
+"""Parameters of matrix laws: checked at construction, broadcast with each other, and their shapes inferred."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["as_parameter", "batch_of", "broadcast_matrices", "check_matrix", "check_temperature", "matrix_shapes"]
+
+
+def check_matrix(name: str, value: Tensor, least: int = 1) -> None:
+    """Raise a ValueError unless ``value`` is a floating ``batch_shape + (N, N)`` with N of at least ``least``."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        raise ValueError(f"{name} must be a floating point tensor, got {value!r}")
+    if value.dim() < 2 or value.shape[-1] != value.shape[-2] or value.shape[-1] < least:
+        raise ValueError(
+            f"{name} must have shape batch_shape + (N, N) with N at least {least}, got {tuple(value.shape)}: "
+            "give square matrices in the last two dims"
+        )
+
+
+def as_parameter(value: Tensor | float, like: Tensor) -> Tensor:
+    """Return a number as a tensor of the type and device of ``like``, a tensor as it is."""
+    return value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=like.dtype, device=like.device)
+
+
+def check_temperature(temperature: Tensor, most: float = float("inf")) -> None:
+    """Raise a ValueError unless all temperatures are positive and at most ``most``."""
+    wrong = ~((temperature > 0) & (temperature <= most))
+    if bool(wrong.any()):
+        allowed = "positive" if most == float("inf") else f"in (0, {most:g}]"
+        raise ValueError(f"temperature must be {allowed}, got {float(temperature[wrong].flatten()[0])}")
+
+
+def check_values(name: str, value: Tensor, positive: bool = False, minus_inf: bool = False) -> None:
+    """Raise a ValueError where ``value`` holds NaN or inf, or values that are not positive where they must be."""
+    wrong = value.isnan() | (value == torch.inf) | ((value == -torch.inf) & (not minus_inf))
+    if positive:
+        wrong = wrong | (value <= 0)
+    if bool(wrong.any()):
+        kind = "positive and finite" if positive else "neither NaN nor +inf" if minus_inf else "finite"
+        raise ValueError(f"{name} must be {kind}, got {float(value.detach()[wrong][0])}")
+
+
+def broadcast_matrices(loc: Tensor, scale: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return matrices ``batch_shape + (M, M)`` and temperatures ``batch_shape``, all expanded.
+
+    Raises:
+        ValueError: if the shapes do not broadcast, or would change the size of the matrices.
+    """
+    try:
+        shape = torch.broadcast_shapes(loc.shape, scale.shape, (*temperature.shape, 1, 1))
+    except RuntimeError as error:
+        raise ValueError(_misfit(loc, scale, temperature)) from error
+    if shape[-2:] != loc.shape[-2:]:
+        raise ValueError(_misfit(loc, scale, temperature))
+    return loc.expand(shape), scale.expand(shape), temperature.expand(shape[:-2])
+
+
+def _misfit(loc: Tensor, scale: Tensor, temperature: Tensor) -> str:
+    return (
+        f"loc {tuple(loc.shape)}, scale {tuple(scale.shape)} and temperature {tuple(temperature.shape)} do not fit: "
+        "give scale the shape of loc or one that broadcasts to it, and temperature the batch shape, loc's without "
+        "its last two dims"
+    )
+
+
+def batch_of(shape: Sequence[int], event_dim: int) -> torch.Size:
+    """Return ``shape`` without its last ``event_dim`` dims."""
+    return torch.Size(shape[: max(len(shape) - event_dim, 0)])
+
+
+def matrix_shapes(
+    matrix: Sequence[int], others: Sequence[Sequence[int]] = (), temperature: Sequence[int] = (), grow: int = 0
+) -> tuple[torch.Size, torch.Size]:
+    """Return the batch and event shape of a law with parameters of these shapes.
+
+    Args:
+        matrix: the shape of the parameter that sets the size, ``batch_shape + (M, M)``.
+        others: shapes that broadcast to it.
+        temperature: ``batch_shape`` or what broadcasts to it.
+        grow: the size of an event less that of the parameter.
+    """
+    batches = [batch_of(shape, 2) for shape in (matrix, *others)]
+    return torch.broadcast_shapes(*batches, tuple(temperature)), torch.Size(size + grow for size in matrix[-2:])

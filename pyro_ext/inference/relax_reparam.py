@@ -1,0 +1,227 @@
+"""Relaxes discrete sites of a model and its guide, without a change to either."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.infer.reparam.reparam import Reparam
+from torch import Tensor
+
+from pyro_ext.distributions.relaxed import (
+    ExpRelaxedOneHotCategorical,
+    LogitRelaxedBernoulli,
+    Objective,
+    RelaxedBernoulli,
+    RelaxedBernoulliStraightThrough,
+    RelaxedOneHotCategorical,
+    RelaxedOneHotCategoricalStraightThrough,
+)
+from pyro_ext.distributions.relaxed._parameters import as_temperature
+from pyro_ext.distributions.relaxed.objectives import check_objective
+from pyro_ext.inference._relaxed_score import RelaxedScore
+from pyro_ext.inference.temperature import TemperatureSchedule
+from pyro_ext.ops.relaxed import floored_log, one_hot_of_largest, straight_through
+
+__all__ = ["RelaxReparam", "relax"]
+
+Temperature = Tensor | float | TemperatureSchedule
+
+
+class RelaxReparam(Reparam):
+    r"""Turns a Categorical, OneHotCategorical or Bernoulli site into a relaxed or straight-through one.
+
+    For :func:`pyro.poutine.reparam`, applied to the model *and* the guide; :func:`relax` does that for PyroModules
+    too. Independent (``.to_event``) and masked laws are relaxed inside. Observed sites stay as they are.
+
+    The value of a Categorical site becomes a vector of ``K`` weights, of one event dim more: a program that
+    looks up ``table[z]`` must write ``z @ table`` to be relaxed. The other two keep their shapes.
+
+    What stands in the bound in the place of :math:`\log p(z) - \log q(z)` is the ``objective``, with weights x, and
+    probabilities P in the model and Q in the guide:
+
+    * ``"relaxed_density"``: :math:`\log p(x) - \log q(x)` of the relaxed laws, the only choice that bounds the
+      evidence of the relaxed model. The latent variable is the site ``<name>_log`` (``<name>_logit`` where binary) of
+      log-weights, which do not underflow; ``<name>`` is a function of it.
+    * ``"relaxed_categorical"``: :math:`\sum_k x_k \log (P_k / Q_k)`.
+    * ``"categorical"``: :math:`-\sum_k Q_k \log (Q_k / P_k)`, exact. The guide passes Q to the model as the site
+      ``<name>_probs``, whose log-probability is zero.
+
+    Args:
+        temperature: a positive number, a tensor that broadcasts with the site's batch shape, or a schedule. Model
+            and guide may differ.
+        objective: one of the three; the same for model and guide.
+        straight_through: whether the program sees exact one-hot (or 0/1) values, with the gradient of relaxed ones.
+
+    Raises:
+        ValueError: if ``objective`` is not one of the three, the temperature is not positive, or, when applied, a
+            site has another law than these.
+
+    References:
+        | The Concrete distribution (Maddison et al., 2017), appendix C, https://arxiv.org/abs/1611.00712
+        | Categorical reparameterization with Gumbel-softmax (Jang et al., 2017), https://arxiv.org/abs/1611.01144
+
+    Example:
+        >>> def model():
+        ...     z = pyro.sample("z", dist.OneHotCategorical(torch.tensor([0.3, 0.7])))
+        ...     pyro.sample("x", dist.Normal(z @ torch.tensor([-1.0, 1.0]), 1.0), obs=torch.tensor(0.5))
+        >>> relaxed = pyro.poutine.reparam(model, config={"z": RelaxReparam(0.5)})
+        >>> trace = pyro.poutine.trace(relaxed).get_trace()
+        >>> list(trace.stochastic_nodes), trace.nodes["z"]["value"].sum()
+        (['z_log', 'z'], tensor(1.))
+    """
+
+    def __init__(
+        self, temperature: Temperature, objective: Objective = "relaxed_density", straight_through: bool = False
+    ) -> None:
+        check_objective(objective)
+        if not isinstance(temperature, TemperatureSchedule):
+            as_temperature(temperature, torch.empty(()), validate=True)
+        self.temperature = temperature
+        self.objective = objective
+        self.straight_through = straight_through
+
+    def apply(self, msg: Any) -> Any:
+        """Return the site's new distribution and value; sample the sites that it stands on."""
+        name, fn = msg["name"], msg["fn"]
+        if msg["is_observed"] or _is_relaxed(fn):
+            return msg
+        if not can_relax(fn):
+            raise ValueError(
+                f"site {name!r} is {type(_innermost(fn)).__name__}, which RelaxReparam cannot relax; leave it out of "
+                "the config (only Categorical, OneHotCategorical and Bernoulli sites can be relaxed)"
+            )
+        if self.objective == "relaxed_density":
+            return self._through_log_space(name, fn, msg["value"])
+        return {"fn": self._scored(name, fn), "value": None, "is_observed": False}
+
+    def _law(self, base: Any, categorical: type, binary: type) -> Any:
+        """Return the relaxed law of one of two classes for a categorical or a Bernoulli law."""
+        temperature = self.temperature() if isinstance(self.temperature, TemperatureSchedule) else self.temperature
+        given = "probs" if "probs" in base.__dict__ else "logits"  # the other is clamped, when torch derives it
+        law = binary if isinstance(base, torch.distributions.Bernoulli) else categorical
+        return law(temperature, **{given: getattr(base, given)})
+
+    def _through_log_space(self, name: str, fn: Any, initial: Tensor | None) -> dict[str, Any]:
+        inner = _rebuilt(fn, lambda base: self._law(base, ExpRelaxedOneHotCategorical, LogitRelaxedBernoulli))
+        binary = isinstance(_innermost(fn), torch.distributions.Bernoulli)
+        if initial is not None and initial.shape[initial.dim() - inner.event_dim :] == inner.event_shape:
+            initial = (
+                floored_log(initial) - floored_log(1 - initial) if binary else floored_log(initial).log_softmax(-1)
+            )
+            infer = {"obs": initial, "infer": {"is_observed": False}}
+        else:
+            infer = {}
+        y = pyro.sample(f"{name}_logit" if binary else f"{name}_log", inner, **infer)
+        soft = y.sigmoid() if binary else y.exp()
+        if self.straight_through:
+            soft = straight_through((y > 0).to(y.dtype) if binary else one_hot_of_largest(y.detach()), soft)
+        # not a deterministic site: Pyro expects those of a guide in the model's latent ones
+        return {"fn": dist.Delta(soft, event_dim=inner.event_dim).mask(False), "value": None, "is_observed": False}
+
+    def _scored(self, name: str, fn: Any) -> Any:
+        hard = (RelaxedOneHotCategoricalStraightThrough, RelaxedBernoulliStraightThrough)
+        kinds = hard if self.straight_through else (RelaxedOneHotCategorical, RelaxedBernoulli)
+        probs = None
+        if self.objective == "categorical":
+            laws = _rebuilt(fn, lambda base: self._law(base, *kinds), masked=False)
+            own = _innermost(laws).probs
+            probs = pyro.sample(f"{name}_probs", dist.Delta(own, event_dim=laws.event_dim).mask(False))
+        return _rebuilt(fn, lambda base: RelaxedScore(self._law(base, *kinds), probs))
+
+
+def can_relax(fn: Any) -> bool:
+    """Return whether :class:`RelaxReparam` knows the law, ``.to_event`` and masks aside."""
+    kinds = (torch.distributions.Categorical, torch.distributions.OneHotCategorical, torch.distributions.Bernoulli)
+    return isinstance(_innermost(fn), kinds)
+
+
+def _is_relaxed(fn: Any) -> bool:
+    """Return whether a site was made by relaxing another one."""
+    if isinstance(fn, dist.MaskedDistribution) and isinstance(fn.base_dist, dist.Delta):
+        return fn._mask is False
+    return isinstance(_innermost(fn), ExpRelaxedOneHotCategorical | LogitRelaxedBernoulli | RelaxedScore)
+
+
+def _innermost(fn: Any) -> Any:
+    while isinstance(fn, torch.distributions.Independent | dist.MaskedDistribution):
+        fn = fn.base_dist
+    return fn
+
+
+def _rebuilt(fn: Any, replace: Callable[[Any], Any], masked: bool = True) -> Any:
+    """Return ``fn`` with its innermost law replaced, inside the same ``.to_event`` and ``.mask``."""
+    if isinstance(fn, torch.distributions.Independent):
+        return _rebuilt(fn.base_dist, replace, masked).to_event(fn.reinterpreted_batch_ndims)
+    if isinstance(fn, dist.MaskedDistribution):
+        inner = _rebuilt(fn.base_dist, replace, masked)
+        return inner.mask(fn._mask) if masked else inner
+    return replace(fn)
+
+
+def relax(
+    program: Callable[..., Any],
+    reparam: RelaxReparam | Mapping[str, RelaxReparam],
+    sites: Collection[str] | None = None,
+) -> Callable[..., Any]:
+    """Return a model or guide with its discrete latent sites relaxed.
+
+    Like :func:`pyro.poutine.reparam`, but where ``program`` is a module the result is one too, with the same
+    parameters, as :func:`pyro_ext.inference.fit.fit` and ``elbo(model, guide)`` need; a schedule of the temperature
+    becomes a part of it.
+
+    Args:
+        program: a model or a guide; do the same to the other one.
+        reparam: how to relax all sites, or the sites by name.
+        sites: the names of the sites to relax; by default all latent sites that can be.
+
+    Raises:
+        ValueError: if ``sites`` is given beside a mapping by name.
+
+    Example:
+        >>> guide = lambda: pyro.sample("z", dist.Bernoulli(torch.full((3,), 0.3)).to_event(1))
+        >>> relax(guide, RelaxReparam(0.5, straight_through=True))()
+        tensor([...])
+    """
+    if isinstance(reparam, Mapping):
+        if sites is not None:
+            raise ValueError(f"give sites={sites!r} as the keys of reparam, or a single RelaxReparam for all of them")
+        config: Any = dict(reparam)
+        reparams = list(config.values())
+    else:
+        config, reparams = _Config(reparam, sites), [reparam]
+    if not isinstance(program, torch.nn.Module):
+        return poutine.reparam(program, config=config)
+    return _RelaxedModule(program, config, [r.temperature for r in reparams])
+
+
+class _Config:
+    """Chooses the sites to relax; a class, for it must be picklable."""
+
+    def __init__(self, reparam: RelaxReparam, sites: Collection[str] | None) -> None:
+        self.reparam = reparam
+        self.sites = sites
+
+    def __call__(self, msg: Any) -> RelaxReparam | None:
+        if self.sites is not None:
+            return self.reparam if msg["name"] in self.sites else None
+        return self.reparam if can_relax(msg["fn"]) else None
+
+
+class _RelaxedModule(torch.nn.Module):
+    """A program whose sites are relaxed while it runs; a plain module, so that no name of a site gains a prefix."""
+
+    def __init__(self, program: torch.nn.Module, config: Any, temperatures: list[Temperature]) -> None:
+        super().__init__()
+        self.program = program
+        schedules = [t for t in temperatures if isinstance(t, TemperatureSchedule)]
+        self.schedules = torch.nn.ModuleList(dict.fromkeys(schedules))
+        self._config = config
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the program."""
+        return poutine.reparam(self.program, config=self._config)(*args, **kwargs)

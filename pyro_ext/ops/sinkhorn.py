@@ -1,0 +1,205 @@
+"""Scaling of positive matrices to doubly stochastic ones, in log space."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from pyro_ext.ops._matrices import check_square
+
+__all__ = ["log_sinkhorn", "sinkhorn"]
+
+_WARM_UP = 5
+# Newton steps are few (tens at temperature 0.01, a hundred at 0.001); this many mean that there is no solution.
+_MOST_STEPS = 500
+# Keeps a solve defined where the matrix falls apart into blocks; relative to entries of at most 1.
+_RIDGE = 1e-12
+
+
+def log_sinkhorn(log_potentials: Tensor, tolerance: float = 1e-8, num_iterations: int | None = None) -> Tensor:
+    r"""Return the log of the doubly stochastic matrix nearest to ``exp(log_potentials)`` in relative entropy.
+
+    It is the only doubly stochastic matrix of the form
+
+    .. math::  X_{ij} = \exp(L_{ij} + f_i + g_j).
+
+    Without ``num_iterations`` the scalings are found to ``tolerance``: a few Sinkhorn iterations, then regularised
+    Newton steps on the convex dual, which need tens of solves where alternate scaling needs 10^5 iterations (low
+    temperatures). The gradient is then that of the solution, by implicit differentiation; it can be differentiated
+    again. With ``num_iterations`` the classical algorithm runs that often and is differentiated step by step.
+
+    Args:
+        log_potentials: ``batch_shape + (N, N)``; -inf where the result is to be 0.
+        tolerance: the largest deviation of a column's sum from 1; rows always sum to 1 up to rounding.
+        num_iterations: the number of alternate scalings, columns first, instead of a tolerance.
+
+    Returns:
+        ``batch_shape + (N, N)``, in the type of ``log_potentials``, computed in float64.
+
+    Raises:
+        ValueError: if the matrices are not square or hold NaN or +inf, if ``tolerance`` or ``num_iterations`` is not
+            positive, or if no doubly stochastic matrix has its positive entries where ``log_potentials`` is finite.
+
+    References:
+        | A relationship between arbitrary positive matrices and doubly stochastic matrices (Sinkhorn, 1964)
+        | https://doi.org/10.1214/aoms/1177703591
+        | Learning latent permutations with Gumbel-Sinkhorn networks (Mena et al., 2018), section 3
+        | https://arxiv.org/abs/1802.08665
+
+    >>> log_sinkhorn(torch.tensor([[0.0, 1.0], [2.0, 0.0]])).exp()
+    tensor([[0.1824, 0.8176], [0.8176, 0.1824]])
+    """
+    check_square("log_potentials", log_potentials)
+    if num_iterations is None:
+        if not tolerance > 0:
+            raise ValueError(f"tolerance must be positive, got {tolerance}")
+        solution: Tensor = _Balanced.apply(log_potentials.double(), tolerance)  # type: ignore[no-untyped-call]
+        return solution.to(log_potentials.dtype)
+    if isinstance(num_iterations, bool) or not isinstance(num_iterations, int) or num_iterations < 1:
+        raise ValueError(f"num_iterations must be an integer of at least 1, got {num_iterations!r}")
+    log_x = log_potentials.double()
+    for _ in range(num_iterations):
+        log_x = (log_x - log_x.logsumexp(-2, keepdim=True)).log_softmax(-1)
+    return log_x.to(log_potentials.dtype)
+
+
+def sinkhorn(log_potentials: Tensor, tolerance: float = 1e-8, num_iterations: int | None = None) -> Tensor:
+    """Return the doubly stochastic scaling of ``exp(log_potentials)``: the exponential of :func:`log_sinkhorn`.
+
+    >>> sinkhorn(torch.tensor([[0.0, 1.0], [2.0, 0.0]]))
+    tensor([[0.1824, 0.8176], [0.8176, 0.1824]])
+    """
+    return log_sinkhorn(log_potentials, tolerance, num_iterations).exp()
+
+
+class _Balanced(Function):
+    """The solution as a function of the potentials, differentiated as such and not through the iterations."""
+
+    @staticmethod
+    def forward(log_potentials: Tensor, tolerance: float) -> Tensor:
+        return _solve(log_potentials, tolerance)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (log_x,) = ctx.saved_tensors
+        return _pull_back(log_x, grad), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int, None], log_potentials: Tensor, tolerance: float) -> tuple[Tensor, int]:
+        return _Balanced.apply(log_potentials.movedim(in_dims[0], 0), tolerance), 0  # type: ignore[no-untyped-call]
+
+
+def _solve(log_potentials: Tensor, tolerance: float) -> Tensor:
+    """Return the log of the solution ``batch_shape + (N, N)``; matrices leave the loop as they are done."""
+    base = log_potentials.reshape(-1, *log_potentials.shape[-2:])
+    for _ in range(_WARM_UP):
+        base = base.log_softmax(-2).log_softmax(-1)
+    if bool(base.isnan().any()):
+        raise ValueError(_why_not(log_potentials, tolerance))
+    solution, todo = torch.empty_like(base), torch.arange(len(base), device=base.device)
+    search = _Search.start(base)
+    for _ in range(_MOST_STEPS):
+        x = search.log_x.exp()
+        excess = x.sum(-2) - 1
+        error = excess.abs().amax(-1)
+        going = error > tolerance
+        if not bool(going.all()):  # the one synchronisation a step
+            solution[todo[~going]] = search.log_x[~going]
+            todo, x, excess, error = todo[going], x[going], excess[going], error[going]
+            search = _Search(*(part[going] for part in search))
+        if not len(todo):
+            return solution.reshape(log_potentials.shape)
+        search = search.advance(_newton_step(x, excess, search.damping * error), excess)
+    raise ValueError(_why_not(log_potentials, tolerance))
+
+
+class _Search(NamedTuple):
+    """The state of the minimisation of the convex dual in the column scalings, for ``B`` matrices.
+
+    Attributes:
+        base: the log of the matrices to scale, rows summing to 1, ``(B, N, N)``.
+        largest: the column of each row's largest entry, ``(B, N, 1)``.
+        g: the logs of the column scalings, ``(B, N)``.
+        log_x: ``base`` with columns scaled by them and rows made to sum to 1 again.
+        objective: the dual at ``g``, ``(B,)``.
+        damping: of the next Newton step, relative to the error, ``(B,)``.
+    """
+
+    base: Tensor
+    largest: Tensor
+    g: Tensor
+    log_x: Tensor
+    objective: Tensor
+    damping: Tensor
+
+    @classmethod
+    def start(cls, base: Tensor) -> _Search:
+        zero = torch.zeros_like(base[:, 0, 0])
+        return cls(base, base.argmax(-1, keepdim=True), torch.zeros_like(base[:, 0]), base, zero, zero + 1)
+
+    def advance(self, step: Tensor, excess: Tensor) -> _Search:
+        """Take the steps ``(B, N)`` that lower the dual enough, its gradient being ``excess``; damp the others more."""
+        g = self.g + step
+        scaled = self.base + g.unsqueeze(-2)
+        log_x = scaled.log_softmax(-1)
+        log_sums = (scaled.gather(-1, self.largest) - log_x.gather(-1, self.largest)).sum((-2, -1))
+        objective = log_sums - g.sum(-1)
+        rounding = 1e-12 * self.objective.abs() + 1e-14
+        accept = objective <= self.objective + 1e-4 * (excess * step).sum(-1) + rounding
+        return _Search(
+            self.base,
+            self.largest,
+            torch.where(accept.unsqueeze(-1), g, self.g),
+            torch.where(accept[:, None, None], log_x, self.log_x),
+            torch.where(accept, objective, self.objective),
+            torch.where(accept, self.damping / 4, self.damping * 8),
+        )
+
+
+def _newton_step(x: Tensor, excess: Tensor, damping: Tensor) -> Tensor:
+    """Return the damped Newton step of the column scalings; the damping falls with the error."""
+    factor, _ = torch.linalg.cholesky_ex(_column_hessian(x, damping.clamp_min(_RIDGE).unsqueeze(-1)))
+    return -torch.cholesky_solve(excess.unsqueeze(-1), factor).squeeze(-1)
+
+
+def _column_hessian(x: Tensor, ridge: Tensor | float) -> Tensor:
+    """Return ``diag(X' 1) - X' X`` for ``x`` with unit row sums, made definite by ``ridge`` and a constant.
+
+    The diagonal is a sum of the others and not a difference; the constant fills the kernel, equal shifts.
+    """
+    coupling = x.mT @ x
+    coupling.diagonal(dim1=-2, dim2=-1).zero_()
+    degree = coupling.sum(-1)
+    hessian = 1 / x.shape[-1] - coupling
+    hessian.diagonal(dim1=-2, dim2=-1).add_(degree + ridge)
+    return hessian
+
+
+def _pull_back(log_x: Tensor, grad: Tensor) -> Tensor:
+    """Return the gradient in the potentials from that in the log of the solution.
+
+    The solution moves by ``dL + df + dg`` with unchanged sums; this is the transpose of the linear system for
+    ``df`` and ``dg``.
+    """
+    x = log_x.exp()
+    rows, columns = grad.sum(-1, keepdim=True), grad.sum(-2).unsqueeze(-1)
+    factor = torch.linalg.cholesky(_column_hessian(x, _RIDGE))
+    b = torch.cholesky_solve(columns - x.mT @ rows, factor)
+    return grad - x * (rows - x @ b + b.mT)
+
+
+def _why_not(log_potentials: Tensor, tolerance: float) -> str:
+    bad = log_potentials.isnan() | (log_potentials == torch.inf)
+    if bool(bad.any()):
+        return f"log_potentials must not hold NaN or +inf, got {float(log_potentials[bad][0])}"
+    return (
+        f"log_potentials cannot be scaled to column sums of 1 within tolerance={tolerance}: its finite entries must "
+        "hold a permutation (see ops.assignment.has_perfect_matching); if they do, allow a larger tolerance"
+    )

@@ -1,0 +1,53 @@
+"""The benchmark scripts' own arithmetic, and the part of them that takes no time and needs no peer."""
+
+import argparse
+import importlib
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def scripts(monkeypatch):
+    """Import from the folder that a script run by path imports from."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def test_moments_are_those_of_all_gradients_at_once():
+    gradients = importlib.import_module("support.gradients")
+    torch.manual_seed(0)
+    sample, direction = torch.randn(50, 3, dtype=torch.float64), torch.tensor([0.6, 0.0, 0.8], dtype=torch.float64)
+    moments = gradients.Moments(direction)
+    for row in sample:
+        moments.add(row)
+    torch.testing.assert_close(moments.mean, sample.mean(0))
+    assert moments.variance == pytest.approx(sample.var(0).sum().item())
+    component = sample @ direction
+    assert moments.component == pytest.approx((component.mean().item(), component.std().item() / math.sqrt(50)))
+
+
+def test_a_certain_and_wrong_estimate_has_a_large_z_score():
+    gradients = importlib.import_module("support.gradients")
+    assert gradients.z_score(1.1, 0.05, 1.0) == pytest.approx(2)
+    assert gradients.z_score(1.1, 0.0, 1.0) > 1e3
+    assert gradients.z_score(1.0, 0.0, 1.0) == 0
+
+
+@pytest.mark.parametrize(("eta", "gradient"), [(0.0, -0.045), (-4.0, -0.00317928712)])
+def test_true_gradient_of_the_toy(eta, gradient):
+    toy = importlib.import_module("support.toy")
+    assert toy.true_gradient(eta) == pytest.approx(gradient, rel=1e-6)
+
+
+def test_our_side_of_the_toy_runs_alone(capsys):
+    estimators = importlib.import_module("estimators")
+    report = importlib.import_module("support.report").Report("estimators", "title")
+    biases = estimators.compare_on_toy(report, None, argparse.Namespace(repeats=2, rounds=1))
+    rows = [row.split("|")[1:4] for row in capsys.readouterr().out.splitlines() if row.startswith(("| 0 ", "| -4 "))]
+    covering = [name.split() == ["unordered", "set"] and int(k) == 8 for _, k, name in rows]
+    exact = [bias.relative for bias, covers in zip(biases, covering, strict=True) if covers]
+    assert exact == pytest.approx([0.0, 0.0], abs=1e-5)  # float32
