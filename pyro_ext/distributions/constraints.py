@@ -185,6 +185,7 @@ class _KHot(_RelaxedSubset):
 
 
 doubly_stochastic = _DoublyStochastic()
+doubly_stochastic_to = _DoublyStochastic
 k_hot = _KHot
 log_simplex = _LogSimplex()
 ordered_subset = _OrderedSubset

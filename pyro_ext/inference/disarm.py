@@ -112,8 +112,9 @@ def _loss(traces: tuple[Any, Any], nesting: int) -> Tensor:
     sites = {name: site for name, site in sample_sites(guide_trace).items() if has_score(site)}
     for name, site in sites.items():
         if bernoulli_of(site["fn"]) is None:
+            law = type(unwrapped(site["fn"])).__name__
             raise NotImplementedError(
-                f"guide site {name!r} is a {type(unwrapped(site['fn'])).__name__}: TraceDisARM_ELBO takes Bernoulli and "
+                f"guide site {name!r} is a {law}: TraceDisARM_ELBO takes Bernoulli and "
                 "reparameterised sites only; use TraceUnorderedSet_ELBO or TraceLeaveOneOut_ELBO"
             )
     terms = log_weight_terms(model_trace, guide_trace)

@@ -1,6 +1,16 @@
 """Laws of permutations, exact and relaxed."""
 
+from pyro_ext.distributions.permutations.gumbel import GumbelMatching, GumbelSinkhorn
+from pyro_ext.distributions.permutations.matching import PermutationMatching
 from pyro_ext.distributions.permutations.relaxed_stick_breaking import RelaxedStickBreakingPermutation
+from pyro_ext.distributions.permutations.rounding import RelaxedRoundingPermutation
 from pyro_ext.distributions.permutations.stick_breaking import StickBreakingPermutation
 
-__all__ = ["RelaxedStickBreakingPermutation", "StickBreakingPermutation"]
+__all__ = [
+    "GumbelMatching",
+    "GumbelSinkhorn",
+    "PermutationMatching",
+    "RelaxedRoundingPermutation",
+    "RelaxedStickBreakingPermutation",
+    "StickBreakingPermutation",
+]

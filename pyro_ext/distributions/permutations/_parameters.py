@@ -7,7 +7,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["as_parameter", "batch_of", "broadcast_matrices", "check_matrix", "check_temperature", "matrix_shapes"]
+from pyro_ext.ops.assignment import has_perfect_matching
+
+__all__ = [
+    "as_parameter",
+    "broadcast_matrices",
+    "broadcast_temperature",
+    "check_matrix",
+    "check_potentials",
+    "check_temperature",
+    "check_values",
+    "matrix_shapes",
+]
 
 
 def check_matrix(name: str, value: Tensor, least: int = 1) -> None:
@@ -44,6 +55,30 @@ def check_values(name: str, value: Tensor, positive: bool = False, minus_inf: bo
         raise ValueError(f"{name} must be {kind}, got {float(value.detach()[wrong][0])}")
 
 
+def check_potentials(log_potentials: Tensor) -> None:
+    """Raise a ValueError where log-potentials hold NaN or +inf, or their finite cells no permutation."""
+    check_values("log_potentials", log_potentials, minus_inf=True)
+    usable = log_potentials > -torch.inf
+    if not bool(usable.all()) and not bool(has_perfect_matching(usable).all()):
+        raise ValueError("log_potentials leaves no permutation: too many of its cells are -inf, allow more")
+
+
+def broadcast_temperature(name: str, matrix: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+    """Return matrices ``batch_shape + (N, N)`` and temperatures ``batch_shape``, both expanded.
+
+    Raises:
+        ValueError: if the shapes do not broadcast.
+    """
+    try:
+        batch_shape = torch.broadcast_shapes(matrix.shape[:-2], temperature.shape)
+    except RuntimeError as error:
+        raise ValueError(
+            f"temperature has shape {tuple(temperature.shape)}, which does not fit {name} {tuple(matrix.shape)}: "
+            "give it the batch shape, that without the last two dims"
+        ) from error
+    return matrix.expand(batch_shape + matrix.shape[-2:]), temperature.expand(batch_shape)
+
+
 def broadcast_matrices(loc: Tensor, scale: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return matrices ``batch_shape + (M, M)`` and temperatures ``batch_shape``, all expanded.
 
@@ -67,7 +102,7 @@ def _misfit(loc: Tensor, scale: Tensor, temperature: Tensor) -> str:
     )
 
 
-def batch_of(shape: Sequence[int], event_dim: int) -> torch.Size:
+def _batch_of(shape: Sequence[int], event_dim: int) -> torch.Size:
     """Return ``shape`` without its last ``event_dim`` dims."""
     return torch.Size(shape[: max(len(shape) - event_dim, 0)])
 
@@ -83,5 +118,5 @@ def matrix_shapes(
         temperature: ``batch_shape`` or what broadcasts to it.
         grow: the size of an event less that of the parameter.
     """
-    batches = [batch_of(shape, 2) for shape in (matrix, *others)]
+    batches = [_batch_of(shape, 2) for shape in (matrix, *others)]
     return torch.broadcast_shapes(*batches, tuple(temperature)), torch.Size(size + grow for size in matrix[-2:])

@@ -1,0 +1,152 @@
+r"""Permanents and matchings of small matrices, exactly, by a dynamic program over subsets of columns.
+
+With ``Z(S)`` the total weight of the matchings of the first ``|S|`` rows with the columns ``S``,
+
+.. math::  Z(S) = \sum_{j \in S} e^{L_{|S|, j}} Z(S \setminus \{j\}), \qquad Z(\emptyset) = 1,
+
+the permanent of :math:`e^L` is ``Z`` of all columns: :math:`N 2^{N-1}` terms instead of ``N!``.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_ext.ops._matrices import check_square
+from pyro_ext.ops.sets._log_space import floored, unfloored
+
+__all__ = ["MOST_ROWS", "log_permanent", "sample_matchings"]
+
+MOST_ROWS = 18
+"""The largest matrices: at 18 rows a matrix takes some 50 MB and, on one core, a second or two."""
+
+
+def log_permanent(log_potentials: Tensor) -> Tensor:
+    r"""Return the log of the permanent of ``exp(log_potentials)``; its gradient is the marginals of the matching law.
+
+    Args:
+        log_potentials: ``batch_shape + (N, N)`` with N at most 18; -inf for zeros.
+
+    Returns:
+        ``batch_shape``, in the type of ``log_potentials``, computed in float64; -inf where no matching is left.
+
+    Raises:
+        ValueError: if the matrices are not square or too large.
+
+    References:
+        | Combinatorial mathematics (Ryser, 1963), chapter 2; here with sums of positive terms only
+
+    >>> log_permanent(torch.tensor([[1.0, 2.0], [3.0, 4.0]]).log()).exp()
+    tensor(10.0000)
+    """
+    flat, n = _checked(log_potentials)
+    total = _log_weights(flat, n)[-1]
+    return unfloored(total.squeeze(0)).reshape(log_potentials.shape[:-2]).to(log_potentials.dtype)
+
+
+@torch.no_grad()
+def sample_matchings(log_potentials: Tensor, num_samples: int) -> Tensor:
+    r"""Draw permutations with probability proportional to :math:`\exp \sum_i L_{i, \pi_i}`, independently and exactly.
+
+    Columns are drawn for the last row first, each by the weight of what remains for the rows before it.
+
+    Args:
+        log_potentials: ``batch_shape + (N, N)`` with N at most 18, each with a matching of positive weight.
+        num_samples: how many to draw for each matrix.
+
+    Returns:
+        The column of every row, int64 ``(num_samples,) + batch_shape + (N,)``.
+
+    Raises:
+        ValueError: if the matrices are not square or too large.
+
+    >>> sample_matchings(torch.tensor([[9.0, 0.0], [0.0, 9.0]]), 3)
+    tensor([[0, 1], [0, 1], [0, 1]])
+    """
+    flat, n = _checked(log_potentials)
+    lattice = _lattice(n, flat.device)
+    weights = torch.cat(_log_weights(flat, n)).index_select(0, lattice.place)  # by bit mask
+    batch = len(flat)
+    columns = torch.arange(n, device=flat.device)
+    bits = (1 << columns).expand(num_samples, batch, n)
+    matrix = torch.arange(batch, device=flat.device).unsqueeze(-1)
+    remaining = torch.full((num_samples, batch, 1), (1 << n) - 1, device=flat.device)
+    drawn = []
+    for row in reversed(range(n)):
+        free = (remaining & bits) != 0
+        score = flat[:, row] + weights[remaining ^ (bits * free), matrix]
+        noisy = score.masked_fill(~free, -torch.inf) + _gumbel(score)
+        column = noisy.argmax(-1, keepdim=True)
+        remaining = remaining ^ (1 << column)
+        drawn.append(column)
+    return torch.cat(drawn[::-1], -1).reshape(num_samples, *log_potentials.shape[:-1])
+
+
+def _gumbel(like: Tensor) -> Tensor:
+    return -torch.empty_like(like).exponential_().clamp_min_(torch.finfo(like.dtype).tiny).log_()
+
+
+def _checked(log_potentials: Tensor) -> tuple[Tensor, int]:
+    """Return the floored float64 matrices ``(B, N, N)`` and N."""
+    check_square("log_potentials", log_potentials)
+    n = log_potentials.shape[-1]
+    if n > MOST_ROWS:
+        raise ValueError(
+            f"log_potentials has {n} rows: the exact sum over subsets is made for at most {MOST_ROWS}, "
+            "use a relaxed law of permutations instead"
+        )
+    return floored(log_potentials.double()).reshape(-1, n, n), n
+
+
+def _log_weights(flat: Tensor, n: int) -> list[Tensor]:
+    """Return ``log Z`` of all subsets, level by level, ``(number of subsets of that size, B)``."""
+    rows = flat.permute(1, 2, 0)
+    levels = [torch.zeros_like(rows[0, :1])]
+    for row, level in zip(rows, _lattice(n, flat.device).levels, strict=True):
+        terms = row.index_select(0, level.member) + levels[-1].index_select(0, level.without)
+        levels.append(terms.view(*level.shape, -1).logsumexp(1))
+    return levels
+
+
+class _Level(NamedTuple):
+    """The subsets of one size, in the order of their bit masks.
+
+    Attributes:
+        member: their elements, flattened row by row, ``(subsets * size,)``.
+        without: where the subset without that element lies in the level below, laid out alike.
+        shape: ``(subsets, size)``.
+    """
+
+    member: Tensor
+    without: Tensor
+    shape: tuple[int, int]
+
+
+class _Lattice(NamedTuple):
+    """The levels of sizes ``1..n``, and where each bit mask lies in all levels joined, ``(2 ** n,)``."""
+
+    levels: tuple[_Level, ...]
+    place: Tensor
+
+
+@lru_cache(maxsize=32)
+def _lattice(n: int, device: torch.device) -> _Lattice:
+    with torch.inference_mode(False):  # these outlive the caller's mode
+        masks, element = torch.arange(1 << n, device=device), torch.arange(n, device=device)
+        holds = (masks.unsqueeze(-1) >> element) & 1
+        size = holds.sum(-1)
+        order = size.sort(stable=True).indices
+        place = torch.empty_like(order)
+        place[order] = masks
+        counts = size.bincount(minlength=n + 1).tolist()
+        starts = [sum(counts[:k]) for k in range(n + 1)]
+        subsets = order.split(counts)
+        levels = []
+        for k in range(1, n + 1):
+            member = holds[subsets[k]].nonzero()[:, 1]
+            below = subsets[k].repeat_interleave(k) ^ (1 << member)
+            levels.append(_Level(member, place[below] - starts[k - 1], (counts[k], k)))
+        return _Lattice(tuple(levels), place)
