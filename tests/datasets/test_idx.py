@@ -8,7 +8,7 @@ import pytest
 from pyro_ext.datasets import read_idx
 
 PLAIN = bytes([0, 0, 8, 3]) + struct.pack(">3I", 2, 2, 3) + bytes(range(12))
-ZIPPED = gzip.compress(PLAIN)
+ZIPPED = gzip.compress(PLAIN, mtime=0)
 
 
 @pytest.mark.parametrize(("name", "content"), [("a-ubyte", PLAIN), ("a-ubyte.gz", ZIPPED)])

@@ -30,7 +30,7 @@ def folder(tmp_path, monkeypatch):
         small[part] = replace(file, shape=shape, md5=hashlib.md5(data).hexdigest())
         compressed = part.startswith("test")
         path = tmp_path / "mnist" / (file.name + ".gz" * compressed)
-        path.write_bytes(gzip.compress(data) if compressed else data)
+        path.write_bytes(gzip.compress(data, mtime=0) if compressed else data)
     monkeypatch.setattr(mnist_files, "_FILES", small)
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path))
     return tmp_path / "mnist"
