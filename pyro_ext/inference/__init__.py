@@ -10,6 +10,7 @@ from pyro_ext.inference import fit
 from pyro_ext.inference.disarm import TraceDisARM_ELBO
 from pyro_ext.inference.elbo import DifferentiableELBO
 from pyro_ext.inference.fit import Built, ExtraLoss, LocalELBOModule
+from pyro_ext.inference.relax_reparam import RelaxReparam, relax
 from pyro_ext.inference.sample_sets import (
     TraceLeaveOneOut_ELBO,
     TraceSampleSet_ELBO,
@@ -17,6 +18,7 @@ from pyro_ext.inference.sample_sets import (
     TraceUnorderedSet_ELBO,
     config_sample_set,
 )
+from pyro_ext.inference.temperature import TemperatureSchedule
 from pyro_ext.inference.unordered_beam import TraceUnorderedBeam_ELBO
 from pyro_ext.inference.vimco import TraceVIMCO_ELBO
 
@@ -31,6 +33,8 @@ __all__ = [
     "FitModule",
     "FitResult",
     "LocalELBOModule",
+    "RelaxReparam",
+    "TemperatureSchedule",
     "TraceDisARM_ELBO",
     "TraceLeaveOneOut_ELBO",
     "TraceSampleSet_ELBO",
@@ -40,6 +44,7 @@ __all__ = [
     "TraceVIMCO_ELBO",
     "config_sample_set",
     "fit",
+    "relax",
 ]
 
 

@@ -25,7 +25,7 @@ from pyro_ext.distributions.relaxed._parameters import as_temperature
 from pyro_ext.distributions.relaxed.objectives import check_objective
 from pyro_ext.inference._relaxed_score import RelaxedScore
 from pyro_ext.inference.temperature import TemperatureSchedule
-from pyro_ext.ops.relaxed import floored_log, one_hot_of_largest, straight_through
+from pyro_ext.ops.relaxed import floored_log, one_hot_of_largest, sigmoid, straight_through
 
 __all__ = ["RelaxReparam", "relax"]
 
@@ -117,7 +117,7 @@ class RelaxReparam(Reparam):
         else:
             infer = {}
         y = pyro.sample(f"{name}_logit" if binary else f"{name}_log", inner, **infer)
-        soft = y.sigmoid() if binary else y.exp()
+        soft = sigmoid(y) if binary else y.exp()
         if self.straight_through:
             soft = straight_through((y > 0).to(y.dtype) if binary else one_hot_of_largest(y.detach()), soft)
         # not a deterministic site: Pyro expects those of a guide in the model's latent ones

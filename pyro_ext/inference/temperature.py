@@ -16,7 +16,7 @@ __all__ = ["TemperatureSchedule"]
 
 
 class TemperatureSchedule(torch.nn.Module):
-    r"""A temperature that falls with the number of training steps,
+    r"""A temperature that falls with the number of training steps.
 
     .. math::  \lambda_t = \max\left(\lambda_{\min},\; \lambda_0\, e^{-r\, m \lfloor t / m \rfloor}\right).
 

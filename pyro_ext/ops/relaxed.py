@@ -26,6 +26,7 @@ __all__ = [
     "one_hot_of_largest",
     "rao_blackwell_softmax",
     "relaxed_top_k",
+    "sigmoid",
     "straight_through",
 ]
 
@@ -70,6 +71,16 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     1.0
     """
     return hard.detach() + (soft - soft.detach())
+
+
+def sigmoid(y: Tensor) -> Tensor:
+    """Return the logistic function of ``y``, with a derivative that stays positive where the value rounds to 1.
+
+    >>> y = torch.tensor([-20.0, 20.0], requires_grad=True)
+    >>> torch.autograd.grad(sigmoid(y).sum(), y)[0]
+    tensor([2.0612e-09, 2.0612e-09])
+    """
+    return torch.where(y > 0, 1 - torch.sigmoid(-y), torch.sigmoid(y))
 
 
 def one_hot_of_largest(x: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from pyro_ext.distributions.relaxed._parameters import (
     given_binary,
     inferred_batch,
 )
-from pyro_ext.ops.relaxed import bernoulli_score, floored_log, logistic_like, straight_through
+from pyro_ext.ops.relaxed import bernoulli_score, floored_log, logistic_like, sigmoid, straight_through
 
 __all__ = ["LogitRelaxedBernoulli", "RelaxedBernoulli", "RelaxedBernoulliBase", "RelaxedBernoulliStraightThrough"]
 
@@ -210,7 +210,7 @@ class RelaxedBernoulli(RelaxedBernoulliBase):
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw numbers, ``sample_shape + batch_shape``, differentiable in the parameters."""
-        return self._log_odds(sample_shape).sigmoid()
+        return sigmoid(self._log_odds(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-density of numbers in [0, 1], ``(...)``."""
@@ -259,7 +259,7 @@ class RelaxedBernoulliStraightThrough(RelaxedBernoulliBase):
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw zeros and ones, ``sample_shape + batch_shape``, with gradients in the parameters."""
         y = self._log_odds(sample_shape)
-        return straight_through((y > 0).to(y.dtype), y.sigmoid())
+        return straight_through((y > 0).to(y.dtype), sigmoid(y))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the Bernoulli log-probability of ``value``, ``(...)``, differentiable in it too."""
