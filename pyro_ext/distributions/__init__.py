@@ -1,6 +1,14 @@
 """Distributions over discrete and structured values, used like Pyro's own."""
 
-from pyro_ext.distributions import constraints
+from pyro_ext.distributions import constraints, transforms
+from pyro_ext.distributions.permutations import (
+    GumbelMatching,
+    GumbelSinkhorn,
+    PermutationMatching,
+    RelaxedRoundingPermutation,
+    RelaxedStickBreakingPermutation,
+    StickBreakingPermutation,
+)
 from pyro_ext.distributions.plackett_luce import PlackettLuce
 from pyro_ext.distributions.relaxed import (
     ExpRelaxedOneHotCategorical,
@@ -17,15 +25,22 @@ from pyro_ext.distributions.unordered_set import UnorderedSet
 
 __all__ = [
     "ExpRelaxedOneHotCategorical",
+    "GumbelMatching",
     "GumbelRaoOneHotCategorical",
+    "GumbelSinkhorn",
     "LogitRelaxedBernoulli",
+    "PermutationMatching",
     "PlackettLuce",
     "RelaxedBernoulli",
     "RelaxedBernoulliStraightThrough",
     "RelaxedOneHotCategorical",
     "RelaxedOneHotCategoricalStraightThrough",
+    "RelaxedRoundingPermutation",
+    "RelaxedStickBreakingPermutation",
     "RelaxedTopK",
+    "StickBreakingPermutation",
     "UnorderedSet",
     "constraints",
     "kl_divergence",
+    "transforms",
 ]

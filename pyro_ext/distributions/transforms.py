@@ -78,6 +78,7 @@ class BirkhoffStickBreaking(Transform):
         return -torch.minimum(choices.unsqueeze(-1), choices).log()
 
     def _call(self, x: Tensor) -> Tensor:
+        self.forward_shape(x.shape)
         z = x.double()
         z = z + self._offset(z)
         y, width = break_sticks(z.sigmoid(), (-z).sigmoid())
@@ -93,6 +94,7 @@ class BirkhoffStickBreaking(Transform):
         return x
 
     def _inverse(self, y: Tensor) -> Tensor:
+        self.inverse_shape(y.shape)
         z, _ = _unbroken(y)
         return (z - self._offset(z)).to(y.dtype)
 

@@ -57,9 +57,7 @@ def permutation_matrix(index: Tensor, dtype: torch.dtype | None = None) -> Tenso
     >>> permutation_matrix(torch.tensor([1, 0]))
     tensor([[0., 1.], [1., 0.]])
     """
-    matrix = torch.zeros(
-        *index.shape, index.shape[-1], dtype=dtype or torch.get_default_dtype(), device=index.device
-    )
+    matrix = torch.zeros(*index.shape, index.shape[-1], dtype=dtype or torch.get_default_dtype(), device=index.device)
     return matrix.scatter_(-1, index.unsqueeze(-1), 1)
 
 
@@ -133,14 +131,16 @@ def _by_scipy(flat: Tensor) -> Tensor:
 
 def _on_device(flat: Tensor, solver: Callable[[Tensor], Tensor]) -> Tensor:
     """Solve on the scores' device, forbidden cells made dearer than any permutation of allowed ones."""
+    invalid = (flat.isnan() | (flat == math.inf)).any(-1).any(-1)
+    if bool(invalid.any()):
+        raise ValueError(_why_not(flat[invalid][0].double().cpu().numpy()))
     forbidden = flat == -math.inf
     allowed = flat.double().masked_fill(forbidden, 0)
     worst = flat.shape[-1] * (allowed.amax((-2, -1), keepdim=True) - allowed.amin((-2, -1), keepdim=True)) + 1
     index = solver((allowed.amax((-2, -1), keepdim=True) - allowed).where(~forbidden, worst)).long()
     failed = flat.gather(-1, index.clamp_min(0).unsqueeze(-1)).squeeze(-1) == -math.inf
-    broken = failed.any(-1) | (flat.isnan() | (flat == math.inf)).flatten(1).any(-1)
-    if bool(broken.any()):
-        raise ValueError(_why_not(flat[broken][0].double().cpu().numpy()))
+    if bool(failed.any()):
+        raise ValueError(_why_not(flat[failed.any(-1)][0].double().cpu().numpy()))
     return index
 
 
@@ -150,7 +150,7 @@ def _device_solver() -> Callable[[Tensor], Tensor] | None:
         from torch_linear_assignment import batch_linear_assignment  # type: ignore[import-not-found]
     except ImportError:
         return None
-    return batch_linear_assignment  # type: ignore[no-any-return]
+    return batch_linear_assignment
 
 
 def _why_not(scores: np.ndarray) -> str:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_ext.ops._birkhoff_fill import fill
 from pyro_ext.ops._matrices import check_square
 
 __all__ = ["Sticks", "break_sticks", "sticks_of"]
@@ -65,11 +66,9 @@ def break_sticks(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
     if n == 0:
         return up.new_ones(*batch_shape, 1, 1), up
     order = _order(n, up.device)
-    skewed = [part.reshape(-1, n * n).t().index_select(0, order.skew).split(order.sizes) for part in (up, down)]
-    cells, widths, margins = _fill(*skewed)
-    width = torch.cat(widths).index_select(0, order.unskew).t().reshape(up.shape)
-    cell = torch.cat(cells).index_select(0, order.unskew).t().reshape(up.shape)
-    last_column, last_row, corner = (part.t().reshape(*batch_shape, -1) for part in margins)
+    filled = fill(*(part.reshape(-1, n * n).t().index_select(0, order.skew) for part in (up, down)))
+    width, cell = (part.index_select(0, order.unskew).t().reshape(up.shape) for part in (filled.widths, filled.cells))
+    last_column, last_row, corner = (part.t().reshape(*batch_shape, -1) for part in filled[2:])
     upper = torch.cat([cell, last_column.unsqueeze(-1)], -1)
     lower = torch.cat([last_row, corner], -1)
     return torch.cat([upper, lower.unsqueeze(-2)], -2), width
@@ -110,7 +109,6 @@ class _Order(NamedTuple):
 
     skew: Tensor
     unskew: Tensor
-    sizes: list[int]
 
 
 @lru_cache(maxsize=64)
@@ -118,35 +116,4 @@ def _order(n: int, device: torch.device) -> _Order:
     with torch.inference_mode(False):  # these outlive the caller's mode
         row = torch.arange(n, device=device)
         skew = (row.unsqueeze(1) + row).flatten().sort(stable=True).indices
-        return _Order(skew, skew.argsort(), [min(s + 1, 2 * n - 1 - s) for s in range(2 * n - 1)])
-
-
-def _fill(up: tuple[Tensor, ...], down: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Fill anti-diagonals ``(cells, B)``; return the cells, the widths, and last column, last row and corner.
-
-    On anti-diagonal ``s`` the vectors run over its rows: ``r`` and ``c`` are the rests of row and column, and
-    ``mass`` the masses of the blocks that start on anti-diagonal ``s + 1``, one more than there are cells.
-    """
-    n = (len(up) + 1) // 2
-    one = torch.ones_like(up[0])
-    r, c, mass = one, one, torch.cat([n * one, n * one])
-    cells, widths, last_column, last_row = [], [], [], []
-    for s, (beta, rest) in enumerate(zip(up, down, strict=True)):
-        right, below = mass[:-1], mass[1:]
-        width = torch.minimum(torch.minimum(r, c), torch.minimum(right, below))
-        more, less = beta * width, rest * width
-        surplus = r - right
-        excess = r - c
-        cells.append(surplus.relu() + more)
-        widths.append(width)
-        mass = (-surplus).relu() + more
-        r, c = excess.relu() + less, (-excess).relu() + less
-        if s + 1 < n:  # one more row and one more column begin
-            r, c = torch.cat([r, one]), torch.cat([one, c])
-            edge = (n - s - 1) * one
-            mass = torch.cat([edge, mass, edge])
-        else:  # the topmost row and the leftmost column are full but for their last cells
-            last_column.append(r[:1])
-            last_row.append(c[-1:])
-            r, c = r[1:], c[:-1]
-    return cells, widths, [torch.cat(last_column), torch.cat(last_row), mass]
+        return _Order(skew, skew.argsort())

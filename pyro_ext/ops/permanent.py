@@ -37,7 +37,8 @@ def log_permanent(log_potentials: Tensor) -> Tensor:
         ValueError: if the matrices are not square or too large.
 
     References:
-        | Combinatorial mathematics (Ryser, 1963), chapter 2; here with sums of positive terms only
+        | Dynamic programming treatment of the travelling salesman problem (Bellman, 1962), whose recursion over
+        | subsets this is, https://doi.org/10.1145/321105.321111
 
     >>> log_permanent(torch.tensor([[1.0, 2.0], [3.0, 4.0]]).log()).exp()
     tensor(10.0000)

@@ -15,6 +15,7 @@ __all__ = ["log_sinkhorn", "sinkhorn"]
 _WARM_UP = 5
 # Newton steps are few (tens at temperature 0.01, a hundred at 0.001); this many mean that there is no solution.
 _MOST_STEPS = 500
+_FIRST_DAMPING = 0.1  # relative to the largest excess of a column
 # Keeps a solve defined where the matrix falls apart into blocks; relative to entries of at most 1.
 _RIDGE = 1e-12
 
@@ -56,13 +57,13 @@ def log_sinkhorn(log_potentials: Tensor, tolerance: float = 1e-8, num_iterations
     if num_iterations is None:
         if not tolerance > 0:
             raise ValueError(f"tolerance must be positive, got {tolerance}")
-        solution: Tensor = _Balanced.apply(log_potentials.double(), tolerance)  # type: ignore[no-untyped-call]
+        solution: Tensor = _Balanced.apply(log_potentials.double(), tolerance)
         return solution.to(log_potentials.dtype)
     if isinstance(num_iterations, bool) or not isinstance(num_iterations, int) or num_iterations < 1:
         raise ValueError(f"num_iterations must be an integer of at least 1, got {num_iterations!r}")
     log_x = log_potentials.double()
     for _ in range(num_iterations):
-        log_x = (log_x - log_x.logsumexp(-2, keepdim=True)).log_softmax(-1)
+        log_x = log_x.log_softmax(-2).log_softmax(-1)
     return log_x.to(log_potentials.dtype)
 
 
@@ -93,7 +94,7 @@ class _Balanced(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int, None], log_potentials: Tensor, tolerance: float) -> tuple[Tensor, int]:
-        return _Balanced.apply(log_potentials.movedim(in_dims[0], 0), tolerance), 0  # type: ignore[no-untyped-call]
+        return _Balanced.apply(log_potentials.movedim(in_dims[0], 0), tolerance), 0
 
 
 def _solve(log_potentials: Tensor, tolerance: float) -> Tensor:
@@ -142,7 +143,7 @@ class _Search(NamedTuple):
     @classmethod
     def start(cls, base: Tensor) -> _Search:
         zero = torch.zeros_like(base[:, 0, 0])
-        return cls(base, base.argmax(-1, keepdim=True), torch.zeros_like(base[:, 0]), base, zero, zero + 1)
+        return cls(base, base.argmax(-1, keepdim=True), torch.zeros_like(base[:, 0]), base, zero, zero + _FIRST_DAMPING)
 
     def advance(self, step: Tensor, excess: Tensor) -> _Search:
         """Take the steps ``(B, N)`` that lower the dual enough, its gradient being ``excess``; damp the others more."""

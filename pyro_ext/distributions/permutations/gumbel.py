@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from pyro.distributions import Gumbel, TorchDistribution
 from torch import Tensor
-from torch.distributions import constraints as torch_constraints
+from torch.distributions import constraints as tc
 from torch.distributions import kl_divergence
 from torch.distributions.kl import register_kl
 
@@ -17,10 +17,10 @@ from pyro_ext.distributions import constraints
 from pyro_ext.distributions.permutations._discrete import PermutationLaw
 from pyro_ext.distributions.permutations._parameters import (
     as_parameter,
-    broadcast_matrices,
+    broadcast_temperature,
     check_matrix,
-    check_temperature,
     check_potentials,
+    check_temperature,
     matrix_shapes,
 )
 from pyro_ext.ops.assignment import best_permutation
@@ -28,6 +28,7 @@ from pyro_ext.ops.sets import gumbel_like
 from pyro_ext.ops.sinkhorn import sinkhorn
 
 __all__ = ["GumbelMatching", "GumbelSinkhorn"]
+
 
 class GumbelMatching(PermutationLaw):
     r"""The best matching under scores disturbed by Gumbel noise.
@@ -52,7 +53,7 @@ class GumbelMatching(PermutationLaw):
     tensor([[1., 0.], [0., 1.]])
     """
 
-    arg_constraints: ClassVar[dict[str, Any]] = {"log_potentials": torch_constraints.independent(torch_constraints.real, 2)}
+    arg_constraints: ClassVar[dict[str, Any]] = {"log_potentials": tc.independent(tc.real, 2)}
 
     def __init__(self, log_potentials: Tensor, validate_args: bool | None = None) -> None:
         check_matrix("log_potentials", log_potentials)
@@ -65,7 +66,7 @@ class GumbelMatching(PermutationLaw):
     def _parameter(self) -> Tensor:
         return self.log_potentials
 
-    has_enumerate_support: ClassVar[bool] = False  # type: ignore[assignment]
+    has_enumerate_support: ClassVar[bool] = False
 
     @classmethod
     def infer_shapes(cls, log_potentials: Sequence[int]) -> tuple[torch.Size, torch.Size]:
@@ -121,12 +122,12 @@ class GumbelSinkhorn(TorchDistribution):
         | https://arxiv.org/abs/1802.08665
 
     >>> GumbelSinkhorn(torch.tensor([[9.0, 0.0], [0.0, 9.0]]), 5.0).rsample()
-    tensor([[0.8748, 0.1252], [0.1252, 0.8748]])
+    tensor([[0.9061, 0.0939], [0.0939, 0.9061]])
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {
-        "log_potentials": torch_constraints.independent(torch_constraints.real, 2),
-        "temperature": torch_constraints.positive,
+        "log_potentials": tc.independent(tc.real, 2),
+        "temperature": tc.positive,
     }
     has_rsample = True
 
@@ -153,7 +154,7 @@ class GumbelSinkhorn(TorchDistribution):
         """Doubly stochastic matrices to the tolerance; with ``num_iterations``, rows on the simplex."""
         if self.num_iterations is None:
             return constraints.doubly_stochastic_to(2 * self.tolerance)
-        return torch_constraints.independent(torch_constraints.simplex, 1)
+        return tc.independent(tc.simplex, 1)
 
     @property
     def permutation_size(self) -> int:
@@ -173,7 +174,7 @@ class GumbelSinkhorn(TorchDistribution):
 
     @classmethod
     def infer_shapes(
-        cls, log_potentials: Sequence[int], temperature: Sequence[int] = (), num_iterations: Sequence[int] = ()
+        cls, log_potentials: Sequence[int], temperature: Sequence[int] = (), **others: Sequence[int]
     ) -> tuple[torch.Size, torch.Size]:
         """Return batch and event shape for parameters of these shapes."""
         return matrix_shapes(log_potentials, temperature=temperature)

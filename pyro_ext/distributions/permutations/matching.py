@@ -38,8 +38,8 @@ class PermutationMatching(PermutationLaw):
             no permutation.
 
     References:
-        | Generalized linear models, matching: Pyro's OneOneMatching
-        | Combinatorial mathematics (Ryser, 1963), chapter 2, on permanents
+        | Dynamic programming treatment of the travelling salesman problem (Bellman, 1962), whose recursion over
+        | subsets this is, https://doi.org/10.1145/321105.321111
 
     >>> d = PermutationMatching(torch.tensor([[1.0, 2.0], [3.0, 4.0]]).log())
     >>> d.log_prob(d.enumerate_support()).exp()

@@ -41,7 +41,8 @@ class RelaxedRoundingPermutation(TorchDistribution):
     where round gives the nearest permutation matrix. The density, over all allowed cells,
 
     .. math::  \log q(X) = \sum_{ij} \log N(\Psi_{ij}; M_{ij}, \nu_{ij}^2) - N^2 \log \tau
-               + \log 1[\mathrm{round}(\Psi) = \mathrm{round}(X)], \qquad \Psi = (X - (1 - \tau) \mathrm{round}(X)) / \tau,
+               + \log 1[\mathrm{round}(\Psi) = \mathrm{round}(X)],
+               \qquad \Psi = (X - (1 - \tau) \mathrm{round}(X)) / \tau,
 
     is zero outside the shrunk cells: the support is stated as all real matrices. The entropy is known exactly.
 
@@ -76,11 +77,11 @@ class RelaxedRoundingPermutation(TorchDistribution):
 
     >>> d = RelaxedRoundingPermutation(torch.zeros(3, 3), 0.1, temperature=0.5)
     >>> d.rsample()
-    tensor([[0.4879, 0.1373, 0.0576],
-            [0.1951, 0.6124, 0.0968],
-            [0.1869, 0.2086, 0.6307]])
+    tensor([[0.7437, 0.1520, 0.0577],
+            [0.1951, 0.1124, 0.5967],
+            [0.1868, 0.7086, 0.1307]])
     >>> d.entropy()
-    tensor(-14.1918)
+    tensor(-14.1911)
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {
@@ -103,13 +104,15 @@ class RelaxedRoundingPermutation(TorchDistribution):
         check_matrix("loc", loc)
         if gradient not in get_args(Gradient):
             raise ValueError(f"gradient must be one of {', '.join(get_args(Gradient))}, got {gradient!r}")
+        if mask is not None:
+            loc = torch.where(_checked_mask(mask, loc), loc, 0)
         scale, temperature = as_parameter(scale, loc), as_parameter(temperature, loc)
+        if self._validate_args if validate_args is None else validate_args:
+            _check_values(loc, scale, temperature, mask)
         self.loc, self.scale, self.temperature = broadcast_matrices(loc, scale, temperature)
         self.gradient: Gradient = gradient
-        self.allowed = None if mask is None else _broadcast_mask(mask, self.loc)
-        if self._validate_args if validate_args is None else validate_args:
-            _check(loc, scale, temperature, mask)
-        potentials = loc if mask is None else torch.where(mask, loc, -math.inf)
+        self.allowed = None if mask is None else mask.expand(self.loc.shape)
+        potentials = loc if mask is None else loc.masked_fill(~mask, -math.inf)
         self.centre = sinkhorn(potentials, num_iterations=num_iterations).expand(self.loc.shape)
         self._last: tuple[Tensor, Tensor] | None = None
         super().__init__(self.loc.shape[:-2], self.loc.shape[-2:], validate_args=validate_args)
@@ -143,9 +146,7 @@ class RelaxedRoundingPermutation(TorchDistribution):
         loc: Sequence[int],
         scale: Sequence[int] = (),
         temperature: Sequence[int] = (),
-        gradient: Sequence[int] = (),
-        mask: Sequence[int] = (),
-        num_iterations: Sequence[int] = (),
+        **others: Sequence[int],
     ) -> tuple[torch.Size, torch.Size]:
         """Return batch and event shape for parameters of these shapes."""
         return matrix_shapes(loc, [scale], temperature)
@@ -218,7 +219,7 @@ class RelaxedRoundingPermutation(TorchDistribution):
         return f"{type(self).__name__}({shape}, gradient={self.gradient!r})"
 
 
-def _broadcast_mask(mask: Tensor, loc: Tensor) -> Tensor:
+def _checked_mask(mask: Tensor, loc: Tensor) -> Tensor:
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         raise ValueError(f"mask must be a bool tensor, got {mask!r}")
     try:
@@ -229,8 +230,8 @@ def _broadcast_mask(mask: Tensor, loc: Tensor) -> Tensor:
         ) from error
 
 
-def _check(loc: Tensor, scale: Tensor, temperature: Tensor, mask: Tensor | None) -> None:
-    check_values("loc", loc if mask is None else torch.where(mask, loc, 0))
+def _check_values(loc: Tensor, scale: Tensor, temperature: Tensor, mask: Tensor | None) -> None:
+    check_values("loc", loc)
     check_values("scale", scale, positive=True)
     check_temperature(temperature, most=1)
     if mask is not None and not bool(has_perfect_matching(mask).all()):

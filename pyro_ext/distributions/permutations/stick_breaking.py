@@ -24,9 +24,9 @@ class StickBreakingPermutation(PermutationLaw):
     It is the law of ``RelaxedStickBreakingPermutation`` at temperature zero: where the cells above and to the left
     leave a choice, cell ``(m, n)`` is 1 with probability :math:`\rho_{mn} = \mathrm{sigmoid}(\ell_{mn})`. So
 
-    .. math::  \log P(X) = \sum_{\text{free } mn} X_{mn} \text{ up: } \log \rho_{mn},
-               \text{ down: } \log (1 - \rho_{mn}),
+    .. math::  \log P(X) = \sum_{mn} u_{mn} \log \rho_{mn} + d_{mn} \log (1 - \rho_{mn}),
 
+    where u is 1 for cells that were free and went up, d for those that were free and stayed down. It is
     normalised over all ``N!`` permutations, in :math:`O(N^2)`. All permutations have positive probability.
 
     Args:
