@@ -243,16 +243,17 @@ class Chain:
     shapes = {"q": (5, 2), "move": (2, 2), "loc": (2,)}  # noqa: RUF012
     x = fixed(5, seed=102)
     dependent = False
+    scope = staticmethod(pyro.markov)
 
     def model(self, t):
         z = torch.zeros((), dtype=torch.long)
-        for i in pyro.markov(range(5)):
+        for i in self.scope(range(5)):
             z = pyro.sample(f"z{i}", dist.Categorical(logits=Vindex(t["move"])[..., z, :]))
             pyro.sample(f"x{i}", dist.Normal(Vindex(t["loc"])[..., z], 1.0), obs=self.x[i])
 
     def guide(self, t):
         z = torch.zeros((), dtype=torch.long)
-        for i in pyro.markov(range(5)):
+        for i in self.scope(range(5)):
             logits = t["q"][..., i, :]
             if self.dependent:
                 logits = logits + Vindex(t["move"])[..., z, :]
@@ -263,6 +264,18 @@ class DependentChain(Chain):
     """The same chain; each guide site depends on the one before."""
 
     dependent = True
+
+
+class UnscopedChain(Chain):
+    """The chain as one joint of 32 values: nothing tells Pyro that its memory is short."""
+
+    scope = staticmethod(list)
+
+
+class UnscopedDependentChain(DependentChain):
+    """The same with a dependent guide."""
+
+    scope = staticmethod(list)
 
 
 def parameters(case, copies):

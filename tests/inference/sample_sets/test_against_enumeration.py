@@ -104,7 +104,7 @@ def test_between_reparameterised_sites(elbo_type, options):
     check(cases.BetweenNormals(), elbo_type, options, copies=100_000, exact_copies=100_000)
 
 
-@pytest.mark.parametrize("case", [cases.Chain, cases.DependentChain])
+@pytest.mark.parametrize("case", [cases.Chain, cases.DependentChain, cases.UnscopedChain, cases.UnscopedDependentChain])
 @pytest.mark.parametrize(("elbo_type", "options"), [unordered(1), leave_one_out(2)])
 def test_markov_chain(case, elbo_type, options):
     check(case(), elbo_type, options)
