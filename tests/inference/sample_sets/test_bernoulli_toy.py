@@ -37,9 +37,14 @@ LEAVE_ONE_OUT = {
     (-4.0, 4): 1.8228e-4,
     (-4.0, 5): 1.4500e-4,
 }
-# num_summed = k - 1, without and with the free baseline; ties decide the missing entries
+# num_summed = k - 1, without and with the free baseline; ties decide the missing entries at eta = -4
 SUM_AND_SAMPLE = {
     (0.0, 2): (0.19427, 9.131e-3),
+    (0.0, 3): (0.13022, 9.463e-3),
+    (0.0, 4): (6.987e-2, 6.408e-3),
+    (0.0, 5): (5.540e-2, 4.788e-3),
+    (0.0, 6): (1.428e-2, 6.60e-4),
+    (0.0, 7): (7.450e-3, 1.778e-4),
     (-4.0, 2): (5.0625e-5, 2.9274e-5),
     (-4.0, 5): (3.77e-8, 3.65e-8),
     (-4.0, 6): (3.15e-9, 1.48e-9),
