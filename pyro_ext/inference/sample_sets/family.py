@@ -14,8 +14,9 @@ class TraceUnorderedSet_ELBO(TraceSampleSet_ELBO):
 
     .. math:: E_q f \approx \sum_{s \in S} p(s) R(S, s) f(s)
 
-    with the leave-one-out ratio R. It is unbiased, is never worse than averaging k distinct draws in order, and is
-    exact once k reaches the size of the support. Sites marked ``.to_event`` get joint sets by stochastic beam search.
+    with the leave-one-out ratio R. It is unbiased and exact once k reaches the size of the support. Without the
+    baseline its variance is at most that of any estimator from k ordered draws whose average over the orders it is.
+    Sites marked ``.to_event`` get joint sets by stochastic beam search.
 
     Args:
         num_samples: the size k of the set of each site.
