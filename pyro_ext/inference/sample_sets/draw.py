@@ -78,16 +78,12 @@ def draw_sample_set(fn: Any, options: SetOptions) -> SampleSet:
         weights = leave_one_out_weights(options.num_samples, values)
         return _laid_out(values, weights, fn)
     law = finite_law(fn)
-    if options.estimator == "sum_and_sample":
+    if options.estimator == "exact" or options.num_samples >= law.domain_size:
+        index, weights = _all(law, options.max_leaves)
+    elif options.estimator == "sum_and_sample":
         index, weights = _sum_and_sample(law, options)
     else:
-        k = options.num_samples if options.estimator == "unordered_set" else law.domain_size
-        if options.estimator == "exact" and k > options.max_leaves:
-            raise ValueError(
-                f"enumerating its {k} values exceeds max_leaves={options.max_leaves}; "
-                'raise max_leaves, or use estimator="unordered_set"'
-            )
-        index, weights = _unordered(law, k)
+        index, weights = _unordered(law, options.num_samples)
     return _laid_out(law.values(index), weights, fn)
 
 
@@ -100,11 +96,18 @@ def _laid_out(values: Tensor, weights: SetWeights, fn: Any) -> SampleSet:
     return SampleSet(values, log_weight.reshape(log_weight.shape + ones), baseline.reshape(baseline.shape + ones))
 
 
+def _all(law: FiniteLaw, max_leaves: int) -> tuple[Tensor, SetWeights]:
+    if law.domain_size > max_leaves:
+        raise ValueError(
+            f"enumerating its {law.domain_size} values exceeds max_leaves={max_leaves}; "
+            'raise max_leaves, or use estimator="unordered_set"'
+        )
+    index = law.configurations()
+    log_prob = law.log_probs.gather(-1, index.movedim(-1, -2)).sum(-2)
+    return index, enumeration_weights(log_prob)
+
+
 def _unordered(law: FiniteLaw, k: int) -> tuple[Tensor, SetWeights]:
-    if k >= law.domain_size:
-        index = law.configurations()
-        log_prob = law.log_probs.gather(-1, index.movedim(-1, -2)).sum(-2)
-        return index, enumeration_weights(log_prob)
     if law.log_probs.shape[-2] == 1:
         drawn = gumbel_topk(law.log_probs.squeeze(-2), k)
         return drawn.index.unsqueeze(-1), unordered_set_weights(drawn.log_p, drawn.log_rest)
@@ -114,7 +117,7 @@ def _unordered(law: FiniteLaw, k: int) -> tuple[Tensor, SetWeights]:
 
 
 def _sum_and_sample(law: FiniteLaw, options: SetOptions) -> tuple[Tensor, SetWeights]:
-    k = min(options.num_samples, law.domain_size)
+    k = options.num_samples
     if law.log_probs.shape[-2] == 1:
         log_probs = law.log_probs.squeeze(-2)
         top = topk_remainder(log_probs, k)
@@ -126,9 +129,7 @@ def _sum_and_sample(law: FiniteLaw, options: SetOptions) -> tuple[Tensor, SetWei
     if log_tail is None:
         masses = torch.cat([members.log_prob, branches.flatten(-3).logsumexp(-1, keepdim=True)], dim=-1)
         log_tail = masses.flip(-1).logcumsumexp(-1).flip(-1)
-    if k == law.domain_size:
-        num_summed = torch.full_like(log_tail[..., 0], k, dtype=torch.long)
-    elif isinstance(options.num_summed, int):
+    if isinstance(options.num_summed, int):
         num_summed = torch.full_like(log_tail[..., 0], options.num_summed, dtype=torch.long)
     else:
         num_summed = optimal_num_summed(log_tail, k)
