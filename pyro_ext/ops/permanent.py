@@ -9,6 +9,7 @@ the permanent of :math:`e^L` is ``Z`` of all columns: :math:`N 2^{N-1}` terms in
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from pyro_ext.ops._matrices import check_square
 from pyro_ext.ops.sets._log_space import floored, unfloored
 
-__all__ = ["MOST_ROWS", "log_permanent", "sample_matchings"]
+__all__ = ["MOST_ROWS", "column_chooser", "log_permanent", "sample_matchings"]
 
 MOST_ROWS = 18
 """The largest matrices: at 18 rows a matrix takes some 50 MB and, on one core, a second or two."""
@@ -48,11 +49,47 @@ def log_permanent(log_potentials: Tensor) -> Tensor:
     return unfloored(total.squeeze(0)).reshape(log_potentials.shape[:-2]).to(log_potentials.dtype)
 
 
+def column_chooser(log_potentials: Tensor) -> Callable[[Tensor], Tensor]:
+    r"""Return the conditional law of the matching's columns, one row after the other, from the last row to the first.
+
+    A column is chosen by its own weight and the weight of what it leaves for the rows before.
+
+    Args:
+        log_potentials: ``batch_shape + (N, N)`` with N at most 18, each with a matching of positive weight.
+
+    Returns:
+        A function from the columns of the last t rows, int64 ``batch_shape + (m, t)``, the last row first, to the
+        normalised log-probabilities of the column of the row before them, float64 ``batch_shape + (m, N)``. After
+        impossible columns it returns the uniform law.
+
+    Raises:
+        ValueError: if the matrices are not square or too large.
+
+    >>> choose = column_chooser(torch.tensor([[1.0, 2.0], [3.0, 4.0]]).log())
+    >>> choose(torch.empty((1, 0), dtype=torch.int64)).exp()
+    tensor([[0.6000, 0.4000]], dtype=torch.float64)
+    """
+    flat, n = _checked(log_potentials)
+    weights = torch.cat(_log_weights(flat, n)).index_select(0, _lattice(n, flat.device).place)  # by bit mask
+    bits = 1 << torch.arange(n, device=flat.device)
+    matrix = torch.arange(len(flat), device=flat.device).reshape(-1, 1, 1)
+
+    def choose(columns: Tensor) -> Tensor:
+        chosen = columns.reshape(len(flat), *columns.shape[-2:])
+        remaining = ((1 << n) - 1 - (1 << chosen).sum(-1, keepdim=True)).clamp_min(0)
+        free = (remaining & bits) != 0
+        row = flat[:, n - 1 - columns.shape[-1]].unsqueeze(-2)
+        score = unfloored((row + weights[remaining ^ (bits * free), matrix]).masked_fill(~free, -torch.inf))
+        # after an impossible choice there need not be any other
+        score = score.masked_fill((score == -torch.inf).all(-1, keepdim=True), 0)
+        return score.log_softmax(-1).reshape(*columns.shape[:-1], n)
+
+    return choose
+
+
 @torch.no_grad()
 def sample_matchings(log_potentials: Tensor, num_samples: int) -> Tensor:
     r"""Draw permutations with probability proportional to :math:`\exp \sum_i L_{i, \pi_i}`, independently and exactly.
-
-    Columns are drawn for the last row first, each by the weight of what remains for the rows before it.
 
     Args:
         log_potentials: ``batch_shape + (N, N)`` with N at most 18, each with a matching of positive weight.
@@ -67,23 +104,14 @@ def sample_matchings(log_potentials: Tensor, num_samples: int) -> Tensor:
     >>> sample_matchings(torch.tensor([[9.0, 0.0], [0.0, 9.0]]), 3)
     tensor([[0, 1], [0, 1], [0, 1]])
     """
-    flat, n = _checked(log_potentials)
-    lattice = _lattice(n, flat.device)
-    weights = torch.cat(_log_weights(flat, n)).index_select(0, lattice.place)  # by bit mask
-    batch = len(flat)
-    columns = torch.arange(n, device=flat.device)
-    bits = (1 << columns).expand(num_samples, batch, n)
-    matrix = torch.arange(batch, device=flat.device).unsqueeze(-1)
-    remaining = torch.full((num_samples, batch, 1), (1 << n) - 1, device=flat.device)
-    drawn = []
-    for row in reversed(range(n)):
-        free = (remaining & bits) != 0
-        score = flat[:, row] + weights[remaining ^ (bits * free), matrix]
-        noisy = score.masked_fill(~free, -torch.inf) + _gumbel(score)
-        column = noisy.argmax(-1, keepdim=True)
-        remaining = remaining ^ (1 << column)
-        drawn.append(column)
-    return torch.cat(drawn[::-1], -1).reshape(num_samples, *log_potentials.shape[:-1])
+    choose = column_chooser(log_potentials)
+    *batch_shape, n, _ = log_potentials.shape
+    columns = torch.empty((*batch_shape, num_samples, 0), dtype=torch.int64, device=log_potentials.device)
+    for _ in range(n):
+        noisy = choose(columns)
+        noisy += _gumbel(noisy)
+        columns = torch.cat([columns, noisy.argmax(-1, keepdim=True)], -1)
+    return columns.flip(-1).movedim(-2, 0)
 
 
 def _gumbel(like: Tensor) -> Tensor:

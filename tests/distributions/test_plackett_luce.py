@@ -82,3 +82,20 @@ def test_repr():
 def test_wrong_calls_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_without_replacement(dtype):
+    """Masses, and distinct orders; impossible categories leave fewer values, whose first is repeated."""
+    d = PlackettLuce(torch.randn(3, 6, dtype=dtype), k=4)
+    draws = d.sample_without_replacement(20)
+    assert draws.values.shape == (20, 3, 4)
+    assert d.support.check(draws.values).all()
+    torch.testing.assert_close(draws.log_prob.to(dtype), d.log_prob(draws.values))
+    total = torch.cat([draws.log_prob, draws.log_rest.unsqueeze(0)]).exp().sum(0)
+    torch.testing.assert_close(total, torch.ones_like(total))
+    assert all(len({tuple(x) for x in draws.values[:, i].tolist()}) == 20 for i in range(3))
+    scarce = PlackettLuce(probs=torch.tensor([0.5, 0.0, 0.5], dtype=dtype), k=2)
+    values, log_prob, log_rest = scarce.sample_without_replacement(4)
+    assert (log_prob > -torch.inf).tolist() == [True, True, False, False]
+    assert torch.equal(values[2], values[0])
+    assert log_rest == -torch.inf

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -12,15 +12,15 @@ from torch.distributions import constraints
 from torch.distributions.kl import register_kl
 from torch.distributions.utils import lazy_property
 
-from pyro_ext.distributions.permutations._discrete import PermutationLaw
 from pyro_ext.distributions.permutations._parameters import check_matrix, check_potentials, matrix_shapes
+from pyro_ext.distributions.permutations._sequential import SequentialPermutationLaw
 from pyro_ext.ops.assignment import best_permutation, permutation_matrix
-from pyro_ext.ops.permanent import MOST_ROWS, log_permanent, sample_matchings
+from pyro_ext.ops.permanent import MOST_ROWS, column_chooser, log_permanent, sample_matchings
 
 __all__ = ["PermutationMatching"]
 
 
-class PermutationMatching(PermutationLaw):
+class PermutationMatching(SequentialPermutationLaw):
     r"""Permutation matrices with probability proportional to the exponential of their total score.
 
     .. math::  P(X) = \exp(\langle L, X \rangle - \log Z), \qquad Z = \mathrm{per}(e^L).
@@ -113,6 +113,12 @@ class PermutationMatching(PermutationLaw):
         never = self.log_potentials == -math.inf
         score = (value * self._finite_potentials).sum((-2, -1)) - self.log_normalizer
         return score.masked_fill(((value != 0) & never).any(-1).any(-1), -math.inf)
+
+    def _chooser(self) -> Callable[[Tensor], Tensor]:
+        return column_chooser(self.log_potentials)
+
+    def _rows_in_order(self, columns: Tensor) -> Tensor:
+        return columns.flip(-1)  # the chooser begins with the last row
 
     def entropy(self) -> Tensor:
         """Return the exact entropy in nats, ``batch_shape``."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -11,14 +12,15 @@ from torch.distributions import constraints
 from torch.distributions.kl import register_kl
 from torch.nn.functional import logsigmoid
 
-from pyro_ext.distributions.permutations._discrete import PermutationLaw, enumerated_kl
+from pyro_ext.distributions.permutations._discrete import enumerated_kl
 from pyro_ext.distributions.permutations._parameters import check_matrix, check_values, matrix_shapes
+from pyro_ext.distributions.permutations._sequential import SequentialPermutationLaw
 from pyro_ext.ops.birkhoff import break_sticks, sticks_of
 
 __all__ = ["StickBreakingPermutation"]
 
 
-class StickBreakingPermutation(PermutationLaw):
+class StickBreakingPermutation(SequentialPermutationLaw):
     r"""Permutation matrices filled cell by cell, each free cell a coin of its own.
 
     It is the law of ``RelaxedStickBreakingPermutation`` at temperature zero: where the cells above and to the left
@@ -76,6 +78,25 @@ class StickBreakingPermutation(PermutationLaw):
             self._validate_sample(value)
         up, down = sticks_of(value)  # both are zero where the cell had no choice
         return (up * logsigmoid(self.logits) + down * logsigmoid(-self.logits)).sum((-2, -1))
+
+    def _chooser(self) -> Callable[[Tensor], Tensor]:
+        never = self.logits.new_zeros((*self.batch_shape, self.permutation_size - 1, 1))
+        logits = torch.cat([self.logits, never], -1).double()
+
+        def choose(columns: Tensor) -> Tensor:
+            free = torch.ones((*columns.shape[:-1], self.permutation_size), dtype=torch.bool, device=columns.device)
+            free.scatter_(-1, columns, False)
+            row = columns.shape[-1]
+            if row == self.permutation_size - 1:
+                return free.double().log()
+            ell = logits[..., row, :].unsqueeze(-2)
+            stayed = logsigmoid(-ell) * free
+            # the last free column takes the one if no other has
+            last = free & (free.flip(-1).cumsum(-1).flip(-1) == 1)
+            went_up = logsigmoid(ell).masked_fill(last, 0)
+            return (stayed.cumsum(-1) - stayed + went_up).masked_fill(~free, -math.inf)
+
+        return choose
 
 
 @register_kl(StickBreakingPermutation, StickBreakingPermutation)

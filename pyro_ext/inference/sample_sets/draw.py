@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ext.inference.sample_sets.law import FiniteLaw, finite_law, law_dtype
+from pyro_ext.distributions._distinct import SamplesWithoutReplacement
+from pyro_ext.inference.sample_sets.law import FiniteLaw, finite_law, law_dtype, unwrap_law
 from pyro_ext.inference.sample_sets.weights import (
     SetWeights,
     enumeration_weights,
@@ -77,6 +78,10 @@ def draw_sample_set(fn: Any, options: SetOptions) -> SampleSet:
         values = fn.sample(torch.Size([options.num_samples]))
         weights = leave_one_out_weights(options.num_samples, values)
         return _laid_out(values, weights, fn)
+    base, num_coordinates = unwrap_law(fn)
+    if options.estimator == "unordered_set" and not num_coordinates and isinstance(base, SamplesWithoutReplacement):
+        drawn = base.sample_without_replacement(options.num_samples)
+        return _laid_out(drawn.values, unordered_set_weights(drawn.log_prob.movedim(0, -1), drawn.log_rest), fn)
     law = finite_law(fn)
     if options.estimator == "exact" or options.num_samples >= law.domain_size:
         index, weights = _all(law, options.max_leaves)

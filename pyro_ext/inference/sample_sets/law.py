@@ -10,7 +10,7 @@ from pyro import distributions as dist
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
-__all__ = ["FiniteLaw", "InfiniteSupportError", "finite_law", "law_dtype"]
+__all__ = ["FiniteLaw", "InfiniteSupportError", "finite_law", "law_dtype", "unwrap_law"]
 
 
 class InfiniteSupportError(ValueError):
@@ -61,7 +61,7 @@ def finite_law(fn: Any) -> FiniteLaw:
         InfiniteSupportError: if its support cannot be enumerated.
         ValueError: if its probabilities are not numbers (checked while Pyro's validation is on).
     """
-    base, num_coordinates = _unwrap(fn)
+    base, num_coordinates = unwrap_law(fn)
     split = len(base.batch_shape) - num_coordinates
     coordinates = base.batch_shape[split:]
     table, support = _table(base)
@@ -76,7 +76,7 @@ def finite_law(fn: Any) -> FiniteLaw:
     )
 
 
-def _unwrap(fn: Any) -> tuple[Any, int]:
+def unwrap_law(fn: Any) -> tuple[Any, int]:
     """Strip ``.to_event`` and ``.mask``; return the base and how many of its batch dims are event dims of ``fn``."""
     depth = 0
     while True:
@@ -102,7 +102,7 @@ def _table(base: Any) -> tuple[Tensor, Tensor]:
 
 def law_dtype(fn: Any) -> torch.dtype:
     """The floating dtype of a distribution's parameters (the default dtype where it has none)."""
-    base, _ = _unwrap(fn)
+    base, _ = unwrap_law(fn)
     for name in getattr(base, "arg_constraints", {}):
         parameter = getattr(base, name, None)
         if isinstance(parameter, Tensor) and parameter.is_floating_point():

@@ -14,8 +14,9 @@ from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyro_ext.distributions._distinct import SamplesWithoutReplacement
 from pyro_ext.inference.sample_sets.draw import SampleSet, SetOptions, draw_sample_set
-from pyro_ext.inference.sample_sets.law import InfiniteSupportError, finite_law
+from pyro_ext.inference.sample_sets.law import InfiniteSupportError, finite_law, unwrap_law
 from pyro_ext.inference.sample_sets.options import is_set_site, site_options
 
 __all__ = ["SET_KEY", "LawCheckMessenger", "SampleSetMessenger", "SiteSet"]
@@ -62,6 +63,8 @@ class LawCheckMessenger(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if not is_set_site(msg) or not isinstance(msg["fn"], TorchDistributionMixin):
             return
+        if isinstance(unwrap_law(msg["fn"])[0], SamplesWithoutReplacement):
+            return  # whose support may be too long a list
         with contextlib.suppress(InfiniteSupportError), naming_site(msg["name"]):
             finite_law(msg["fn"])
 
