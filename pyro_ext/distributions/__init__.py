@@ -21,6 +21,7 @@ from pyro_ext.distributions.relaxed import (
     RelaxedTopK,
     kl_divergence,
 )
+from pyro_ext.distributions.tree_likelihood import TreeLikelihood
 from pyro_ext.distributions.unordered_set import UnorderedSet
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "RelaxedStickBreakingPermutation",
     "RelaxedTopK",
     "StickBreakingPermutation",
+    "TreeLikelihood",
     "UnorderedSet",
     "constraints",
     "kl_divergence",

@@ -1,0 +1,71 @@
+"""Large buffers that are used again: fresh ones cost page faults, which take longer than the arithmetic on them."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import Final
+
+import torch
+from torch import Tensor
+
+__all__ = ["Lease", "lease"]
+
+_MOST_BYTES: Final = 1 << 29
+
+_Key = tuple[int, torch.dtype]
+
+
+class _Pool:
+    """Idle buffers on the CPU by size and type, up to half a gigabyte of them."""
+
+    def __init__(self) -> None:
+        self.idle: defaultdict[_Key, list[Tensor]] = defaultdict(list)
+        self.bytes = 0
+
+    def take(self, key: _Key) -> Tensor:
+        try:
+            buffer = self.idle[key].pop()
+        except IndexError:
+            with torch.inference_mode(False):  # buffers outlive the caller's mode
+                return torch.empty(key[0], dtype=key[1])
+        self.bytes -= buffer.nbytes
+        return buffer
+
+    def give_back(self, key: _Key, buffer: Tensor) -> None:
+        if self.bytes + buffer.nbytes <= _MOST_BYTES:
+            self.bytes += buffer.nbytes
+            self.idle[key].append(buffer)
+
+
+_POOL = _Pool()
+
+
+class Lease:
+    """A buffer on loan: it goes back when the last reference to the lease is gone.
+
+    Attributes:
+        tensor: uninitialised memory in the shape asked for.
+    """
+
+    def __init__(self, shape: tuple[int, ...], like: Tensor) -> None:
+        self._key: _Key | None = None
+        if like.device.type != "cpu":  # elsewhere torch's own allocator keeps blocks
+            self.tensor = like.new_empty(shape)
+            return
+        self._key = math.prod(shape), like.dtype
+        self._buffer = _POOL.take(self._key)
+        self.tensor = self._buffer.view(shape)
+
+    def __del__(self) -> None:
+        if self._key is not None:
+            _POOL.give_back(self._key, self._buffer)
+
+
+def lease(shape: tuple[int, ...], like: Tensor) -> Lease:
+    """Lend an uninitialised buffer of this shape, on the device and of the type of ``like``.
+
+    >>> lease((2, 3), torch.zeros(())).tensor.shape
+    torch.Size([2, 3])
+    """
+    return Lease(shape, like)

@@ -1,0 +1,169 @@
+r"""Felsenstein's pruning: the likelihood of every site of an alignment on a batch of trees, all topologies at once.
+
+From the leaves to the root, every node i with an edge above it, of transition matrix :math:`P_i`, sends its parent
+
+.. math::  V_i = P_i U_i, \qquad U_i = \prod_{c \text{ child of } i} V_c,
+
+where the :math:`U_i` of a leaf is what was observed there. The likelihood of a site is :math:`\pi^T U` at the root. The
+gradient in all matrices takes one pass back, from the root to the leaves, whatever the number of edges.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_ext.ops._pruning_passes import by_autograd, inside, outside
+from pyro_ext.ops._tree_plans import TreePlan, tree_plan
+
+__all__ = ["ancestral_marginals", "site_log_likelihoods"]
+
+# Site likelihoods closer than this to the smallest normal number may have lost digits on the way.
+_MARGIN = 1e8
+# Up to so many taxa it is worth trying without rescaling, and again with it where that underflows.
+_FEW_TAXA = {torch.float32: 60, torch.float64: 400}
+
+
+def site_log_likelihoods(
+    parents: Tensor,
+    transitions: Tensor,
+    frequencies: Tensor,
+    partials: Tensor,
+    *,
+    rescale: bool | None = None,
+    differentiable_twice: bool = False,
+) -> Tensor:
+    r"""Return the log-likelihood of every site on every tree.
+
+    Topologies differ from one batch element to the next at no extra cost. The transition matrices may come from any
+    model; gradients reach them and the frequencies.
+
+    Args:
+        parents: canonical trees of n taxa, int64 ``batch_shape + (2n - 2,)`` rooted at taxon 0, or
+            ``batch_shape + (2n - 1,)`` rooted at node n.
+        transitions: the probability to go from the state in the row, nearer the root, to that in the column along
+            each edge, ``batch_shape + (E, A, A)``, E one less than the number of nodes, in the order of the nodes
+            without the root.
+        frequencies: probabilities of the states at the root, ``batch_shape + (A,)``.
+        partials: the likelihood of each state at each leaf, ``(n, S, A)``: a single one where the state is known, all
+            ones where nothing is.
+        rescale: whether to divide by the largest entry on the way, which prevents underflow; by default where needed.
+        differentiable_twice: whether to use ordinary autograd, slower, for second derivatives and ``torch.func``.
+
+    Returns:
+        ``batch_shape + (S,)``, all batch shapes broadcast; -inf, without a gradient, where a site is impossible.
+
+    Raises:
+        ValueError: if shapes or types disagree.
+
+    References:
+        | Evolutionary trees from DNA sequences: a maximum likelihood approach (Felsenstein, 1981)
+        | https://doi.org/10.1007/BF01734359
+
+    >>> parents = torch.tensor([-1, 3, 3, 0])  # three taxa
+    >>> transitions = (0.1 + 0.6 * torch.eye(4)).expand(3, 4, 4)
+    >>> partials = torch.eye(4)[torch.tensor([[0, 0], [0, 1], [0, 1]])]  # sites AAA and ACC
+    >>> site_log_likelihoods(parents, transitions, torch.full((4,), 0.25), partials).exp()
+    tensor([0.0865, 0.0145])
+    """
+    plan, matrices, roots, tips, batch_shape = _arranged(parents, transitions, frequencies, partials)
+    if differentiable_twice:
+        result = by_autograd(plan, matrices, roots, tips)
+    elif rescale is not None or plan.num_taxa > _FEW_TAXA.get(matrices.dtype, 0) or matrices.is_cuda:
+        result = _Pruning.apply(plan, matrices, roots, tips, rescale is not False)
+    else:
+        result = _Pruning.apply(plan, matrices, roots, tips, False)
+        if float(result.detach().amin().exp()) < _MARGIN * torch.finfo(result.dtype).tiny:
+            result = _Pruning.apply(plan, matrices, roots, tips, True)
+    return result.reshape(*batch_shape, -1)
+
+
+@torch.no_grad()
+def ancestral_marginals(parents: Tensor, transitions: Tensor, frequencies: Tensor, partials: Tensor) -> Tensor:
+    """Return the posterior probability of every state at every internal node, site by site.
+
+    Args:
+        parents: as in :func:`site_log_likelihoods`.
+        transitions: as there.
+        frequencies: as there.
+        partials: as there.
+
+    Returns:
+        ``batch_shape + (I, S, A)`` for the internal nodes n, n + 1, ...; zeros where a site is impossible.
+
+    Raises:
+        ValueError: if shapes or types disagree.
+
+    >>> parents, partials = torch.tensor([-1, 3, 3, 0]), torch.eye(4)[torch.tensor([[0], [0], [1]])]
+    >>> transitions = (0.1 + 0.6 * torch.eye(4)).expand(3, 4, 4)
+    >>> ancestral_marginals(parents, transitions, torch.full((4,), 0.25), partials)
+    tensor([[[0.8448, 0.1207, 0.0172, 0.0172]]])
+    """
+    plan, matrices, roots, tips, batch_shape = _arranged(parents, transitions, frequencies, partials)
+    passed = inside(plan, matrices, roots, tips, scaled=True)
+    found = outside(plan, matrices, passed, passed.inverse_likelihood(torch.ones_like(passed.likelihood)))
+    assert passed.scales is not None
+    marginals = found.below.tensor * passed.below.tensor * passed.scales.tensor.unsqueeze(2)
+    marginals = marginals.permute(1, 0, 3, 2)
+    return marginals.reshape(*batch_shape, *marginals.shape[1:])
+
+
+class _Pruning(torch.autograd.Function):
+    """Log-likelihoods ``(M, S)`` from matrices ``(nodes, M, A, A)``, roots ``(M, A)`` and tips ``(n, A, S)``."""
+
+    @staticmethod
+    def forward(ctx: Any, plan: TreePlan, matrices: Tensor, roots: Tensor, tips: Tensor, scaled: bool) -> Tensor:
+        passed = inside(plan, matrices, roots, tips, scaled)
+        ctx.plan, ctx.passed = plan, passed
+        ctx.save_for_backward(matrices, tips)
+        return passed.log_likelihood()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        matrices, tips = ctx.saved_tensors
+        plan, passed = ctx.plan, ctx.passed
+        inverse = passed.inverse_likelihood(grad)
+        root_grad = (passed.at_root * passed.observed * inverse.unsqueeze(1)).sum(-1)
+        messages = outside(plan, matrices, passed, inverse).messages.tensor
+        grads = torch.empty_like(matrices)
+        grads[plan.root] = 0
+        leaves = messages[plan.leaves].flatten(1, 2)
+        grads[plan.leaves] = (leaves @ tips[plan.leaves].transpose(1, 2)).unflatten(1, messages.shape[1:3])
+        first = plan.num_taxa + plan.rooted  # the root's message is undefined
+        below = passed.below.tensor[plan.rooted :].transpose(-1, -2)
+        torch.matmul(messages[first:], below, out=grads[first:])
+        return None, grads, root_grad, None, None
+
+
+_Arranged = tuple[TreePlan, Tensor, Tensor, Tensor, torch.Size]
+
+
+def _arranged(parents: Tensor, transitions: Tensor, frequencies: Tensor, partials: Tensor) -> _Arranged:
+    """Check the arguments and lay them out for the passes: plan, matrices, roots, tips, batch shape."""
+    num_nodes = parents.shape[-1] if parents.dim() else 0
+    num_taxa, num_states = num_nodes // 2 + 1, partials.shape[-1]
+    if num_nodes < 2 or parents.dtype != torch.int64:
+        raise ValueError(
+            f"parents must be int64 batch_shape + (2n - 2,) or (2n - 1,), got {parents.dtype} {tuple(parents.shape)}"
+        )
+    if partials.dim() != 3 or len(partials) != num_taxa:
+        raise ValueError(
+            f"partials must have shape (n, S, A) for the n = {num_taxa} taxa of parents {tuple(parents.shape)}, "
+            f"got {tuple(partials.shape)}"
+        )
+    if transitions.dim() < 3 or transitions.shape[-3:] != (num_nodes - 1, num_states, num_states):
+        raise ValueError(
+            f"transitions must have shape batch_shape + {(num_nodes - 1, num_states, num_states)}, one matrix for "
+            f"each edge, got {tuple(transitions.shape)}"
+        )
+    if frequencies.dim() < 1 or frequencies.shape[-1] != num_states:
+        raise ValueError(f"frequencies must have shape batch_shape + ({num_states},), got {tuple(frequencies.shape)}")
+    batch_shape = torch.broadcast_shapes(parents.shape[:-1], transitions.shape[:-3], frequencies.shape[:-1])
+    plan = tree_plan(parents.expand(*batch_shape, num_nodes))
+    matrices = plan.by_node(transitions.expand(*batch_shape, *transitions.shape[-3:]))
+    roots = frequencies.expand(*batch_shape, num_states).reshape(plan.num_trees, num_states).to(matrices.dtype)
+    tips = partials.transpose(-1, -2).to(matrices.dtype).contiguous()
+    return plan, matrices, roots, tips, batch_shape

@@ -1,0 +1,73 @@
+"""Exponentials of multiples of one symmetric matrix, with gradients that survive equal eigenvalues."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["symmetric_exp"]
+
+
+def symmetric_exp(matrix: Tensor, times: Tensor) -> Tensor:
+    r"""Return :math:`\exp(t S)` for every time t.
+
+    With :math:`S = V \Lambda V^T`, the gradient in S weighs the entries of :math:`V^T G V` by the divided differences
+    :math:`(e^{t \lambda_i} - e^{t \lambda_j}) / (\lambda_i - \lambda_j)`, and by their limit where two eigenvalues
+    are equal, which the gradient of an eigendecomposition does not survive.
+
+    Args:
+        matrix: symmetric, ``batch_shape + (A, A)``.
+        times: ``batch_shape + (E,)``.
+
+    Returns:
+        ``batch_shape + (E, A, A)``; batch shapes broadcast. It can be differentiated once.
+
+    References:
+        | Functions of matrices: theory and computation (Higham, 2008), theorem 3.11 (Daleckii and Krein)
+        | https://doi.org/10.1137/1.9780898717778
+
+    >>> symmetric_exp(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([0.0, 1.0]))
+    tensor([[[1.0000, 0.0000], [0.0000, 1.0000]],
+            [[1.5431, 1.1752], [1.1752, 1.5431]]])
+    """
+    batch_shape = torch.broadcast_shapes(matrix.shape[:-2], times.shape[:-1])
+    matrix = matrix.expand(*batch_shape, *matrix.shape[-2:])
+    result: Tensor = _SymmetricExp.apply(matrix, times.expand(*batch_shape, times.shape[-1]))
+    return result
+
+
+class _SymmetricExp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, times: Tensor) -> Tensor:
+        values, vectors = torch.linalg.eigh(matrix)
+        ctx.save_for_backward(values, vectors, times)
+        return _sandwich(vectors, (times.unsqueeze(-1) * values.unsqueeze(-2)).exp().diag_embed())
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        values, vectors, times = ctx.saved_tensors
+        inner = vectors.mT.unsqueeze(-3) @ grad @ vectors.unsqueeze(-3)
+        powers = (times.unsqueeze(-1) * values.unsqueeze(-2)).exp()
+        time_grad = (inner.diagonal(dim1=-2, dim2=-1) * values.unsqueeze(-2) * powers).sum(-1)
+        weighed = (inner * _divided_differences(values, times)).sum(-3, keepdim=True)
+        matrix_grad = _sandwich(vectors, weighed).squeeze(-3)
+        return (matrix_grad + matrix_grad.mT) / 2, time_grad
+
+
+def _sandwich(vectors: Tensor, inner: Tensor) -> Tensor:
+    return vectors.unsqueeze(-3) @ inner @ vectors.mT.unsqueeze(-3)
+
+
+def _divided_differences(values: Tensor, times: Tensor) -> Tensor:
+    """Return the divided differences of ``exp(t .)`` at all pairs of eigenvalues, ``batch_shape + (E, A, A)``."""
+    t = times[..., None, None]
+    first, second = values[..., None, :, None], values[..., None, None, :]
+    half = t * (first - second) / 2
+    # sinh(x) / x, by its series near 0
+    small = half.abs() < 1e-3
+    safe = half.where(~small, 1)
+    ratio = torch.where(small, 1 + half.square() / 6, safe.sinh() / safe)
+    return t * (t * (first + second) / 2).exp() * ratio

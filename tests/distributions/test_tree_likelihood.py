@@ -1,0 +1,196 @@
+"""TreeLikelihood: published values, normalisation over all patterns, simulation, mixtures, batches, bad input."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+
+from pyro_ext.distributions import TreeLikelihood
+from pyro_ext.phylo.rates import GammaRates, InvariantSites, WeibullRates
+from pyro_ext.phylo.substitution import GTR, HKY85, JC69
+from tests.ops.trees import random_trees
+
+F64 = torch.float64
+EYE = torch.eye(4, dtype=F64)
+QUARTER = torch.full((4,), 0.25, dtype=F64)
+UNEVEN = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=F64)
+MODELS = {
+    "jc": (JC69(QUARTER), None),
+    "hky, gamma": (HKY85(torch.tensor(3.0, dtype=F64), UNEVEN), GammaRates(torch.tensor(0.5, dtype=F64))),
+    "gtr, invariant and weibull": (
+        GTR(torch.arange(1.0, 7, dtype=F64), UNEVEN),
+        InvariantSites(torch.tensor(0.3, dtype=F64), WeibullRates(torch.tensor(0.8, dtype=F64))),
+    ),
+}
+
+
+def all_patterns(num_taxa):
+    return EYE[torch.cartesian_prod(*[torch.arange(4)] * num_taxa).T]
+
+
+@pytest.mark.parametrize("models", MODELS)
+@pytest.mark.parametrize("rooted", [False, True])
+def test_probabilities_of_all_patterns_sum_to_one(models, rooted):
+    trees = random_trees(3, 4, rooted)
+    d = TreeLikelihood(trees, torch.rand(3, trees.shape[-1] - 1, dtype=F64), *MODELS[models])
+    total = d.site_log_prob(all_patterns(4)).exp().sum(-1)
+    torch.testing.assert_close(total, torch.ones(3, dtype=F64), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("models", MODELS)
+def test_simulated_sites_follow_the_law(models):
+    """The frequencies of all 64 patterns of 100,000 sites, |z| < 4.5: false alarms 5e-4 a case."""
+    tree, lengths = random_trees(1, 3)[0], torch.tensor([0.1, 0.4, 0.7], dtype=F64)
+    sites = TreeLikelihood(tree, lengths, *MODELS[models], num_sites=100_000).sample()
+    assert sites.shape == (3, 100_000, 4)
+    number = (sites.argmax(-1) * torch.tensor([[16], [4], [1]])).sum(0)
+    frequency = number.bincount(minlength=64) / 100_000
+    probs = TreeLikelihood(tree, lengths, *MODELS[models]).site_log_prob(all_patterns(3)).exp()
+    assert ((frequency - probs) / (probs * (1 - probs) / 100_000).sqrt()).abs().max() < 4.5
+
+
+@pytest.mark.parametrize("models", MODELS)
+def test_where_the_root_lies_does_not_matter(models):
+    """A reversible process: the rooted tree, its two upper edges joined, is the unrooted one."""
+    value = all_patterns(4)[:, ::7]
+    # ((0, 1), (2, 3)) with nodes 4 = root, 5, 6; unrooted at taxon 0: 4 = (1, 5), 5 = (2, 3)
+    rooted = TreeLikelihood(
+        torch.tensor([5, 5, 6, 6, -1, 4, 4]), torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], dtype=F64), *MODELS[models]
+    )
+    joined = TreeLikelihood(
+        torch.tensor([-1, 4, 5, 5, 0, 4]), torch.tensor([0.2, 0.3, 0.4, 0.1, 1.1], dtype=F64), *MODELS[models]
+    )
+    torch.testing.assert_close(rooted.site_log_prob(value), joined.site_log_prob(value), rtol=1e-12, atol=0)
+
+
+def test_two_taxa():
+    """The probability of a pair is a quarter times the transition probability."""
+    d = TreeLikelihood(torch.tensor([-1, 0]), torch.tensor([0.3], dtype=F64))
+    change = (1 - math.exp(-0.4)) / 4
+    expected = torch.tensor([math.log(0.25 * (1 - 3 * change)), math.log(0.25 * change)], dtype=F64)
+    torch.testing.assert_close(d.site_log_prob(EYE[torch.tensor([[0, 0], [0, 1]])]), expected)
+
+
+def test_gaps_and_ambiguity_add_up():
+    tree, lengths = random_trees(1, 4)[0], torch.rand(5, dtype=F64)
+    d = TreeLikelihood(tree, lengths, *MODELS["hky, gamma"])
+    value = EYE[torch.tensor([[0], [1], [2], [2]])]
+    purine = value.clone()
+    purine[3, 0] = torch.tensor([1, 0, 1, 0])
+    other = EYE[torch.tensor([[0], [1], [2], [0]])]
+    sum_of_both = (d.site_log_prob(value).exp() + d.site_log_prob(other).exp()).log()
+    torch.testing.assert_close(d.site_log_prob(purine), sum_of_both)
+    torch.testing.assert_close(d.site_log_prob(torch.ones(4, 1, 4, dtype=F64)), torch.zeros(1, dtype=F64))
+
+
+def test_weights_and_batches():
+    trees = random_trees(2, 5)
+    lengths = torch.rand(3, 1, 7, dtype=F64, requires_grad=True)
+    kappa = torch.tensor([1.0, 4.0], dtype=F64, requires_grad=True)
+    shape = torch.tensor([0.5, 2.0], dtype=F64, requires_grad=True)
+    weights, value = torch.tensor([2.0, 1.0, 3.0], dtype=F64), EYE[torch.randint(4, (5, 3))]
+    d = TreeLikelihood(trees, lengths, HKY85(kappa), GammaRates(shape), weights)
+    assert d.batch_shape == (3, 2)
+    assert d.event_shape == (5, 3, 4)
+    found = d.log_prob(value)
+    repeated = value[:, [0, 0, 1, 2, 2, 2]]
+    plain = TreeLikelihood(trees[1], lengths[2, 0], HKY85(kappa[1]), GammaRates(shape[1])).log_prob(repeated)
+    torch.testing.assert_close(found[2, 1], plain)
+    gradients = torch.autograd.grad(found.sum(), (lengths, kappa, shape))
+    assert all(gradient.abs().min() > 0 for gradient in gradients)
+    torch.testing.assert_close(d.expand((4, 3, 2)).log_prob(value), found.expand(4, 3, 2))
+
+
+@pytest.mark.parametrize("models", MODELS)
+def test_gradients(models):
+    trees, value = random_trees(2, 4), EYE[torch.randint(4, (4, 3))]
+    lengths = (torch.rand(2, 5, dtype=F64) + 0.1).requires_grad_()
+    assert torch.autograd.gradcheck(lambda b: TreeLikelihood(trees, b, *MODELS[models]).log_prob(value), (lengths,))
+
+
+def test_second_derivatives():
+    tree, value = random_trees(1, 4)[0], EYE[torch.randint(4, (4, 3))]
+    lengths = (torch.rand(5, dtype=F64) + 0.1).requires_grad_()
+    assert torch.autograd.gradgradcheck(
+        lambda b: TreeLikelihood(tree, b).site_log_prob(value, differentiable_twice=True), (lengths,)
+    )
+
+
+def test_alignments_of_their_own():
+    d = TreeLikelihood(random_trees(2, 4), torch.rand(2, 5, dtype=F64), num_sites=6)
+    value = d.sample((3,))
+    assert value.shape == (3, 2, 4, 6, 4)
+    found = d.log_prob(value)
+    one = TreeLikelihood(d.tree[1], d.branch_lengths[1]).log_prob(value[2, 1])
+    torch.testing.assert_close(found[2, 1], one)
+
+
+@pytest.mark.parametrize("models", MODELS)
+def test_ancestral_marginals(models):
+    """Against Bayes' rule: a leaf hung at the node by an edge of length 0 shows its state."""
+    tree, lengths = torch.tensor([-1, 3, 3, 0]), torch.tensor([0.1, 0.4, 0.7], dtype=F64)
+    value = EYE[torch.randint(4, (3, 5))]
+    found = TreeLikelihood(tree, lengths, *MODELS[models]).ancestral_marginals(value)
+    # leaf 3 beside leaves 1 and 2: nodes 4 = (1, 5), 5 = (2, 3)
+    hung = TreeLikelihood(
+        torch.tensor([-1, 4, 5, 5, 0, 4]), torch.tensor([0.1, 0.4, 0.0, 0.7, 0.0], dtype=F64), *MODELS[models]
+    )
+    shown = [hung.site_log_prob(torch.cat([value, state.expand(1, 5, 4)])).exp() for state in EYE]
+    expected = torch.stack(shown, -1) / sum(shown).unsqueeze(-1)
+    torch.testing.assert_close(found, expected.unsqueeze(0))
+
+
+def test_observed_in_a_program():
+    tree, value = random_trees(1, 4)[0], EYE[torch.randint(4, (4, 3))]
+
+    def model():
+        lengths = pyro.sample(
+            "lengths", pyro.distributions.Exponential(torch.tensor(10.0, dtype=F64)).expand([5]).to_event(1)
+        )
+        pyro.sample("alignment", TreeLikelihood(tree, lengths), obs=value)
+
+    trace = pyro.poutine.trace(model).get_trace()
+    expected = TreeLikelihood(tree, trace.nodes["lengths"]["value"]).log_prob(value)
+    torch.testing.assert_close(trace.log_prob_sum(lambda name, _: name == "alignment"), expected)
+
+
+TREE, LENGTHS = torch.tensor([-1, 3, 3, 0]), torch.tensor([0.1, 0.1, 0.3])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: TreeLikelihood(TREE.float(), LENGTHS), "tree must be int64"),
+        (lambda: TreeLikelihood(TREE, LENGTHS[:2]), r"branch_lengths must have shape batch_shape \+ \(3,\)"),
+        (lambda: TreeLikelihood(TREE, -LENGTHS), "branch_lengths must be finite and not negative, got -0.1"),
+        (lambda: TreeLikelihood(TREE, LENGTHS * math.inf), "branch_lengths must be finite and not negative, got inf"),
+        (lambda: TreeLikelihood(TREE, LENGTHS, weights=torch.tensor([-1.0])), "weights must be"),
+        (lambda: TreeLikelihood(TREE, LENGTHS, weights=torch.ones(2), num_sites=2), "not both"),
+        (
+            lambda: TreeLikelihood(TREE, LENGTHS).log_prob(torch.ones(4, 2, 4)),
+            r"value must have shape \(..., 3, S, 4\)",
+        ),
+        (lambda: TreeLikelihood(TREE, LENGTHS).log_prob(-torch.ones(3, 2, 4)), "value must hold likelihoods of states"),
+        (lambda: TreeLikelihood(TREE, LENGTHS, weights=torch.ones(3)).log_prob(torch.ones(3, 2, 4)), r"3, 3, 4\)"),
+    ],
+)
+def test_refusals(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.data
+def test_published_value():
+    folder = Path(os.environ["PYRO_EXT_DATA"]) / "phylo" / "reference"
+    lines = (folder / "hello.fasta").read_text().split()
+    sequences = dict(zip((name[1:] for name in lines[::2]), lines[1::2], strict=True))
+    codes = dict(zip("ACGT-", [*EYE, torch.ones(4, dtype=F64)], strict=True))
+    value = torch.stack([torch.stack([codes[c] for c in sequences[name]]) for name in sorted(sequences)])
+    # jupiter .3, mars .1, saturn .1
+    d = TreeLikelihood(TREE, LENGTHS.double())
+    expected = json.loads((folder / "likelihood.json").read_text())["hello"]
+    assert float(d.log_prob(value)) == pytest.approx(expected, abs=1e-6)
