@@ -1,4 +1,4 @@
-"""Does a sampler draw from the law that ``log_prob`` states? Two tests with a stated false-alarm rate."""
+"""Does a sampler draw from the law that is stated? Tests with a stated false-alarm rate."""
 
 from __future__ import annotations
 
@@ -70,16 +70,44 @@ def mean_scores(d: Any, parameters: Sequence[Tensor], num_samples: int) -> Tenso
     return torch.stack(groups)
 
 
-def largest_score_excess(scores: Tensor, eps: float, false_alarm: float) -> float:
+def largest_excess(means: Tensor, eps: float, false_alarm: float, scale: float = 0.0) -> float:
     """Return how far the worst entry's mean exceeds what a mean of zero allows; positive is an alarm.
 
-    A t-test for each entry of ``scores`` ``(groups, entries)``, the false-alarm rate divided by their number;
-    rounding at relative precision ``eps`` is allowed for.
+    A t-test for each entry of ``means`` ``(groups, entries)``, the means of groups of samples, with the false-alarm
+    rate divided by their number; rounding at relative precision ``eps``, of the largest or of ``scale``, is allowed.
     """
     from scipy.stats import t
 
-    groups, entries = scores.shape
+    groups, entries = means.shape
     threshold = float(t.isf(false_alarm / (2 * entries), groups - 1))
-    standard_error = scores.std(0) / groups**0.5
-    rounding = eps**0.5 * scores.abs().max()
-    return float((scores.mean(0).abs() - threshold * standard_error - rounding).max())
+    standard_error = means.std(0) / groups**0.5
+    rounding = eps**0.5 * means.abs().max().clamp_min(scale)
+    return float((means.mean(0).abs() - threshold * standard_error - rounding).max())
+
+
+def grouped_mean(x: Tensor) -> Tensor:
+    """Return the mean of ``(n, ...)`` over each of some groups of neighbours, ``(groups, ...)``, a remainder left out.
+
+    >>> grouped_mean(torch.ones(1000, 2)).shape
+    torch.Size([50, 2])
+    """
+    size = max(1, len(x) // _NUM_GROUPS)
+    groups = min(len(x), _NUM_GROUPS)
+    return x[: groups * size].reshape(groups, size, *x.shape[1:]).mean(1)
+
+
+def two_sample_p_values(first: Tensor, second: Tensor) -> Tensor:
+    """Return p-values of the Kolmogorov-Smirnov test of each column, times the number of columns, ``(B,)``.
+
+    Args:
+        first: one sample, ``(n, B)``.
+        second: another, ``(m, B)``.
+
+    >>> two_sample_p_values(torch.randn(1000, 2), torch.randn(1000, 2) + torch.tensor([0.0, 0.3])) < 1e-3
+    tensor([False,  True])
+    """
+    from scipy.stats import ks_2samp
+
+    columns = zip(first.T.cpu().numpy(), second.T.cpu().numpy(), strict=True)
+    p_values = torch.tensor([float(ks_2samp(a, b, method="asymp").pvalue) for a, b in columns])
+    return p_values * first.shape[1]

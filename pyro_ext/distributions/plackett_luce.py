@@ -9,6 +9,7 @@ from itertools import chain, permutations
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions.constraints import dependent_property
 from torch.distributions.kl import register_kl
 
 from pyro_ext.distributions import constraints
@@ -64,10 +65,22 @@ class PlackettLuce(DrawsWithoutReplacement):
         k = num_categories if k is None else check_num_draws(k, num_categories)
         super().__init__(k, logits, probs, validate_args, num_categories)
 
-    @property
+    @dependent_property(is_discrete=True, event_dim=1)
     def support(self) -> constraints.ordered_subset:
         """Distinct category numbers, ``(k,)``."""
         return constraints.ordered_subset(self.k, self.num_categories)
+
+    @classmethod
+    def infer_shapes(cls, **arg_shapes: Sequence[int]) -> tuple[torch.Size, torch.Size]:
+        """Return batch and event shape of a law of full rankings with parameters of these shapes.
+
+        Raises:
+            NotImplementedError: if ``k`` is among them, since the event shape is its value.
+        """
+        if "k" in arg_shapes:
+            raise NotImplementedError("with k the event shape is (k,): the shapes of the parameters do not tell")
+        shape = torch.Size(arg_shapes["logits" if "logits" in arg_shapes else "probs"])
+        return shape[:-1], shape[-1:]
 
     @property
     def num_values(self) -> int:

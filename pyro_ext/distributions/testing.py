@@ -8,7 +8,9 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from pyro_ext.distributions._contract import CHECKS, Subject
+from pyro_ext.distributions._contract import CHECKS
+from pyro_ext.distributions._contract_laws import LAW_CHECKS
+from pyro_ext.distributions._contract_subject import Coordinates, Subject
 
 __all__ = ["check_distribution"]
 
@@ -21,14 +23,17 @@ def check_distribution(
     false_alarm: float = 1e-6,
     seed: int = 0,
     skip: Collection[str] = (),
+    coordinates: Coordinates | None = None,
 ) -> None:
     """Check that a distribution keeps what Pyro and its users rely on.
 
     The checks, by name:
 
     * ``shapes``: samples have shape ``sample_shape + batch_shape + event_shape``;
+    * ``infer_shapes``: the class method finds them from the shapes of the parameters, unless it is not implemented;
     * ``support``: samples lie in the support, and its ``check`` returns the batch shape;
-    * ``log_prob``: shape, and finite at the law's own samples;
+    * ``log_prob``: shape, finite at the law's own samples, and part of ``score_parts``;
+    * ``refusal``: with validation on, values of a wrong shape are refused;
     * ``dtype``: type and device are those of the parameters;
     * ``expand``, ``to_event``, ``mask``: as Pyro defines them;
     * ``seed``: a seed repeats a sample;
@@ -37,17 +42,28 @@ def check_distribution(
     * ``gradients``: ``log_prob``, and samples where reparameterised, reach every one of ``parameters``;
     * ``enumerate``: a finite support is complete: distinct values whose probabilities sum to 1;
     * ``sample_law``: samples of a finite law follow ``log_prob``, by a chi-square test;
+    * ``rsample_law``: ``sample`` and ``rsample`` draw from one law, by a Kolmogorov-Smirnov test;
+    * ``moments``, ``entropy``: ``mean``, ``variance`` and ``entropy()``, where the law knows them, are those of its
+      samples, by a t-test;
+    * ``goodness_of_fit``: samples of a continuous float64 law follow ``log_prob``, by a t-test of the volumes of cells
+      in unconstrained coordinates: on a bounded support, densities that pile up at the bounds would hide much;
     * ``score``: the gradient of ``log_prob`` in ``parameters`` has mean zero under the samples, by a t-test. It
       relates sampler and density for any law whose support does not move with its parameters.
+
+    A law without a density, whose ``log_prob`` is not implemented, skips ``log_prob``; what other checks ask of
+    densities is then left out.
 
     Args:
         d: the distribution; an instance of :class:`pyro.distributions.TorchDistribution` or one of Pyro's own.
         parameters: leaf tensors with ``requires_grad`` that ``d`` was built from; without them ``gradients`` and
             ``score`` do nothing.
-        num_samples: the number of samples of the two statistical checks.
-        false_alarm: the probability that a right distribution fails, for each of the two.
+        num_samples: the number of samples of each statistical check.
+        false_alarm: the probability that a right distribution fails, for each of them.
         seed: the checks draw from this seed and leave torch's generators as they were.
         skip: names of checks to leave out.
+        coordinates: a function of values ``(n,) + batch_shape + event_shape``, for ``goodness_of_fit`` on supports of
+            which ``biject_to`` knows nothing useful. It returns free real coordinates ``(n,) + batch_shape + (D,)``
+            and the log-determinant of the map from coordinates to values, ``(n,) + batch_shape``.
 
     Raises:
         AssertionError: naming the check that failed, and how.
@@ -61,12 +77,15 @@ def check_distribution(
         raise ValueError(f"skip names no check: {unknown}; there are {sorted(CHECKS)}")
     if not all(parameter.requires_grad for parameter in parameters):
         raise ValueError("parameters must require gradients: call requires_grad_() on them before building d")
+    has_density = "log_prob" not in skip
+    needing_density = set() if has_density else {"refusal", "enumerate", *LAW_CHECKS} - {"rsample_law", "moments"}
     for name, check in CHECKS.items():
-        if name in skip:
+        if name in skip or name in needing_density:
             continue
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(seed)
-            subject = Subject(d, list(parameters), d.sample((4,)), num_samples, false_alarm)
+            x = d.sample((4,))
+            subject = Subject(d, list(parameters), x, num_samples, false_alarm, has_density, coordinates)
             try:
                 check(subject)
             except AssertionError as error:

@@ -9,6 +9,7 @@ from itertools import chain, combinations
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions.constraints import dependent_property
 from torch.distributions.kl import register_kl
 
 from pyro_ext.distributions import constraints
@@ -65,10 +66,17 @@ class UnorderedSet(DrawsWithoutReplacement):
         num_categories = given_parameter(logits, probs).shape[-1]
         super().__init__(check_num_draws(k, num_categories), logits, probs, validate_args, num_categories)
 
-    @property
+    @dependent_property(is_discrete=True, event_dim=1)
     def support(self) -> constraints.unordered_subset:
         """Increasing category numbers, ``(k,)``."""
         return constraints.unordered_subset(self.k, self.num_categories)
+
+    @classmethod
+    def infer_shapes(cls, **arg_shapes: Sequence[int]) -> tuple[torch.Size, torch.Size]:
+        """Raise a NotImplementedError: the event shape is the value of ``k``, which no shape tells."""
+        raise NotImplementedError(
+            "the event shape of an UnorderedSet is (k,): the shapes of its parameters do not tell"
+        )
 
     @property
     def num_values(self) -> int:

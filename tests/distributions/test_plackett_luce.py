@@ -55,6 +55,12 @@ def test_gradient_beside_categories_without_mass():
     assert d.log_prob(torch.tensor([[1, 2], [0, 1]])).tolist() == [-INF, -INF]
 
 
+def test_inferred_shapes():
+    assert PlackettLuce.infer_shapes(logits=(3, 1, 4)) == PlackettLuce.infer_shapes(probs=(3, 1, 4)) == ((3, 1), (4,))
+    with pytest.raises(NotImplementedError, match=r"with k the event shape is \(k,\)"):
+        PlackettLuce.infer_shapes(logits=(4,), k=())
+
+
 def test_entropy_and_divergence():
     p, q = (PlackettLuce(torch.randn(3, 4, dtype=torch.float64), 3) for _ in range(2))
     values = p.enumerate_support()

@@ -209,6 +209,28 @@ def test_entropy_of_log_weights():
     torch.testing.assert_close(y.var(0), binary.variance.expand(2), rtol=0.05, atol=0)
 
 
+@pytest.mark.parametrize("law", [RelaxedBernoulli, LogitRelaxedBernoulli])
+def test_distribution_functions(law):
+    """Their derivative is the density, their inverse the quantiles, and half the samples lie below the median."""
+    d = law(torch.tensor([[0.3], [2.0]], dtype=torch.float64), logits=torch.tensor([-1.0, 0.0, 3.0]).double())
+    u = torch.rand(50, 2, 3, dtype=torch.float64)
+    x = d.icdf(u).requires_grad_()
+    torch.testing.assert_close(d.cdf(x), u, rtol=0, atol=1e-7)
+    (density,) = torch.autograd.grad(d.cdf(x).sum(), x)
+    torch.testing.assert_close(density.log(), d.log_prob(x), rtol=0, atol=1e-5)
+    below = (d.sample((40_000,)) < d.icdf(torch.tensor(0.5, dtype=torch.float64))).double().mean(0)
+    assert (below - 0.5).abs().max() < 5 * 0.5 / 200  # standard errors; a false alarm in 3e5
+
+
+@pytest.mark.parametrize("law", [RelaxedBernoulli, LogitRelaxedBernoulli])
+def test_distribution_functions_of_certain_values(law):
+    d = law(0.5, logits=torch.tensor([-INF, INF]))
+    low, high = (0.0, 1.0) if law is RelaxedBernoulli else (-50.0, INF)
+    assert d.icdf(torch.tensor(0.3)).tolist() == ([0, 1] if law is RelaxedBernoulli else [-INF, INF])
+    assert d.cdf(torch.tensor(low)).tolist() == [1, 0]
+    assert d.cdf(torch.tensor(high)).tolist() == [1, 1]
+
+
 @pytest.mark.parametrize("build", [*ONE_HOT, *BINARY])
 def test_plain_numbers_and_double_backward(build):
     logits = torch.randn(4, dtype=torch.float64, requires_grad=True)

@@ -145,6 +145,7 @@ def test_subsets_have_the_law_of_draws_without_replacement():
     counts = (x.unsqueeze(1) == k_hot).all(-1).sum(0)
     probs = d.log_prob(k_hot).exp()
     assert ((counts - total * probs) / (total * probs * (1 - probs)).sqrt()).abs().max() < 5
+    torch.testing.assert_close(d.entropy(), sets.entropy())
     other = RelaxedTopK(2, 0.3, torch.zeros(4, dtype=torch.float64))
     torch.testing.assert_close(kl_divergence(d, other), kl_divergence(sets, UnorderedSet(2, torch.zeros(4).double())))
 
@@ -172,6 +173,16 @@ def test_subsets_with_impossible_categories(dtype):
             lambda: RelaxedTopK(1, 0.5, torch.zeros(2)).log_prob(torch.tensor([0.5, 0.5])),
             NotImplementedError,
             "no density of relaxed values; use straight_through=True",
+        ),
+        (
+            lambda: RelaxedTopK(1, 0.5, torch.zeros(2)).entropy(),
+            NotImplementedError,
+            "RelaxedTopK has an entropy only with straight_through=True",
+        ),
+        (
+            lambda: RelaxedTopK(1, 0.5, torch.zeros(2)).enumerate_support(),
+            NotImplementedError,
+            "RelaxedTopK has a list of values only with straight_through=True",
         ),
         (
             lambda: RelaxedTopK(1, 0.5, torch.zeros(2), straight_through=True).log_prob(torch.tensor([0.5, 0.5])),

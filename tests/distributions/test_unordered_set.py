@@ -97,6 +97,11 @@ def test_logits_and_probs_are_normalised():
     assert by_logits.param_shape == (3,)
 
 
+def test_shapes_are_not_inferred():
+    with pytest.raises(NotImplementedError, match=r"the event shape of an UnorderedSet is \(k,\)"):
+        UnorderedSet.infer_shapes(logits=(4,), k=())
+
+
 def test_entropy_and_divergence():
     p = UnorderedSet(2, torch.randn(3, 1, 5, dtype=torch.float64, requires_grad=True))
     q = UnorderedSet(2, torch.randn(4, 5, dtype=torch.float64))

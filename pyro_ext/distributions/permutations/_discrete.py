@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import permutations
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ _MOST_ENTRIES = 1 << 25
 class PermutationLaw(TorchDistribution):
     """A law of a permutation matrix ``(N, N)``, with one matrix parameter whose name is in ``arg_constraints``."""
 
+    support: ClassVar[Any] = constraints.permutation_matrix
+
     def __init__(self, size: int, batch_shape: Sequence[int], validate_args: bool | None) -> None:
         super().__init__(torch.Size(batch_shape), torch.Size([size, size]), validate_args=validate_args)
 
@@ -38,11 +40,6 @@ class PermutationLaw(TorchDistribution):
     def permutation_size(self) -> int:
         """N, the number of rows."""
         return int(self.event_shape[-1])
-
-    @property
-    def support(self) -> Any:
-        """Permutation matrices, ``(N, N)``."""
-        return constraints.permutation_matrix
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Any:
         """Return the same law with its parameters broadcast to ``batch_shape``."""

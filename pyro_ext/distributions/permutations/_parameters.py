@@ -15,6 +15,7 @@ __all__ = [
     "broadcast_temperature",
     "check_matrix",
     "check_potentials",
+    "check_scaling",
     "check_temperature",
     "check_values",
     "matrix_shapes",
@@ -32,16 +33,24 @@ def check_matrix(name: str, value: Tensor, least: int = 1) -> None:
         )
 
 
-def as_parameter(value: Tensor | float, like: Tensor) -> Tensor:
-    """Return a number as a tensor of the type and device of ``like``, a tensor as it is."""
-    return value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=like.dtype, device=like.device)
+def as_parameter(name: str, value: Tensor | float, like: Tensor) -> Tensor:
+    """Return a number as a tensor of the type and device of ``like``, a floating point tensor as it is.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if isinstance(value, Tensor):
+        return value if value.is_floating_point() else value.to(like)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name} must be a number or a tensor, got {value!r}")
+    return like.new_tensor(float(value))
 
 
 def check_temperature(temperature: Tensor, most: float = float("inf")) -> None:
-    """Raise a ValueError unless all temperatures are positive and at most ``most``."""
-    wrong = ~((temperature > 0) & (temperature <= most))
+    """Raise a ValueError unless all temperatures are positive, finite and at most ``most``."""
+    wrong = ~((temperature > 0) & (temperature <= most)) | temperature.isinf()
     if bool(wrong.any()):
-        allowed = "positive" if most == float("inf") else f"in (0, {most:g}]"
+        allowed = "positive and finite" if most == float("inf") else f"in (0, {most:g}]"
         raise ValueError(f"temperature must be {allowed}, got {float(temperature[wrong].flatten()[0])}")
 
 
@@ -53,6 +62,15 @@ def check_values(name: str, value: Tensor, positive: bool = False, minus_inf: bo
     if bool(wrong.any()):
         kind = "positive and finite" if positive else "neither NaN nor +inf" if minus_inf else "finite"
         raise ValueError(f"{name} must be {kind}, got {float(value.detach()[wrong][0])}")
+
+
+def check_scaling(num_iterations: int | None, tolerance: float) -> None:
+    """Raise a ValueError unless Sinkhorn scaling can stop after ``num_iterations``, or at ``tolerance`` if None."""
+    if num_iterations is None:
+        if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not tolerance > 0:
+            raise ValueError(f"tolerance must be a positive number, got {tolerance!r}")
+    elif isinstance(num_iterations, bool) or not isinstance(num_iterations, int) or num_iterations < 1:
+        raise ValueError(f"num_iterations must be an integer of at least 1, got {num_iterations!r}")
 
 
 def check_potentials(log_potentials: Tensor) -> None:

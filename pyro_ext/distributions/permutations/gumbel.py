@@ -20,6 +20,7 @@ from pyro_ext.distributions.permutations._parameters import (
     broadcast_temperature,
     check_matrix,
     check_potentials,
+    check_scaling,
     check_temperature,
     matrix_shapes,
 )
@@ -28,6 +29,11 @@ from pyro_ext.ops.sets import gumbel_like
 from pyro_ext.ops.sinkhorn import sinkhorn
 
 __all__ = ["GumbelMatching", "GumbelSinkhorn"]
+
+_UNKNOWN = (
+    "the probabilities of GumbelMatching are not known: use PermutationMatching, whose are, or keep the Gumbel noise "
+    "as the site, pyro.sample(name, GumbelSinkhorn(log_potentials, temperature).noise())"
+)
 
 
 class GumbelMatching(PermutationLaw):
@@ -86,10 +92,11 @@ class GumbelMatching(PermutationLaw):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Raise a NotImplementedError: the probabilities have no closed form."""
-        raise NotImplementedError(
-            "the probabilities of GumbelMatching are not known: use PermutationMatching, whose are, or keep the Gumbel "
-            "noise as the site, pyro.sample(name, GumbelSinkhorn(log_potentials, temperature).noise())"
-        )
+        raise NotImplementedError(_UNKNOWN)
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """Raise a NotImplementedError: without probabilities there is nothing to sum."""
+        raise NotImplementedError(_UNKNOWN)
 
 
 class GumbelSinkhorn(TorchDistribution):
@@ -115,7 +122,8 @@ class GumbelSinkhorn(TorchDistribution):
 
     Raises:
         ValueError: if ``log_potentials`` is no batch of square matrices, holds NaN or +inf, or leaves no permutation;
-            if the shapes do not fit, or ``temperature`` is not positive.
+            if the shapes do not fit, ``temperature`` is not positive and finite, or ``num_iterations`` or
+            ``tolerance`` is not positive.
 
     References:
         | Learning latent permutations with Gumbel-Sinkhorn networks (Mena et al., 2018), section 4
@@ -140,7 +148,8 @@ class GumbelSinkhorn(TorchDistribution):
         validate_args: bool | None = None,
     ) -> None:
         check_matrix("log_potentials", log_potentials)
-        temperature = as_parameter(temperature, log_potentials)
+        check_scaling(num_iterations, tolerance)
+        temperature = as_parameter("temperature", temperature, log_potentials)
         if self._validate_args if validate_args is None else validate_args:
             check_potentials(log_potentials)
             check_temperature(temperature)
@@ -149,7 +158,7 @@ class GumbelSinkhorn(TorchDistribution):
         shape = self.log_potentials.shape
         super().__init__(shape[:-2], shape[-2:], validate_args=validate_args)
 
-    @property
+    @tc.dependent_property(is_discrete=False, event_dim=2)
     def support(self) -> Any:
         """Doubly stochastic matrices to the tolerance; with ``num_iterations``, rows on the simplex."""
         if self.num_iterations is None:
@@ -181,8 +190,7 @@ class GumbelSinkhorn(TorchDistribution):
 
     def noise(self) -> Any:
         """Return the law of the disturbed scores L + G, event shape ``(N, N)``; L counts as 0 in cells never used."""
-        usable = self.log_potentials > -math.inf
-        loc = torch.where(usable, self.log_potentials, 0)
+        loc = self._finite_potentials
         return Gumbel(loc, torch.ones_like(loc), validate_args=False).to_event(2)
 
     def from_noise(self, scores: Tensor) -> Tensor:
@@ -193,9 +201,14 @@ class GumbelSinkhorn(TorchDistribution):
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw matrices, ``sample_shape + batch_shape + (N, N)``."""
-        scores = self.log_potentials.expand(torch.Size(sample_shape) + self.log_potentials.shape)
+        scores = self._finite_potentials.expand(torch.Size(sample_shape) + self.log_potentials.shape)
         disturbed = scores + gumbel_like(scores)  # float64, where ties do not happen
         return self.from_noise(disturbed).to(scores.dtype)
+
+    @property
+    def _finite_potentials(self) -> Tensor:
+        """L with 0 in cells never used: infinities would make gradients of the temperature NaN."""
+        return self.log_potentials.masked_fill(self.log_potentials == -math.inf, 0)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Raise a NotImplementedError: there is no tractable density."""

@@ -10,6 +10,7 @@ from pyro.distributions import Normal, TransformedDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_ext.distributions.constraints import doubly_stochastic
 from pyro_ext.distributions.permutations._parameters import (
     as_parameter,
     broadcast_matrices,
@@ -64,12 +65,13 @@ class RelaxedStickBreakingPermutation(TransformedDistribution):
         "scale": constraints.independent(constraints.positive, 2),
         "temperature": constraints.positive,
     }
+    support: ClassVar[Any] = doubly_stochastic
 
     def __init__(
         self, loc: Tensor, scale: Tensor | float, temperature: Tensor | float, validate_args: bool | None = None
     ) -> None:
         check_matrix("loc", loc, least=0)
-        scale, temperature = as_parameter(scale, loc), as_parameter(temperature, loc)
+        scale, temperature = as_parameter("scale", scale, loc), as_parameter("temperature", temperature, loc)
         if self._validate_args if validate_args is None else validate_args:
             check_values("loc", loc)
             check_values("scale", scale, positive=True)

@@ -106,7 +106,7 @@ class RelaxedRoundingPermutation(TorchDistribution):
             raise ValueError(f"gradient must be one of {', '.join(get_args(Gradient))}, got {gradient!r}")
         if mask is not None:
             loc = torch.where(_checked_mask(mask, loc), loc, 0)
-        scale, temperature = as_parameter(scale, loc), as_parameter(temperature, loc)
+        scale, temperature = as_parameter("scale", scale, loc), as_parameter("temperature", temperature, loc)
         if self._validate_args if validate_args is None else validate_args:
             _check_values(loc, scale, temperature, mask)
         self.loc, self.scale, self.temperature = broadcast_matrices(loc, scale, temperature)
@@ -181,6 +181,17 @@ class RelaxedRoundingPermutation(TorchDistribution):
         terms = -0.5 * ((psi - self.centre) / self.scale).square() - self._log_volume()
         density = self._masked(terms).sum((-2, -1))
         return density if inside is None else density.masked_fill(~inside, -math.inf)
+
+    def unrounded(self, value: Tensor) -> Tensor:
+        r"""Return the Gaussian matrices :math:`\Psi` that were moved to ``value``, ``(..., N, N)``.
+
+        They are the coordinates in which the law is plain: independent normal cells around ``centre``.
+
+        >>> d = RelaxedRoundingPermutation(torch.zeros(2, 2), 0.1, temperature=0.5)
+        >>> d.unrounded(torch.tensor([[0.75, 0.25], [0.25, 0.75]]))
+        tensor([[0.5000, 0.5000], [0.5000, 0.5000]])
+        """
+        return self._recovered(value)[0]
 
     def entropy(self) -> Tensor:
         """Return the differential entropy in nats over the allowed cells, exact, ``batch_shape``."""

@@ -117,6 +117,18 @@ class RelaxedBernoulliBase(TorchDistribution):
         log_prob = log_prob.masked_fill(certain, 0)
         return log_prob.masked_fill(torch.where(certain, y != self.logits, y.isinf()), -math.inf)
 
+    def _cdf_of_log_odds(self, y: Tensor) -> Tensor:
+        """Return the probability that log-odds drawn are at most ``y``."""
+        certain = self.logits.isinf()
+        inner = (self.temperature * y - self.logits.masked_fill(certain, 0)).sigmoid()
+        return torch.where(certain, (y >= self.logits).to(y.dtype), inner)
+
+    def _log_odds_of_quantile(self, quantile: Tensor) -> Tensor:
+        """Return the log-odds below which draws fall with probability ``quantile``."""
+        certain = self.logits.isinf()
+        inner = (self.logits.masked_fill(certain, 0) + quantile.logit()) / self.temperature
+        return torch.where(certain, self.logits.detach(), inner)
+
     def __repr__(self) -> str:
         name = "logits" if "logits" in self.__dict__ else "probs"
         shape = tuple(self.batch_shape)
@@ -159,6 +171,14 @@ class LogitRelaxedBernoulli(RelaxedBernoulliBase):
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-density of log-odds ``(...)``."""
         return self._log_prob_of_log_odds(self._broadcast(value))
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """Return the probability of log-odds up to ``value``, ``(...)``."""
+        return self._cdf_of_log_odds(self._broadcast(value))
+
+    def icdf(self, value: Tensor) -> Tensor:
+        """Return the quantiles, the inverse of ``cdf``, for probabilities ``(...)``."""
+        return self._log_odds_of_quantile(value)
 
     @property
     def mean(self) -> Tensor:
@@ -222,6 +242,18 @@ class RelaxedBernoulli(RelaxedBernoulliBase):
         at_bound = certain & ((value == 0) | (value == 1))
         y = torch.where(at_bound, (value.detach() - 0.5) * math.inf, log_x - log_rest)
         return self._log_prob_of_log_odds(y) - torch.where(certain, 0, log_x + log_rest)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """Return the probability of numbers up to ``value``, ``(...)``.
+
+        >>> RelaxedBernoulli(0.1, probs=0.8).cdf(torch.tensor([0.0, 0.5, 1.0]))
+        tensor([0.0000, 0.2000, 1.0000])
+        """
+        return self._cdf_of_log_odds(self._broadcast(value).logit())
+
+    def icdf(self, value: Tensor) -> Tensor:
+        """Return the quantiles, the inverse of ``cdf``, for probabilities ``(...)``."""
+        return sigmoid(self._log_odds_of_quantile(value))
 
 
 class RelaxedBernoulliStraightThrough(RelaxedBernoulliBase):

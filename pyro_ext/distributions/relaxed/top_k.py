@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.distributions import kl_divergence, register_kl
-from torch.distributions.constraints import Constraint
+from torch.distributions.constraints import Constraint, dependent_property
 
 from pyro_ext.distributions import constraints
 from pyro_ext.distributions._draws import check_num_draws, given_parameter
@@ -32,7 +32,8 @@ class RelaxedTopK(RelaxedCategoricalBase):
     Entries are non-negative and sum to ``k``; they may exceed 1, by little at low temperatures. The law of the
     relaxed vector has no tractable density. With ``straight_through=True`` samples are exactly k-hot, with the
     gradient of the relaxed ones; ``log_prob`` of k-hot vectors is in both cases the exact probability of the set,
-    that of :class:`~pyro_ext.distributions.UnorderedSet`, and so is ``kl_divergence``.
+    that of :class:`~pyro_ext.distributions.UnorderedSet`, and so is ``kl_divergence``; k-hot samples have its entropy
+    too.
 
     Args:
         k: the size of the set.
@@ -79,7 +80,7 @@ class RelaxedTopK(RelaxedCategoricalBase):
             return UnorderedSet(self.k, logits=self.logits, validate_args=validate_args)
         return UnorderedSet(self.k, probs=self.probs, validate_args=validate_args)
 
-    @property
+    @dependent_property(event_dim=1)
     def support(self) -> Constraint:
         """Non-negative weights with sum ``k``, ``(K,)``; zeros and ones if straight-through."""
         return constraints.k_hot(self.k) if self.straight_through else constraints.relaxed_subset(self.k)
@@ -110,6 +111,37 @@ class RelaxedTopK(RelaxedCategoricalBase):
             )
         members = value.topk(self.k, dim=-1).indices.sort(-1).values
         return self.set_law().log_prob(members)
+
+    @property
+    def has_enumerate_support(self) -> bool:
+        """Whether samples are k-hot, and few enough to be listed."""
+        return self.straight_through and self.set_law().has_enumerate_support
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """Return all k-hot vectors, ``(num_values,) + batch_shape + (K,)``, batch dims being 1 unless ``expand``.
+
+        Raises:
+            NotImplementedError: if samples are relaxed, or the vectors too many.
+        """
+        self._require_hard("a list of values")
+        members = self.set_law().enumerate_support(expand=False)
+        values = self.logits.new_zeros(*members.shape[:-1], *self.event_shape).scatter(-1, members, 1)
+        return values.expand(-1, *self.batch_shape, -1) if expand else values
+
+    def entropy(self) -> Tensor:
+        """Return the entropy of the set in nats, ``batch_shape``, summed over all sets.
+
+        Raises:
+            NotImplementedError: if samples are relaxed, or the sets too many.
+        """
+        self._require_hard("an entropy")
+        return self.set_law().entropy()
+
+    def _require_hard(self, what: str) -> None:
+        if not self.straight_through:
+            raise NotImplementedError(
+                f"RelaxedTopK has {what} only with straight_through=True: relaxed sets have no tractable density"
+            )
 
 
 @register_kl(RelaxedTopK, RelaxedTopK)

@@ -202,7 +202,10 @@ def test_fits_by_an_autoguide_and_in_vectorised_particles():
         (lambda: StickBreakingPermutation(torch.full((2, 2), INF)), "logits must be finite, got inf"),
         (lambda: StickBreakingPermutation(torch.zeros(2, 2)).log_prob(torch.ones(3, 3) / 3), "within the support"),
         (lambda: RelaxedStickBreakingPermutation(torch.zeros(2), 1.0, 1.0), "loc must have shape"),
-        (lambda: RelaxedStickBreakingPermutation(torch.zeros(2, 2), 1.0, 0.0), "temperature must be positive, got 0.0"),
+        (
+            lambda: RelaxedStickBreakingPermutation(torch.zeros(2, 2), 1.0, 0.0),
+            "temperature must be positive and finite, got 0.0",
+        ),
         (lambda: RelaxedStickBreakingPermutation(torch.zeros(2, 2), -1.0, 1.0), "scale must be positive and finite"),
         (lambda: RelaxedStickBreakingPermutation(torch.zeros(2, 2), 1.0, math.nan), "temperature must be positive"),
         (
