@@ -22,9 +22,17 @@ from pyro_ext.distributions.relaxed import (
     kl_divergence,
 )
 from pyro_ext.distributions.tree_likelihood import TreeLikelihood
+from pyro_ext.distributions.trees import (
+    ConditionalCladeDistribution,
+    SubsplitBayesianNetwork,
+    TreeFrequency,
+    UniformTopology,
+    tree_kl,
+)
 from pyro_ext.distributions.unordered_set import UnorderedSet
 
 __all__ = [
+    "ConditionalCladeDistribution",
     "ExpRelaxedOneHotCategorical",
     "GumbelMatching",
     "GumbelRaoOneHotCategorical",
@@ -40,9 +48,13 @@ __all__ = [
     "RelaxedStickBreakingPermutation",
     "RelaxedTopK",
     "StickBreakingPermutation",
+    "SubsplitBayesianNetwork",
+    "TreeFrequency",
     "TreeLikelihood",
+    "UniformTopology",
     "UnorderedSet",
     "constraints",
     "kl_divergence",
     "transforms",
+    "tree_kl",
 ]

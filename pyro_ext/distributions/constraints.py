@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.distributions.constraints import Constraint
 
+from pyro_ext.phylo.canonical import is_canonical
+
 __all__ = [
     "doubly_stochastic",
     "k_hot",
@@ -16,6 +18,7 @@ __all__ = [
     "ordered_subset",
     "permutation_matrix",
     "relaxed_subset",
+    "tree_topology",
     "unordered_subset",
 ]
 
@@ -184,6 +187,26 @@ class _KHot(_RelaxedSubset):
         return ((value == 0) | (value == 1)).all(-1) & (value.sum(-1) == self.k)
 
 
+class _TreeTopology(Constraint):
+    """Binary trees as canonical parent vectors: ``(2n - 2,)`` for an unrooted one, ``(2n - 1,)`` for a rooted one.
+
+    >>> tree_topology.check(torch.tensor([[-1, 4, 4, 5, 0, 4], [-1, 5, 5, 4, 0, 4]]))
+    tensor([False,  True])
+    """
+
+    is_discrete = True
+    event_dim = 1
+
+    def check(self, value: Tensor) -> Tensor:
+        """Return whether each event is valid, ``batch_shape``."""
+        if value.shape[-1] < 3:
+            return value.new_zeros(value.shape[:-1], dtype=torch.bool)
+        return is_canonical(value, rooted=value.shape[-1] % 2 == 1)
+
+    def __repr__(self) -> str:
+        return "TreeTopology()"
+
+
 doubly_stochastic = _DoublyStochastic()
 doubly_stochastic_to = _DoublyStochastic
 k_hot = _KHot
@@ -191,4 +214,5 @@ log_simplex = _LogSimplex()
 ordered_subset = _OrderedSubset
 permutation_matrix = _PermutationMatrix()
 relaxed_subset = _RelaxedSubset
+tree_topology = _TreeTopology()
 unordered_subset = _UnorderedSubset

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import special
 from torch import Tensor
 
 __all__ = ["gamma_category_means"]
@@ -44,7 +43,9 @@ def gamma_category_means(shape: Tensor, num_categories: int) -> Tensor:
 class _GammaCategoryMeans(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, shape: Tensor, num_categories: int) -> Tensor:
-        # SciPy has the quantile; these are a handful of numbers.
+        # SciPy has the quantile; these are a handful of numbers. Its import alone would add a warning filter.
+        from scipy import special
+
         alpha = shape.detach().double().cpu().numpy()[..., None]
         levels = np.arange(1, num_categories) / num_categories
         quantile = special.gammaincinv(alpha, levels)
@@ -68,6 +69,8 @@ class _GammaCategoryMeans(torch.autograd.Function):
 
 def _shape_derivative(alpha: _Array, x: _Array) -> _Array:
     r"""Return :math:`\partial I(\alpha, x) / \partial \alpha` from the series of I in powers of x."""
+    from scipy import special
+
     number = int(40 + np.max(x, initial=0) * 2 + 12 * np.sqrt(np.max(x, initial=0)))
     order = np.arange(number) + 1 + alpha[..., None]
     with np.errstate(divide="ignore", invalid="ignore"):  # at x = 0

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pyro_ext.distributions import TreeLikelihood
+from pyro_ext.phylo import read_alignment, read_trees
 from pyro_ext.phylo.rates import GammaRates, InvariantSites, WeibullRates
 from pyro_ext.phylo.substitution import GTR, HKY85, JC69
 from tests.ops.trees import random_trees
@@ -194,3 +195,56 @@ def test_published_value():
     d = TreeLikelihood(TREE, LENGTHS.double())
     expected = json.loads((folder / "likelihood.json").read_text())["hello"]
     assert float(d.log_prob(value)) == pytest.approx(expected, abs=1e-6)
+
+
+def phylo_data(name):
+    return Path(os.environ["PYRO_EXT_DATA"]) / "phylo" / name
+
+
+@pytest.mark.data
+def test_published_values_of_ten_trees():
+    """Ten trees of DS1, values of BEAGLE and physher."""
+    trees = read_trees(phylo_data("reference/DS1.subsampled_10.nexus"))
+    alignment = read_alignment(phylo_data("alignments/DS1.fasta"))
+    found = TreeLikelihood(trees.parents, trees.branch_lengths, weights=alignment.weights).log_prob(alignment.patterns)
+    expected = json.loads(phylo_data("reference/likelihood.json").read_text())["ds1_trees"]
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=F64), rtol=0, atol=1e-6)
+
+
+def with_shape(x):
+    return GammaRates(x.exp())
+
+
+OPTIMA = {
+    "JC69": (0, lambda x, pi: (JC69(pi), None), 0.01),
+    "HKY+F": (1, lambda x, pi: (HKY85(x[0].exp(), pi), None), 0.05),
+    "GTR+F+G4": (6, lambda x, pi: (GTR(torch.cat([x[:5], x.new_zeros(1)]).exp(), pi), with_shape(x[5])), 0.05),
+    "JC+I+G4": (2, lambda x, pi: (JC69(pi), InvariantSites(x[0].sigmoid(), with_shape(x[1]))), 0.1),
+}
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.parametrize("case", OPTIMA)
+def test_published_optima(case):
+    """The joint optimum on one topology of DS1 is that of IQ-TREE; with invariant sites it lies .08 above."""
+    num_free, models, tolerance = OPTIMA[case]
+    tree = read_trees(phylo_data("credible/JC_no_gamma_credible_set_ds1")).parents[0]
+    alignment = read_alignment(phylo_data("alignments/DS1.fasta"))
+    frequencies = alignment.frequencies()
+    x = torch.zeros(51 + num_free, dtype=F64)
+    x[:51] = -3
+    x.requires_grad_()
+    optimiser = torch.optim.LBFGS([x], max_iter=400, history_size=50, line_search_fn="strong_wolfe")
+
+    def loss():
+        optimiser.zero_grad()
+        d = TreeLikelihood(tree, x[:51].exp(), *models(x[51:], frequencies), weights=alignment.weights)
+        value = -d.log_prob(alignment.patterns)
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    published = json.loads(phylo_data("reference/likelihood.json").read_text())
+    expected = published["ds1_credible_topology_1_optimised_branch_lengths"][case]
+    assert -0.01 < -float(loss().detach()) - expected < tolerance

@@ -1,0 +1,176 @@
+"""What ``pyro-ext sbn`` does: fit, evaluate, sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pyro_ext.cli.sbn_report import Comparison, write_comparison
+from pyro_ext.distributions import SubsplitBayesianNetwork, tree_kl
+from pyro_ext.distributions.trees.files import load_network, save_network
+from pyro_ext.phylo import TreeSet, read_trees, write_trees
+from pyro_ext.plotting import save, tree_probabilities
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
+__all__ = ["evaluate", "fit", "reference_sample", "sample"]
+
+_DRAWS = 10_000  # among which, and the reference sample, the most probable trees are sought
+
+
+def fit(options: Namespace) -> None:
+    """Fit a network to files of trees, write it and its plot."""
+    out = _new_file(options.out, ".npz", options.overwrite)
+    picture = _new_file(str(out.with_suffix(".png")), ".png", options.overwrite)
+    trees = _read(options.trees, options.rooted, options.progress).unique()
+    network, history = SubsplitBayesianNetwork.fit(
+        trees,
+        method=options.method,
+        alpha=options.alpha,
+        prior=options.prior,
+        max_iterations=options.max_iterations,
+        min_iterations=options.min_iterations,
+        tolerance=options.tolerance,
+    )
+    save_network(out, network)
+    frequency = trees.probabilities()
+    _plot(picture, frequency, network.log_prob(trees.parents), "frequency in the sample")
+    print(trees)
+    print(network.subsplits)
+    if options.method == "em":
+        ended = "converged" if history.converged else "stopped before it converged"
+        print(f"{history.num_iterations} iterations, {ended}")
+    print(f"mean log-likelihood {float((frequency * network.log_prob(trees.parents)).sum()):.6f}")
+    print(f"the network is in {out}, its plot in {picture}")
+
+
+def evaluate(options: Namespace) -> None:
+    """Compare a network with a reference sample, print what comes out and write it if asked."""
+    out = None if options.out is None else _new_folder(options.out, options.overwrite)
+    if options.top < 0:
+        raise ValueError(f"--top must not be negative, got {options.top}")
+    network = load_network(options.network)
+    support = network.subsplits
+    rooted = support.rooted if options.rooted is None else options.rooted
+    golden = reference_sample(options.golden, options.counts, support.taxa, rooted, options.progress)
+    divergence = tree_kl(
+        golden.parents, network, golden.weights, floor=options.floor, normalize=not options.unnormalized
+    )
+    found = Comparison(
+        network=options.network,
+        kl=float(divergence),
+        floor=options.floor,
+        normalized=not options.unnormalized,
+        coverage=support.coverage(golden),
+        golden=golden,
+        log_prob=network.log_prob(golden.parents),
+        best=_most_probable(network, golden, options.top),
+    )
+    print(found.text())
+    if out is not None:
+        write_comparison(out, found)
+        print(f"results are in {out}")
+
+
+def sample(options: Namespace) -> None:
+    """Draw trees and write them, with a plot of how often each came."""
+    if options.num < 1:
+        raise ValueError(f"--num must be at least 1, got {options.num}")
+    out = _new_file(options.out, None, options.overwrite)
+    stem = out.with_suffix("") if out.suffix == ".gz" else out
+    picture = _new_file(str(stem.with_suffix(".png")), ".png", options.overwrite)
+    network = load_network(options.network)
+    seed = options.seed if options.seed is not None else int(torch.seed() % 2**31)
+    torch.manual_seed(seed)
+    taxa, rooted = network.subsplits.taxa, network.subsplits.rooted
+    if options.distinct:
+        drawn = network.sample_without_replacement(options.num)
+        possible = drawn.log_prob > -torch.inf
+        trees = TreeSet(taxa, drawn.values[possible], rooted=rooted, weights=drawn.log_prob[possible].exp())
+    else:
+        trees = TreeSet(taxa, network.sample((options.num,)), rooted=rooted)
+    write_trees(out, trees)
+    distinct = trees.unique()
+    _plot(picture, distinct.probabilities(), network.log_prob(distinct.parents), "frequency among the trees drawn")
+    print(f"{len(trees)} trees, {len(distinct)} of them distinct, seed {seed}")
+    print(f"they are in {out}, a plot in {picture}")
+
+
+def reference_sample(
+    paths: Sequence[str], counts: int | None, taxa: Sequence[str], rooted: bool, progress: bool | None = None
+) -> TreeSet:
+    """Read files of equal weight as one sample of distinct trees; the weights of a file may not sum to exactly 1.
+
+    Args:
+        paths: the files.
+        counts: the size of each file's sample: weights are rounded to multiples of its inverse; not if None.
+        taxa: the taxa they must have.
+        rooted: whether roots count.
+        progress: whether to show a progress bar; by default on a terminal.
+
+    Raises:
+        ValueError: if ``counts`` is not positive, or a file is wrong.
+    """
+    if counts is not None and counts < 1:
+        raise ValueError(f"--counts must be at least 1, got {counts}")
+    parts = []
+    for path in paths:
+        trees = _read([path], rooted, progress, taxa)
+        weights = torch.full((len(trees),), 1 / len(trees)).double() if trees.weights is None else trees.weights
+        if counts is not None:
+            weights = (weights * counts).round() / counts
+        parts.append(replace(trees, weights=weights / len(paths), branch_lengths=None))
+    return parts[0].concatenate(*parts[1:]).unique()
+
+
+def _read(
+    paths: Sequence[str], rooted: bool | None, progress: bool | None, taxa: Sequence[str] | None = None
+) -> TreeSet:
+    return read_trees(*paths, taxa=taxa, rooted=rooted, branch_lengths=False, progress=progress)
+
+
+def _most_probable(network: SubsplitBayesianNetwork, golden: TreeSet, number: int) -> list[tuple[str, float, float]]:
+    """Return Newick, probability and reference frequency of the most probable trees found, falling."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        drawn = network.sample((_DRAWS,))
+    candidates = torch.cat([golden.parents, drawn])
+    distinct, place = candidates.unique(dim=0, return_inverse=True)
+    frequency = torch.zeros(len(distinct), dtype=torch.float64)
+    frequency.index_add_(0, place[: len(golden)], golden.probabilities())
+    log_prob = network.log_prob(distinct)
+    top = log_prob.topk(min(number, len(distinct))).indices
+    newick = TreeSet(golden.taxa, distinct[top], rooted=golden.rooted).to_newick()
+    return list(zip(newick, log_prob[top].exp().tolist(), frequency[top].tolist(), strict=True))
+
+
+def _plot(path: Path, frequency: Tensor, log_prob: Tensor, xlabel: str) -> None:
+    positive = frequency > 0
+    ax: Any = tree_probabilities(frequency[positive], log_prob.detach()[positive], xlabel=xlabel)
+    save(ax, path)
+
+
+def _new_file(name: str, suffix: str | None, overwrite: bool) -> Path:
+    path = Path(name)
+    if suffix is not None and path.suffix != suffix:
+        raise ValueError(f"--out must end in {suffix}, got {name!r}")
+    if path.exists() and not overwrite:
+        raise ValueError(f"{name!r} exists; choose another name, or say --overwrite")
+    if not path.parent.is_dir():
+        raise ValueError(f"there is no folder {str(path.parent)!r} for {path.name!r}; make it first")
+    return path
+
+
+def _new_folder(name: str, overwrite: bool) -> Path:
+    path = Path(name)
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"--out: {name!r} is a file; name a folder")
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
+        raise ValueError(f"--out: {name!r} is not empty; choose another folder, or say --overwrite")
+    return path

@@ -1,0 +1,197 @@
+"""Fit the conditional probabilities of splits to a sample of trees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_ext.ops.segments import segment_log_softmax, segment_sum
+from pyro_ext.ops.subsplits.graph import SplitGraph
+from pyro_ext.ops.subsplits.rootings import TreeIndex, expected_counts
+from pyro_ext.phylo.support import SubsplitSupport
+from pyro_ext.phylo.support_trees import TreesAndWeights, trees_and_weights
+from pyro_ext.phylo.trees import TreeSet
+
+__all__ = ["METHODS", "PRIORS", "FitHistory", "count_splits", "fit_log_theta"]
+
+METHODS = ("simple_average", "em", "maximum_likelihood")
+PRIORS = ("uniform", "empirical")
+_CHUNK = 1 << 19  # subsplits of trees in one go
+
+
+class FitHistory(NamedTuple):
+    """How a fit went.
+
+    Attributes:
+        log_likelihood: the weighted mean log-likelihood before each update, float64 ``(iterations,)``; of the result
+            itself for the methods without iterations, then ``(1,)``.
+        objective: the same with the log-prior, up to a constant.
+        converged: whether the last increase was below the tolerance.
+    """
+
+    log_likelihood: Tensor
+    objective: Tensor
+    converged: bool
+
+    @property
+    def num_iterations(self) -> int:
+        """The number of updates."""
+        return len(self.objective)
+
+
+def fit_log_theta(
+    trees: TreeSet | Tensor,
+    weights: Tensor | Sequence[float] | None,
+    method: str,
+    *,
+    support: SubsplitSupport | None,
+    alpha: float,
+    prior: str,
+    max_iterations: int,
+    min_iterations: int,
+    tolerance: float,
+) -> tuple[SubsplitSupport, Tensor, FitHistory]:
+    """Return the support, the log-probabilities of its splits, float64 ``(M,)``, and how the fit went.
+
+    The arguments are those of :meth:`.SubsplitBayesianNetwork.fit`.
+    """
+    _check_options(method, alpha, prior, max_iterations)
+    given = trees_and_weights(trees, weights, taxa=support.taxa if support and isinstance(trees, Tensor) else None)
+    if (given.rooted and method == "em") or (not given.rooted and method == "maximum_likelihood"):
+        raise ValueError(
+            f"method={method!r} is not for {'' if given.rooted else 'un'}rooted trees: "
+            f"use {'maximum_likelihood' if given.rooted else 'em'!r}"
+        )
+    if support is None:
+        support = SubsplitSupport.from_trees(given.parents, taxa=given.taxa)
+    sample = _Sample(support, given)
+    # both give the same conditional frequencies, but published pseudo-counts, and the start, rest on the second
+    counts = sample.simple_average() if prior == "empirical" else sample.once_per_tree()
+    pseudo_counts = _pseudo_counts(support, counts, alpha, prior)
+    log_theta = _normalised(counts + pseudo_counts, support.graph)
+    if method == "em":
+        return support, *_maximise(sample, log_theta, pseudo_counts, max_iterations, min_iterations, tolerance)
+    log_likelihood = sample.counts(log_theta)[1].unsqueeze(0)
+    return support, log_theta, FitHistory(log_likelihood, log_likelihood, True)
+
+
+def count_splits(
+    trees: TreeSet | Tensor, weights: Tensor | Sequence[float] | None, sisters: bool
+) -> tuple[SubsplitSupport, Tensor]:
+    """Return the support of trees and the log of the frequencies of the splits in each context, float64 ``(M,)``.
+
+    Every tree counts once for each of its splits, so sisters may be told apart only if the trees are rooted.
+    """
+    given = trees_and_weights(trees, weights)
+    support = SubsplitSupport.from_trees(given.parents, taxa=given.taxa, sisters=sisters)
+    return support, _normalised(_Sample(support, given).once_per_tree(), support.graph)
+
+
+def _check_options(method: str, alpha: float, prior: str, max_iterations: int) -> None:
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {METHODS}, got {method!r}")
+    if prior not in PRIORS:
+        raise ValueError(f"prior must be one of {PRIORS}, got {prior!r}")
+    if not 0 <= alpha < float("inf"):
+        raise ValueError(f"alpha must be a finite nonnegative number, got {alpha}")
+    if alpha and method == "simple_average":
+        raise ValueError(f"alpha={alpha} means nothing to the simple average: use em or maximum_likelihood")
+    if max_iterations < 1:
+        raise ValueError(f"max_iterations must be at least 1, got {max_iterations}")
+
+
+class _Sample:
+    """Trees found in a support, with their weights, in chunks."""
+
+    def __init__(self, support: SubsplitSupport, given: TreesAndWeights) -> None:
+        if given.taxa != support.taxa or given.rooted != support.rooted:
+            raise ValueError(
+                f"trees are {'' if given.rooted else 'un'}rooted over {len(given.taxa)} taxa, but the support is "
+                f"{support!r}, perhaps with other names: fit to trees of the same kind"
+            )
+        self.support = support
+        step = max(1, _CHUNK // (9 * support.num_taxa))
+        parents = given.parents.to(support.device).split(step)
+        self.weights = given.weights.to(support.device).split(step)
+        self.index = [support.index(chunk) for chunk in parents]
+        inside = torch.cat([support.contains(chunk) for chunk in parents])
+        if not bool(inside.all()):
+            raise ValueError(f"support lacks subsplits of {int((~inside).sum())} of {len(inside)} trees: see union")
+
+    def counts(self, log_theta: Tensor, uniform: bool = False) -> tuple[Tensor, Tensor]:
+        """Return the expected counts of all splits, and the mean log-likelihood, see :func:`expected_counts`."""
+        parts = zip(self.index, self.weights, strict=True)
+        if self.support.rooted:
+            found = [_plain_counts(log_theta, index, weights) for index, weights in parts]
+        else:
+            found = [expected_counts(log_theta, index, weights, uniform) for index, weights in parts]
+        counts, total = (torch.stack(part).sum(0) for part in zip(*found, strict=True))
+        return counts, total
+
+    def simple_average(self) -> Tensor:
+        """Return the counts with all rootings equal."""
+        zeros = torch.zeros(self.support.num_parameters, dtype=torch.float64, device=self.support.device)
+        return self.counts(zeros, uniform=True)[0]
+
+    def once_per_tree(self) -> Tensor:
+        """Return the weight of the trees that have a split in any rooting, over the number of rootings."""
+        num = self.support.num_parameters
+        counts = torch.zeros(num + 2, dtype=torch.float64, device=self.support.device)
+        for index, weights in zip(self.index, self.weights, strict=True):
+            each = weights.unsqueeze(-1).expand(index.position.shape)
+            counts.index_add_(0, index.position.reshape(-1), each.reshape(-1))
+        return counts[:num] / (1 if self.support.rooted else 2 * self.support.num_taxa - 3)
+
+
+def _plain_counts(log_theta: Tensor, index: TreeIndex, weights: Tensor) -> tuple[Tensor, Tensor]:
+    each = weights.unsqueeze(-1).expand(index.position.shape).reshape(-1)
+    position = index.position.reshape(-1)
+    counts = torch.zeros_like(log_theta).index_add(0, position, each)
+    return counts, (each * log_theta.index_select(0, position)).sum()
+
+
+def _pseudo_counts(support: SubsplitSupport, counts: Tensor, alpha: float, prior: str) -> Tensor:
+    if prior == "empirical":
+        return alpha * counts
+    graph, roots = support.graph, support.num_rootsplits
+    total = segment_sum(counts, graph.segment, graph.num_contexts)
+    spread = (total / graph.start.diff()).index_select(0, graph.segment)
+    return alpha * torch.cat([counts[:roots], spread[roots:]])
+
+
+def _maximise(
+    sample: _Sample,
+    log_theta: Tensor,
+    pseudo_counts: Tensor,
+    max_iterations: int,
+    min_iterations: int,
+    tolerance: float,
+) -> tuple[Tensor, FitHistory]:
+    """Iterate expectation and maximisation; one more update follows the last increase."""
+    graph = sample.support.graph
+    log_likelihood: list[Tensor] = []
+    objective: list[Tensor] = []
+    converged = False
+    while len(objective) < max_iterations and not converged:
+        counts, total = sample.counts(log_theta)
+        log_likelihood.append(total)
+        objective.append(total + _log_prior(log_theta, pseudo_counts))
+        log_theta = _normalised(counts + pseudo_counts, graph, log_theta)
+        if len(objective) >= max(2, min_iterations):
+            converged = bool((objective[-1] - objective[-2]).abs() < tolerance)
+    return log_theta, FitHistory(torch.stack(log_likelihood), torch.stack(objective), converged)
+
+
+def _log_prior(log_theta: Tensor, pseudo_counts: Tensor) -> Tensor:
+    return (pseudo_counts * log_theta.masked_fill(pseudo_counts == 0, 0)).sum()
+
+
+def _normalised(counts: Tensor, graph: SplitGraph, before: Tensor | None = None) -> Tensor:
+    """Return log-probabilities proportional to counts; those before, or equal ones, where a context has none."""
+    total = segment_sum(counts, graph.segment, graph.num_contexts).index_select(0, graph.segment)
+    if before is None:
+        before = segment_log_softmax(torch.zeros_like(counts), graph.segment, graph.num_contexts)
+    return torch.where(total > 0, counts.log() - total.log(), before)

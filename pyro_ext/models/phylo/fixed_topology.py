@@ -1,0 +1,89 @@
+"""Branch lengths of a tree whose topology is known, under any process of substitution."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro
+import torch
+from pyro import distributions as dist
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from pyro_ext.distributions import TreeLikelihood
+from pyro_ext.models.phylo.process import Process
+from pyro_ext.phylo import Alignment
+
+__all__ = ["FixedTopology"]
+
+
+class FixedTopology(PyroModule):
+    r"""The posterior of branch lengths given one topology, as a Pyro program.
+
+    .. math::  b_e \sim \mathrm{Exponential}(10), \qquad D \mid b \sim \mathrm{TreeLikelihood}(\tau, b)
+
+    for each of the 2n - 3 edges of an unrooted tree (2n - 2 of a rooted one), with the unknowns of the process. The
+    sites are ``branch_lengths`` ``(E,)``, those of :class:`Process`, and ``alignment``, observed. Particles may be
+    vectorised. Its evidence is what :func:`~pyro_ext.inference.estimate_evidence` estimates.
+
+    Args:
+        alignment: n sequences.
+        tree: its canonical topology, int64 ``(2n - 2,)`` unrooted or ``(2n - 1,)`` rooted, its taxa those of the
+            alignment in sorted order.
+        process: how nucleotides are substituted; JC69 with one rate if None.
+        branch_rate: the rate of the exponential prior of each length, so that their mean is its inverse.
+
+    Raises:
+        ValueError: if the tree has another number of taxa than the alignment, or ``branch_rate`` is not positive.
+
+    References:
+        | 19 dubious ways to compute the marginal likelihood of a phylogenetic tree topology (Fourment et al., 2020)
+        | https://doi.org/10.1093/sysbio/syz046
+
+    Example:
+        >>> alignment = Alignment.from_sequences({"a": "ACGT", "b": "ACGA", "c": "AGGA"})
+        >>> model = FixedTopology(alignment, torch.tensor([-1, 3, 3, 0]))
+        >>> pyro.poutine.trace(model).get_trace().nodes["branch_lengths"]["value"].shape
+        torch.Size([3])
+    """
+
+    def __init__(
+        self, alignment: Alignment, tree: Tensor, process: Process | None = None, branch_rate: float = 10.0
+    ) -> None:
+        super().__init__()
+        _check_tree(alignment, tree)
+        if not branch_rate > 0:
+            raise ValueError(f"branch_rate must be positive, got {branch_rate!r}")
+        self.process = Process() if process is None else process
+        self.num_edges = tree.shape[-1] - 1
+        self.branch_rate = branch_rate
+        self.taxa = alignment.taxa
+        self.register_buffer("tree", tree)
+        self.register_buffer("patterns", alignment.patterns)
+        self.register_buffer("weights", alignment.weights.to(alignment.patterns))
+        self.register_buffer("empirical", alignment.frequencies().to(alignment.patterns))
+
+    def forward(self, *_: Any) -> Tensor:
+        """Sample branch lengths and the process, observe the alignment; return the branch lengths."""
+        rate = self.empirical.new_tensor(self.branch_rate)
+        branch_lengths: Tensor = pyro.sample(
+            "branch_lengths", dist.Exponential(rate).expand([self.num_edges]).to_event(1)
+        )
+        pyro.sample("alignment", self.likelihood(branch_lengths), obs=self.patterns)
+        return branch_lengths
+
+    def likelihood(self, branch_lengths: Tensor) -> TreeLikelihood:
+        """Return the law of the alignment given branch lengths ``batch_shape + (E,)``; samples the process."""
+        substitution_model, site_model = self.process.sample(self.empirical)
+        return TreeLikelihood(
+            self.tree, branch_lengths, substitution_model, site_model, self.weights, validate_args=False
+        )
+
+
+def _check_tree(alignment: Alignment, tree: Tensor) -> None:
+    num_taxa = len(alignment.taxa)
+    if tree.dtype != torch.int64 or tree.shape not in ((2 * num_taxa - 2,), (2 * num_taxa - 1,)):
+        raise ValueError(
+            f"tree must be int64 ({2 * num_taxa - 2},) or ({2 * num_taxa - 1},) for the {num_taxa} taxa of the "
+            f"alignment, got {tree.dtype} {tuple(tree.shape)}; read it with its taxa in the order of the alignment's"
+        )

@@ -1,0 +1,131 @@
+"""The distinct subsplits of many trees, in exact bits."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_ext.ops.subsplits.bits import complements, leaf_words
+from pyro_ext.ops.subsplits.keys import clade_codes, subsplit_keys
+from pyro_ext.ops.subsplits.relations import Relations
+from pyro_ext.ops.subsplits.rootings import subsplits_of
+from pyro_ext.ops.subsplits.trees import node_sums
+
+__all__ = ["CladeSplits", "CodeCollisionError", "collect_splits"]
+
+_ENTRIES = 1 << 21  # subsplits and words of clades in one go
+_ATTEMPTS = 5
+
+
+class CodeCollisionError(RuntimeError):
+    """Two clades or subsplits have one code; others must be drawn."""
+
+
+class CladeSplits(NamedTuple):
+    """Distinct clades and the ways in which they are split.
+
+    Attributes:
+        words: the clades' bits, ``(C, words)``.
+        splits: which clade is the sister (-1 for none), which is split, and the two it is split into, ``(M, 4)``.
+    """
+
+    words: Tensor
+    splits: Tensor
+
+
+def collect_splits(parents: Tensor, num_taxa: int, kind: str) -> CladeSplits:
+    """Collect the distinct subsplits of trees.
+
+    Args:
+        parents: parent vectors, int64 ``(T, N)``.
+        num_taxa: n.
+        kind: as for :func:`.index_trees`.
+
+    Raises:
+        CodeCollisionError: never, but for a defect: it takes five collisions of random 64-bit codes in a row.
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            return _collect(parents, clade_codes(num_taxa, attempt).to(parents.device), kind)
+        except CodeCollisionError:
+            if attempt + 1 == _ATTEMPTS:
+                raise
+    raise AssertionError
+
+
+def _collect(parents: Tensor, codes: Tensor, kind: str) -> CladeSplits:
+    words = leaf_words(len(codes)).to(parents.device)
+    clades, splits = _Distinct(), _Distinct()
+    step = max(1, _ENTRIES // (parents.shape[1] * (5 + 2 * words.shape[1])))
+    for chunk in parents.split(step):
+        found, relations = subsplits_of(chunk, codes, kind)
+        parts = torch.stack(found[:3], -1)[found.used]
+        splits.add(subsplit_keys(*parts.unbind(-1)), parts)
+        clades.add(*_clades(codes, words, relations, both_sides=kind == "unrooted"))
+    code, bits = clades.rows()
+    _, parts = splits.rows()
+    return CladeSplits(bits, _located(code, parts))
+
+
+def _clades(codes: Tensor, words: Tensor, relations: Relations, both_sides: bool) -> tuple[Tensor, Tensor]:
+    """Return codes and words of the clades below every node, for both sides also of those above, and of all taxa."""
+    below = node_sums(codes, relations).reshape(-1)
+    bits = torch.stack([node_sums(column, relations).reshape(-1) for column in words.unbind(-1)], -1)
+    if not both_sides:
+        return below, bits
+    code = torch.cat([below, codes.sum() - below, codes.sum().unsqueeze(0)])
+    return code, torch.cat([bits, complements(bits, len(codes)), words.sum(0, keepdim=True)])
+
+
+def _located(code: Tensor, parts: Tensor) -> Tensor:
+    """Replace codes of sister, clade and child by the clades' positions, and add the other child."""
+    sister, focal, child = parts.unbind(-1)
+    wanted = torch.stack([sister, focal, child, focal - child], -1)
+    place = torch.searchsorted(code, wanted).clamp_max(len(code) - 1)
+    none = torch.zeros_like(wanted, dtype=torch.bool)
+    none[:, 0] = sister == 0
+    if bool((code == 0).any()) or not bool(((code[place] == wanted) | none).all()):
+        raise CodeCollisionError("the code of a clade is zero, or not that of its parts")
+    return place.masked_fill(none, -1)
+
+
+class _Distinct:
+    """Distinct rows by their keys, which must agree whenever the keys do."""
+
+    def __init__(self) -> None:
+        self._keys: list[Tensor] = []
+        self._rows: list[Tensor] = []
+        self._settled = 0
+        self._pending = 0
+
+    def add(self, keys: Tensor, rows: Tensor) -> None:
+        keys, rows = _distinct(keys, rows)
+        self._keys.append(keys)
+        self._rows.append(rows)
+        self._pending += len(keys)
+        if self._pending > max(self._settled, _ENTRIES):
+            self._settle()
+
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """Return keys, increasing, and rows."""
+        self._settle()
+        return self._keys[0], self._rows[0]
+
+    def _settle(self) -> None:
+        keys, rows = _distinct(torch.cat(self._keys), torch.cat(self._rows))
+        self._keys, self._rows = [keys], [rows]
+        self._settled, self._pending = len(keys), 0
+
+
+def _distinct(keys: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    keys, order = keys.sort()
+    begins = torch.ones_like(keys, dtype=torch.bool)
+    begins[1:] = keys[1:] != keys[:-1]
+    group = begins.cumsum(0) - 1
+    rows = rows[order]
+    chosen = rows[begins]
+    if not torch.equal(chosen[group], rows):
+        raise CodeCollisionError("two different rows have one key")
+    return keys[begins], chosen

@@ -1,0 +1,122 @@
+"""Log-probabilities of trees from those of their subsplits: one rooting, or all of them in one pass."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_ext.ops.subsplits.keys import KeyTable, find_keys, subsplit_keys
+from pyro_ext.ops.subsplits.relations import Relations, add_to_parents, relations_of, sum_above, sum_below
+from pyro_ext.ops.subsplits.trees import Subsplits, clade_splits, rooted_subsplits, unrooted_subsplits
+
+__all__ = ["TreeIndex", "expected_counts", "index_trees", "log_prob_rootings", "log_sum", "with_constants"]
+
+_SUBSPLITS = {"rooted": rooted_subsplits, "unrooted": unrooted_subsplits, "clade": clade_splits}
+
+
+class TreeIndex(NamedTuple):
+    """Where the subsplits of T trees are found in a vector of M log-probabilities.
+
+    Attributes:
+        position: ``0..M-1``, or M for a subsplit that is not there, M + 1 for an empty place, ``(T, L)``.
+        relations: of these trees.
+    """
+
+    position: Tensor
+    relations: Relations
+
+
+def subsplits_of(parents: Tensor, codes: Tensor, kind: str) -> tuple[Subsplits, Relations]:
+    """Return the subsplits of trees ``(T, N)`` and their relations; ``kind`` as for :func:`index_trees`."""
+    relations = relations_of(parents, len(codes))
+    return _SUBSPLITS[kind](codes, relations), relations
+
+
+def index_trees(parents: Tensor, codes: Tensor, table: KeyTable, kind: str) -> TreeIndex:
+    """Look up the subsplits of a batch of trees.
+
+    Args:
+        parents: parent vectors, int64 ``(T, N)``.
+        codes: of the taxa, ``(n,)``.
+        table: the keys of the M subsplits.
+        kind: "rooted", "unrooted" (all rootings at once), or "clade" (splits without regard to sisters).
+
+    Returns:
+        :class:`TreeIndex`.
+    """
+    found, relations = subsplits_of(parents, codes, kind)
+    position = find_keys(table, subsplit_keys(found.sister, found.focal, found.child))
+    return TreeIndex(position.masked_fill_(~found.used, len(table.keys)), relations)
+
+
+def with_constants(log_theta: Tensor) -> Tensor:
+    """Append log-probability -inf for what is missing and 0 for empty places, ``(..., M + 2)``."""
+    constants = log_theta.new_tensor([-math.inf, 0.0]).expand(*log_theta.shape[:-1], 2)
+    return torch.cat([log_theta, constants], -1)
+
+
+def log_prob_rootings(terms: Tensor, relations: Relations) -> Tensor:
+    r"""Return the log-probability of each rooting of unrooted trees, by O(n) additions per tree.
+
+    The sum over the subsplits of a tree rooted on one edge is made of sums over what lies below and above the
+    edge, which all edges share.
+
+    Args:
+        terms: the log-probabilities of :func:`.unrooted_subsplits`, ``(T, L)``.
+        relations: of the trees.
+
+    Returns:
+        ``(T, 2 n - 3)``, entry ``i - 1`` for a root on the edge above node i.
+    """
+    num_internal = relations.num_internal
+    num_nodes = relations.parent.shape[-1]
+    n = num_nodes - num_internal
+    root, upper, turn, split, away, beside = terms.split([num_nodes] * 3 + [num_internal] * 3, -1)
+    below = sum_below(add_to_parents(away, relations.parent[:, n:], num_internal), relations.jumps)[:, :-1]
+    # all that hangs beside the way from the root up past i's parent; nothing does for leaf 0's child
+    leaves = terms.new_zeros(len(terms), n)
+    hanging = torch.cat([leaves, leaves[:, :1], (beside + below)[:, 1:]], -1)
+    passed = turn + hanging.reshape(-1).index_select(0, relations.sister.reshape(-1)).view_as(turn)
+    way = sum_above(torch.cat([passed[:, n:], leaves[:, :1]], -1), relations.jumps)
+    leaf_way = passed[:, :n] + way.reshape(-1).index_select(0, relations.parent[:, :n].reshape(-1)).view_as(leaves)
+    own = torch.cat([leaf_way, way[:, :-1] + split + below], -1)
+    return (root + upper + own)[:, 1:]
+
+
+def log_sum(x: Tensor) -> Tensor:
+    """Log-sum-exp over the last dim, with gradient zero, not NaN, where all entries are -inf."""
+    never = (x == -math.inf).all(-1)
+    total = x.masked_fill(never.unsqueeze(-1), 0).logsumexp(-1)
+    return total.masked_fill(never, -math.inf)
+
+
+def expected_counts(
+    log_theta: Tensor, index: TreeIndex, weights: Tensor, uniform: bool = False
+) -> tuple[Tensor, Tensor]:
+    r"""Return how often each subsplit is expected to occur in the trees, rooted at random.
+
+    .. math::  \bar m_s = \sum_k w_k \sum_e q_k(e) 1[s \in T_k^e]
+               = \frac{\partial}{\partial \log\theta_s} \sum_k w_k \log p(T_k).
+
+    The gradient is computed without subtractions, so even the tiniest count is positive and exact.
+
+    Args:
+        log_theta: log-probabilities of the subsplits, ``(M,)``.
+        index: unrooted trees.
+        weights: of the trees, ``(T,)``.
+        uniform: let the root be on every edge with equal probability instead of that under ``log_theta``.
+
+    Returns:
+        The counts ``(M,)``, and the weighted sum of the log-probabilities.
+    """
+    with torch.enable_grad():
+        leaf = log_theta.detach().requires_grad_()
+        terms = with_constants(leaf).index_select(0, index.position.reshape(-1)).view_as(index.position)
+        rootings = log_prob_rootings(terms, index.relations)
+        log_prob = rootings.mean(-1) if uniform else log_sum(rootings)
+        total = (weights * log_prob.masked_fill(weights == 0, 0)).sum()
+        (counts,) = torch.autograd.grad(total, leaf)
+    return counts, total.detach()

@@ -1,0 +1,74 @@
+"""Trees, alignments and substitution models: data types, without inference.
+
+Trees are parent vectors, one for each topology (:mod:`pyro_ext.phylo.canonical`), in sets over the same taxa
+(:class:`TreeSet`).
+"""
+
+from pyro_ext.phylo.alignment import STATES, Alignment
+from pyro_ext.phylo.alignment_files import read_alignment
+from pyro_ext.phylo.canonical import Trees, canonicalize, is_canonical, num_taxa, root_on_edge, unroot
+from pyro_ext.phylo.convert import (
+    from_biopython,
+    from_dendropy,
+    from_nested,
+    from_networkx,
+    to_biopython,
+    to_dendropy,
+    to_networkx,
+)
+from pyro_ext.phylo.diagnostics import SplitFrequencies, asdsf, split_frequencies
+from pyro_ext.phylo.random_trees import all_trees, num_topologies, random_trees
+from pyro_ext.phylo.rates import ConstantRate, GammaRates, InvariantSites, RateMixture, SiteModel, WeibullRates
+from pyro_ext.phylo.reading import iter_trees, parse_trees, read_trees
+from pyro_ext.phylo.splits import children, robinson_foulds, split_words, splits
+from pyro_ext.phylo.substitution import GTR, HKY85, JC69, K80, SubstitutionModel
+from pyro_ext.phylo.support import Coverage, SubsplitSupport
+from pyro_ext.phylo.trees import TreeSet
+from pyro_ext.phylo.writing import write_trees
+
+__all__ = [
+    "GTR",
+    "HKY85",
+    "JC69",
+    "K80",
+    "STATES",
+    "Alignment",
+    "ConstantRate",
+    "Coverage",
+    "GammaRates",
+    "InvariantSites",
+    "RateMixture",
+    "SiteModel",
+    "SplitFrequencies",
+    "SubsplitSupport",
+    "SubstitutionModel",
+    "TreeSet",
+    "Trees",
+    "WeibullRates",
+    "all_trees",
+    "asdsf",
+    "canonicalize",
+    "children",
+    "from_biopython",
+    "from_dendropy",
+    "from_nested",
+    "from_networkx",
+    "is_canonical",
+    "iter_trees",
+    "num_taxa",
+    "num_topologies",
+    "parse_trees",
+    "random_trees",
+    "read_alignment",
+    "read_trees",
+    "robinson_foulds",
+    "root_on_edge",
+    "split_frequencies",
+    "split_words",
+    "splits",
+    "to_biopython",
+    "to_dendropy",
+    "to_networkx",
+    "unroot",
+    "write_trees",
+]

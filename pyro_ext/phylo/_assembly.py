@@ -1,0 +1,131 @@
+"""From parsed trees to :class:`TreeSet`, all of one kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_ext.phylo._labels import LabelTable
+from pyro_ext.phylo._lexer import Chunk, Problem, tokenize
+from pyro_ext.phylo._parser import Parsed, first_labels, parse
+from pyro_ext.phylo._statements import Batch, Header, headers
+from pyro_ext.phylo.canonical import canonicalize
+from pyro_ext.phylo.trees import TreeSet
+
+__all__ = ["Assembly"]
+
+
+class Assembly:
+    """Turns batches of trees into sets, and holds all to what the first one is.
+
+    Args:
+        taxa: which taxa the trees must have; by default those of the first tree.
+        rooted: whether to take the trees as rooted; by default what they say.
+        branch_lengths: whether to read branch lengths.
+    """
+
+    def __init__(self, taxa: Sequence[str] | None, rooted: bool | None, branch_lengths: bool) -> None:
+        self.taxa = None if taxa is None else tuple(sorted(taxa))
+        self._rooted = rooted
+        self._told = rooted is not None
+        self._want_lengths = branch_lengths
+        self._has: dict[str, bool] = {}
+        self._table: LabelTable | None = None
+
+    def build(self, chunk: Chunk, batch: Batch) -> TreeSet:
+        """Make a set of the trees of a batch.
+
+        Raises:
+            Problem: if one is no tree, or unlike the first.
+        """
+        starts, ends = chunk.bodies(batch.statements)
+        heads = headers(chunk, batch.statements, starts)
+        tokens = tokenize(chunk, starts, ends)
+        if self.taxa is None:
+            self.taxa = first_labels(tokens, batch.aliases)
+        if self._table is None or self._table.aliases != batch.aliases:
+            self._table = LabelTable(self.taxa, batch.aliases)
+        parsed = parse(tokens, self.taxa, self._table, self._want_lengths)
+        rooted = self._decide_rooted(parsed, heads, ends)
+        weights = self._weights(heads, starts)
+        parents, lengths = self._canonical(parsed, rooted, ends)
+        return TreeSet(self.taxa, parents, rooted, weights, lengths, validate=False)
+
+    def _decide_rooted(self, parsed: Parsed, heads: list[Header], ends: np.ndarray) -> bool:
+        """Take ``[&R]`` and ``[&U]`` at their word, and without them look at the number of subtrees at the top."""
+        assert self.taxa is not None
+        three = parsed.num_internal == len(self.taxa) - 2
+        says = np.array(
+            [bool(two) if head.rooted is None else head.rooted for head, two in zip(heads, ~three, strict=True)]
+        )
+        if self._rooted is None:
+            self._rooted = bool(says[0])
+        if self._rooted and three.any():
+            tree = int(np.argmax(three))
+            raise Problem("three subtrees at the top where the tree should be rooted", int(ends[tree]), tree)
+        odd = says != self._rooted
+        if odd.any() and not self._told:
+            tree = int(np.argmax(odd))
+            kinds = ("rooted", "unrooted") if says[tree] else ("unrooted", "rooted")
+            raise Problem(
+                f"the tree is {kinds[0]} but those before are {kinds[1]}: pass rooted=False, or rooted=True",
+                int(ends[tree]),
+                tree,
+            )
+        return self._rooted
+
+    def _weights(self, heads: list[Header], starts: np.ndarray) -> Tensor | None:
+        weights = [head.weight for head in heads]
+        has = self._has.setdefault("weight", weights[0] is not None)
+        for tree, weight in enumerate(weights):
+            if (weight is not None) != has:
+                state = ("no weight", "others have one") if has else ("a weight", "others have none")
+                raise Problem(f"the tree has {state[0]} but {state[1]}", int(starts[tree]), tree)
+        return torch.tensor(weights, dtype=torch.float64) if has else None
+
+    def _canonical(self, parsed: Parsed, rooted: bool, ends: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        assert self.taxa is not None
+        n, num_trees = len(self.taxa), len(ends)
+        three = parsed.num_internal == n - 2
+        all_lengths = self._lengths(parsed, n, three, ends)
+        parents = torch.empty(num_trees, 2 * n - 2 + rooted, dtype=torch.int64)
+        lengths = None if all_lengths is None else torch.empty(num_trees, parents.shape[1] - 1, dtype=torch.float64)
+        for group, width in ((~three, 2 * n - 1), (three, 2 * n - 2)):
+            if not group.any():
+                continue
+            own = None if all_lengths is None else torch.from_numpy(all_lengths[group, :width])
+            found = canonicalize(torch.from_numpy(parsed.parents[group, :width]), own, rooted=rooted)
+            rows = torch.from_numpy(group)
+            parents[rows] = found.parents
+            if lengths is not None and found.branch_lengths is not None:
+                lengths[rows] = found.branch_lengths
+        return parents, lengths
+
+    def _lengths(self, parsed: Parsed, n: int, three: np.ndarray, ends: np.ndarray) -> np.ndarray | None:
+        """Return the branch lengths, 0 at the roots."""
+        lengths = parsed.lengths
+        has = np.zeros(len(ends), bool)
+        if lengths is not None:
+            lengths[:, n] = 0
+            lengths[three, -1] = 0
+            missing = np.isnan(lengths)
+            has = missing.sum(-1) < 2 * n - 2 - three
+            partly = has & missing.any(-1)
+            if partly.any():
+                tree = int(np.argmax(partly))
+                raise Problem(
+                    "some branches have lengths and some have not: pass branch_lengths=False to read topologies only",
+                    int(ends[tree]),
+                    tree,
+                )
+        expected = self._has.setdefault("lengths", bool(has[0]))
+        if (has != expected).any():
+            tree = int(np.argmax(has != expected))
+            state = "no branch lengths but others have" if expected else "branch lengths but others have none"
+            raise Problem(
+                f"the tree has {state}: pass branch_lengths=False to read topologies only", int(ends[tree]), tree
+            )
+        return lengths if expected else None

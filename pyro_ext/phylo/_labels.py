@@ -1,0 +1,115 @@
+"""Taxa's names in a text, looked up many at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+__all__ = ["LabelTable", "unquote"]
+
+_WORD = 8
+_MASKS = np.array([(1 << 8 * k) - 1 for k in range(_WORD)] + [2**64 - 1], np.uint64)
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+
+
+def unquote(label: bytes) -> str:
+    """Return the name that a label stands for.
+
+    Raises:
+        UnicodeDecodeError: if it is no UTF-8.
+    """
+    name = label.strip().decode("utf-8")
+    for mark in "'\"":
+        if len(name) > 1 and name[0] == name[-1] == mark:
+            return name[1:-1].replace(mark * 2, mark)
+    return name
+
+
+class LabelTable:
+    """Finds the numbers of taxa from their names as they stand in a text.
+
+    A name is taken as 8-byte words. The words are mixed into one, which is searched for among those of the names
+    known, and compared; so no Python runs per name. Other spellings, as with quotes, are learnt when they come.
+
+    Args:
+        taxa: the names, numbered as they come.
+        aliases: what stands for a name, as in a NEXUS ``translate`` -> the name.
+    """
+
+    def __init__(self, taxa: Sequence[str], aliases: Mapping[str, str] | None = None) -> None:
+        self.aliases = dict(aliases or {})
+        self._numbers = {name: number for number, name in enumerate(taxa)}
+        known = {name: name for name in taxa} | {
+            key: name for key, name in self.aliases.items() if name in self._numbers
+        }
+        self._spellings = {label.encode(): self._numbers[name] for label, name in known.items()}
+        self._build()
+
+    def name(self, label: str) -> str:
+        """Return the name that an unquoted label stands for."""
+        return self.aliases.get(label, label)
+
+    def find(self, body: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+        """Return the number of the taxon named by each slice of ``body``, -1 where there is none.
+
+        Args:
+            body: uint8, with eight bytes to spare at the end.
+            starts: where each name starts.
+            stops: where it ends.
+        """
+        found = self._search(body, starts, stops)
+        missing = np.flatnonzero(found < 0)
+        while len(missing):
+            label = body[starts[missing[0]] : stops[missing[0]]].tobytes()
+            if not self._learn(label):
+                break
+            found[missing] = self._search(body, starts[missing], stops[missing])
+            missing = missing[found[missing] < 0]
+        return found
+
+    def _learn(self, label: bytes) -> bool:
+        try:
+            number = self._numbers.get(self.name(unquote(label)))
+        except UnicodeDecodeError:
+            return False
+        if number is None:
+            return False
+        self._spellings[label] = number
+        self._build()
+        return True
+
+    def _build(self) -> None:
+        spellings = list(self._spellings)
+        lengths = np.array([len(label) for label in spellings], np.int64)
+        body = np.frombuffer(b"".join(spellings) + bytes(_WORD), np.uint8)
+        stops = np.cumsum(lengths)
+        keys, words = _words(body, stops - lengths, stops, int(lengths.max(initial=1)))
+        order = np.argsort(keys, kind="stable")
+        self._keys, self._words = keys[order], [word[order] for word in words]
+        self._values = np.array(list(self._spellings.values()), np.int64)[order]
+        self._longest = int(lengths.max(initial=1))
+
+    def _search(self, body: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+        keys, words = _words(body, starts, stops, self._longest)
+        at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        same = stops - starts <= self._longest
+        for own, known in zip(words, self._words, strict=True):
+            same &= own == known[at]
+        return np.where(same, self._values[at], -1)
+
+
+def _words(
+    body: np.ndarray, starts: np.ndarray, stops: np.ndarray, longest: int
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return one key per slice, and the slice as words, as many as the longest name has."""
+    view = np.ndarray((len(body) - _WORD + 1,), "<u8", buffer=body.data, strides=(1,))
+    lengths = stops - starts
+    words = []
+    keys = np.zeros(len(starts), np.uint64)
+    for first in range(0, longest, _WORD):
+        rest = np.clip(lengths - first, 0, _WORD)
+        word = view[np.minimum(starts + first, len(view) - 1)] & _MASKS[rest]
+        keys = (keys ^ (keys >> np.uint64(29))) * _MIX + word
+        words.append(word)
+    return keys, words

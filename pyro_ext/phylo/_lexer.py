@@ -1,0 +1,264 @@
+"""Newick text, many trees at a time, as arrays of tokens."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["CLOSE", "COLON", "COMMA", "END", "OPEN", "Chunk", "Problem", "Tokens", "tokenize"]
+
+OPEN, COMMA, CLOSE, COLON, END = 1, 2, 3, 4, 5
+_CODES = np.zeros(256, np.uint8)
+for _code, _character in enumerate(b"(,):;", start=1):
+    _CODES[_character] = _code
+_BLANK = np.zeros(256, bool)
+_BLANK[list(b" \t\r\n\f\v")] = True
+
+# A quote opens a label, never stands within one; what is not closed reaches to the end.
+_COMMENT_OR_QUOTE = re.compile(
+    rb"(\[(?:[^\[\]]|\[[^\[\]]*\])*(?:\]|\Z))|(?:(?<=[(,)\]\s])|\A)(?:'(?:[^']|'')*(?:'|\Z)|\"[^\"]*(?:\"|\Z))"
+)
+
+
+class Problem(ValueError):
+    """Something wrong with a text.
+
+    Args:
+        message: what.
+        at: where, in bytes.
+        tree: in which tree, counted from 0, if in any.
+    """
+
+    def __init__(self, message: str, at: int, tree: int | None = None) -> None:
+        super().__init__(message)
+        self.message, self.at, self.tree = message, at, tree
+
+
+class Chunk:
+    """Some text, and where in it statements end.
+
+    Attributes:
+        text: the bytes.
+        array: the same as an array.
+        comment: which bytes belong to comments, ``None`` if none do.
+        quoted: which belong to quoted labels, ``None`` if none do.
+        ends: where the semicolons are that end a statement.
+        opens: where the opening parentheses are.
+    """
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+        self.array = np.frombuffer(text, np.uint8)
+        self.comment, self.quoted = _hidden(text, self.array)
+        self.ends, self.opens = (self._visible(character) for character in b";(")
+
+    def _visible(self, character: int) -> np.ndarray:
+        at = np.flatnonzero(self.array == character)
+        for hidden in (self.comment, self.quoted):
+            if hidden is not None:
+                at = at[~hidden[at]]
+        return at
+
+    def bodies(self, statements: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return where trees begin and end: from a statement's first parenthesis up to its semicolon.
+
+        Args:
+            statements: which statements have trees.
+
+        Raises:
+            Problem: if one has none.
+        """
+        ends = self.ends[statements]
+        starts = self.starts()[statements]
+        first = np.searchsorted(self.opens, starts)
+        found = np.append(self.opens, len(self.text))[first]
+        if (found > ends).any():
+            tree = int(np.argmax(found > ends))
+            raise Problem("there is no tree before the ';': write it as (a,(b,c));", int(ends[tree]), tree)
+        return found, ends
+
+    def starts(self) -> np.ndarray:
+        """Return where statements start: after the last one's end."""
+        return np.concatenate([[0], self.ends[:-1] + 1])[: len(self.ends)]
+
+
+@dataclass
+class Tokens:
+    """Trees without blanks and comments, and where their punctuation is.
+
+    Attributes:
+        body: the trees, each with its semicolon, then eight zero bytes.
+        quoted: which bytes of it belong to quoted labels, ``None`` if none do.
+        at: where in ``body`` the tokens are.
+        code: which ones they are.
+        depth: how many parentheses are open after each.
+        ends: the last token of each tree.
+        kept: which bytes of the chunk ``body`` has, ``None`` if all from ``first`` on; see :meth:`place`.
+        first: where in the chunk ``body`` begins.
+    """
+
+    body: np.ndarray
+    quoted: np.ndarray | None
+    at: np.ndarray
+    code: np.ndarray
+    depth: np.ndarray
+    ends: np.ndarray
+    kept: np.ndarray | None = None
+    first: int = 0
+
+    def place(self, token: int) -> int:
+        """Return where in the chunk a token is."""
+        at = int(self.at[token])
+        return at + self.first if self.kept is None else int(np.flatnonzero(self.kept)[at])
+
+    def tree(self, token: int) -> int:
+        """Return which tree a token belongs to."""
+        return int(np.searchsorted(self.ends, token))
+
+    def label(self, token: int) -> str:
+        """Return what stands between a token and the next."""
+        return self.body[self.at[token] + 1 : self.at[token + 1]].tobytes().decode("utf-8", "replace")
+
+
+def tokenize(chunk: Chunk, starts: np.ndarray, ends: np.ndarray) -> Tokens:
+    """Find the tokens of trees and check how they follow one another.
+
+    Args:
+        chunk: the text.
+        starts: where each tree's first parenthesis is.
+        ends: where its semicolon is.
+
+    Raises:
+        Problem: at the first thing that is no Newick.
+    """
+    if _is_plain(chunk, starts, ends):
+        first, last = int(starts[0]), int(ends[-1]) + 1
+        tokens = _tokens(chunk.array[first:last], None, None, first)
+    else:
+        kept = np.zeros(len(chunk.text) + 1, np.int8)
+        kept[starts] = 1
+        kept[ends + 1] -= 1
+        kept = np.cumsum(kept[:-1], dtype=np.int8).view(bool)
+        blank = _BLANK[chunk.array]
+        if chunk.quoted is not None:
+            blank &= ~chunk.quoted
+        if chunk.comment is not None:
+            blank |= chunk.comment
+        kept &= ~blank
+        tokens = _tokens(chunk.array[kept], None if chunk.quoted is None else chunk.quoted[kept], kept, 0)
+    _check_neighbours(tokens)
+    _check_depth(tokens)
+    if tokens.kept is not None:
+        _check_blanks(tokens)
+    return tokens
+
+
+def _is_plain(chunk: Chunk, starts: np.ndarray, ends: np.ndarray) -> bool:
+    """Return whether there is nothing to leave out: no comments, no quotes, and blanks only between trees."""
+    if chunk.comment is not None or chunk.quoted is not None:
+        return False
+    first = int(starts[0])
+    blank = np.flatnonzero(chunk.array[first : int(ends[-1])] <= ord(" ")) + first
+    between = int((starts[1:] - ends[:-1] - 1).sum())
+    before_trees = blank < starts[np.searchsorted(ends, blank)]
+    return len(blank) == between and bool(before_trees.all())
+
+
+def _tokens(body: np.ndarray, quoted: np.ndarray | None, kept: np.ndarray | None, first: int) -> Tokens:
+    codes = _CODES[body]
+    if quoted is not None:
+        codes[quoted] = 0
+    at = np.flatnonzero(codes)
+    code = codes[at]
+    depth = np.cumsum((code == OPEN).view(np.int8) - (code == CLOSE).view(np.int8), dtype=np.int32)
+    body = np.concatenate([body, np.zeros(8, np.uint8)])
+    return Tokens(body, quoted, at, code, depth, np.flatnonzero(code == END), kept, first)
+
+
+def _hidden(text: bytes, array: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Find comments and quoted labels."""
+    if b"'" not in text and b'"' not in text:
+        if b"[" not in text:
+            return None, None
+        step = (array == ord("[")).view(np.int8) - (array == ord("]")).view(np.int8)
+        inside = np.cumsum(step, dtype=np.int32)
+        if not len(inside) or inside.min() >= 0:
+            return (inside > 0) | (step < 0), None
+    marks: tuple[list[int], list[int]] = ([], [])
+    for match in _COMMENT_OR_QUOTE.finditer(text):
+        marks[match.group(1) is None].extend(match.span())
+    comment, quoted = (_spans(np.array(spans, np.int64), len(text)) for spans in marks)
+    return comment, quoted
+
+
+def _spans(spans: np.ndarray, length: int) -> np.ndarray | None:
+    if not len(spans):
+        return None
+    step = np.zeros(length + 1, np.int8)
+    np.add.at(step, spans[0::2], 1)
+    np.add.at(step, spans[1::2], -1)
+    return np.cumsum(step[:-1], dtype=np.int8).view(bool)
+
+
+def _follows() -> np.ndarray:
+    """Return whether one token may follow another, ``[first, second, is there anything between]``."""
+    table = np.zeros((6, 6, 2), bool)
+    for first in (OPEN, COMMA):
+        table[first, OPEN, 0] = True
+        table[first, [COMMA, CLOSE, COLON], 1] = True
+    table[CLOSE, [COMMA, CLOSE, COLON, END]] = True
+    table[COLON, [COMMA, CLOSE, END], 1] = True
+    table[END, OPEN] = True
+    return table
+
+
+_FOLLOWS = _follows().reshape(-1)
+
+
+def _check_neighbours(tokens: Tokens) -> None:
+    code, at = tokens.code, tokens.at
+    between = (np.diff(at) > 1).view(np.uint8)
+    wrong = ~_FOLLOWS[code[:-1] * np.uint8(12) + code[1:] * np.uint8(2) + between]
+    if not wrong.any():
+        return
+    token = int(np.argmax(wrong))
+    text = tokens.label(token)
+    first, second = (chr(b"?(,):;"[code[k]]) for k in (token, token + 1))
+    message = f"{text!r} between {first!r} and {second!r}" if text else f"{second!r} right after {first!r}"
+    if code[token] in (OPEN, COMMA) and code[token + 1] != OPEN and not text:
+        message += ": a taxon's name is missing"
+    elif code[token] == COLON and not text:
+        message += ": a branch length is missing"
+    elif code[token + 1] == END:
+        message += ": the tree breaks off"
+    raise Problem(f"{message}; not a tree in Newick", tokens.place(token + 1), tokens.tree(token + 1))
+
+
+def _check_depth(tokens: Tokens) -> None:
+    code, depth = tokens.code, tokens.depth
+    wrong = (depth < 0) | ((code == COMMA) & (depth < 1)) | ((code == END) & (depth != 0))
+    if not wrong.any():
+        return
+    token = int(np.argmax(wrong))
+    open_ones = int(depth[token])
+    what = f"{open_ones} '(' without its ')'" if code[token] == END and open_ones > 0 else "a ')' without its '('"
+    raise Problem(f"unbalanced parentheses, {what}", tokens.place(token), tokens.tree(token))
+
+
+def _check_blanks(tokens: Tokens) -> None:
+    """Refuse blanks and comments within a name or number."""
+    assert tokens.kept is not None
+    gap = np.diff(np.flatnonzero(tokens.kept)) > 1
+    plain = np.ones(len(gap) + 1, bool)
+    plain[tokens.at] = False
+    inner = gap & plain[:-1] & plain[1:]
+    if inner.any():
+        byte = int(np.argmax(inner))
+        token = int(np.searchsorted(tokens.at, byte))
+        raise Problem(
+            f"a blank within {tokens.label(token - 1)!r}: put names with blanks in quotes",
+            tokens.place(token),
+            tokens.tree(token),
+        )

@@ -1,0 +1,197 @@
+"""Which statements of a file are trees, and what stands before them: names, weights, rooting."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from pyro_ext.phylo._labels import unquote
+from pyro_ext.phylo._lexer import Chunk, Problem
+
+__all__ = ["Batch", "Header", "NewickFile", "NexusFile", "headers"]
+
+_COMMENT = re.compile(rb"\[(?:[^\[\]]|\[[^\[\]]*\])*\]")
+_KEYWORD = re.compile(rb"(?:\s|\[(?:[^\[\]]|\[[^\[\]]*\])*\]|#NEXUS)*([A-Za-z_]+)\s*([A-Za-z_]*)", re.IGNORECASE)
+_LABEL = rb"('(?:[^']|'')*'|\"[^\"]*\"|[^\s,'\"]+)"
+_PAIR = re.compile(rb"\s*" + _LABEL + rb"\s+" + _LABEL + rb"\s*(,|\Z)")
+_WORD = re.compile(_LABEL)
+_OPTION = re.compile(rb"\[&\s*(?:([RU])|W\s+([^\]]*?))\s*\]", re.IGNORECASE)
+_TREE = re.compile(rb"=\s*\(")
+_NAME = re.compile(rb"\s*u?tree\s*\*?\s*('(?:[^']|'')*'|[^\s=\[]*)", re.IGNORECASE)
+
+
+class Batch(NamedTuple):
+    """Trees that share their labels' meaning.
+
+    Attributes:
+        statements: which statements of the chunk they are.
+        aliases: label -> name.
+    """
+
+    statements: np.ndarray
+    aliases: Mapping[str, str]
+
+
+class Header(NamedTuple):
+    """What stands before a tree.
+
+    Attributes:
+        rooted: what ``[&R]`` or ``[&U]`` says, ``None`` without.
+        weight: what ``[&W ...]`` says, ``None`` without.
+    """
+
+    rooted: bool | None
+    weight: float | None
+
+
+_BARE = Header(None, None)
+
+
+class NewickFile:
+    """A file all of whose statements are trees."""
+
+    is_open = False
+
+    def batches(self, chunk: Chunk) -> Iterator[Batch]:
+        """Yield the trees of a chunk."""
+        if len(chunk.ends):
+            yield Batch(np.arange(len(chunk.ends)), {})
+
+
+class NexusFile:
+    """A file of blocks, of which those named ``trees`` hold trees; remembers where it is."""
+
+    def __init__(self) -> None:
+        self._block = ""
+        self._aliases: dict[str, str] = {}
+        self._numbers: dict[str, str] = {}
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a block of trees has begun and not ended."""
+        return self._block == "trees"
+
+    def batches(self, chunk: Chunk) -> Iterator[Batch]:
+        """Yield the trees of a chunk, one batch for each block.
+
+        Raises:
+            Problem: if a statement of a block of trees is not understood.
+        """
+        trees: list[int] = []
+        for k, (start, end) in enumerate(zip(chunk.starts().tolist(), chunk.ends.tolist(), strict=True)):
+            match = _KEYWORD.match(chunk.text, start, end)
+            word = match.group(1).lower() if match else b""
+            if word in (b"tree", b"utree") and self._block == "trees":
+                trees.append(k)
+                continue
+            if match is None or word not in (b"begin", b"end", b"endblock", b"translate", b"taxlabels"):
+                if self._block == "trees" and _TREE.search(_without_comments(chunk.text[start:end])):
+                    raise Problem(
+                        f"{word.decode()!r} stands where 'tree NAME = (...);' is expected",
+                        match.start(1) if match else start,
+                    )
+                continue
+            if trees:
+                yield Batch(np.array(trees), self._aliases or self._numbers)
+                trees = []
+            self._enter(word, match.group(2), chunk.text[match.end(1) : end], match.end(1))
+        if trees:
+            yield Batch(np.array(trees), self._aliases or self._numbers)
+
+    def _enter(self, word: bytes, name: bytes, rest: bytes, at: int) -> None:
+        if word == b"begin":
+            if self._block == "trees":
+                raise Problem("a block begins within a block of trees, which has no 'end;': is the file truncated?", at)
+            self._block = name.lower().decode()
+            self._aliases = {}
+        elif word in (b"end", b"endblock"):
+            self._block = ""
+        elif word == b"taxlabels":
+            labels = [unquote(label) for label in _WORD.findall(_without_comments(rest))]
+            self._numbers = {str(k): label for k, label in enumerate(labels, 1) if str(k) not in labels}
+        elif self._block == "trees":
+            self._aliases = _translation(rest, at)
+
+
+def headers(chunk: Chunk, statements: np.ndarray, first: np.ndarray) -> list[Header]:
+    """Read what stands before trees.
+
+    Args:
+        chunk: the text.
+        statements: which statements they are.
+        first: where the first parenthesis of each is.
+
+    Raises:
+        Problem: if that is nothing that belongs there.
+    """
+    starts = chunk.starts()[statements]
+    found = []
+    for tree, (start, stop) in enumerate(zip(starts.tolist(), first.tolist(), strict=True)):
+        text = chunk.text[start:stop]
+        blank = len(text) - len(text.lstrip())
+        found.append(_header(text, start + blank, tree) if blank < len(text) else _BARE)
+    return found
+
+
+def tree_name(text: bytes) -> str:
+    """Return the name of a NEXUS tree from what stands before it, empty if there is none."""
+    match = _NAME.match(_without_comments(text))
+    return unquote(match.group(1)) if match else ""
+
+
+def _header(text: bytes, at: int, tree: int) -> Header:
+    rooted, weight = None, None
+    for kind, number in _OPTION.findall(text):
+        if kind:
+            rooted = kind in b"Rr"
+        else:
+            weight = _weight(number, at, tree)
+    visible = _without_comments(text).strip() if b"[" in text else text.strip()
+    if not visible:
+        return Header(rooted, weight)
+    if visible[:1] in b"tTuU" and b"=" in visible:
+        return Header(rooted, weight)
+    try:
+        return Header(rooted, _weight(visible, at, tree))  # a number before the tree
+    except Problem as error:
+        before = visible.decode("utf-8", "replace")
+        raise Problem(f"{before!r} before the tree: expected nothing, or 'tree NAME ='", at, tree) from error
+
+
+def _weight(text: bytes, at: int, tree: int) -> float:
+    numerator, _, denominator = text.partition(b"/")
+    try:
+        weight = float(numerator) / (float(denominator) if denominator else 1.0)
+    except (ValueError, ZeroDivisionError) as error:
+        raise Problem(f"weight {text.decode('utf-8', 'replace')!r} is no number", at, tree) from error
+    if not 0 <= weight < float("inf"):
+        raise Problem(f"weight {weight:g} is negative or not finite", at, tree)
+    return weight
+
+
+def _without_comments(text: bytes) -> bytes:
+    return _COMMENT.sub(lambda match: b" " * len(match.group()), text)
+
+
+def _translation(text: bytes, at: int) -> dict[str, str]:
+    """Read ``1 Name, 2 Other``."""
+    text = _without_comments(text)
+    found: dict[str, str] = {}
+    place = 0
+    while text[place:].strip():
+        match = _PAIR.match(text, place)
+        if match is None:
+            raise Problem("'translate' is not a list of 'LABEL NAME,'", at + place)
+        label, name = unquote(match.group(1)), unquote(match.group(2))
+        if label in found:
+            raise Problem(f"'translate' has label {label!r} twice", at + match.start(1))
+        found[label] = name
+        place = match.end()
+    names = list(found.values())
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise Problem(f"'translate' gives taxon {twice!r} two labels", at)
+    return found

@@ -1,0 +1,86 @@
+"""Sweeps over the nodes of a batch of trees: one step per node, all trees at once.
+
+Here a batch is held node by node, ``(M, T)`` for ``T`` trees of ``M`` nodes, and is *planted*: leaf 0 is the root and
+has one child, and every internal node but that child comes after its parent. A rooted tree is planted by a stem with a
+leaf of its own, so that one code serves both kinds.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Subtrees", "plant_rooted", "pointers", "preorder", "subtrees"]
+
+
+class Subtrees(NamedTuple):
+    """What lies below each node, all ``(M, T)``.
+
+    Attributes:
+        above: where in a flattened ``(M, T)`` the entries of the parent lie.
+        low: the smallest leaf, the node itself included; meaningless for the root.
+        size: the number of internal nodes, the node itself included.
+    """
+
+    above: Tensor
+    low: Tensor
+    size: Tensor
+
+
+def plant_rooted(parents: Tensor) -> Tensor:
+    """Put a stem under rooted trees: ``(T, 2n - 1)`` becomes ``(T, 2n)``, all nodes moved up by one."""
+    return torch.cat([parents.new_full((len(parents), 1), -1), parents + 1], -1)
+
+
+def subtrees(parents: Tensor, num_leaves: int) -> Subtrees:
+    """Sum up the subtrees of planted trees, from the last internal node to the first.
+
+    Args:
+        parents: ``(M, T)``.
+        num_leaves: how many of the nodes are leaves.
+    """
+    num_nodes, num_trees = parents.shape
+    nodes = torch.arange(num_nodes, device=parents.device).unsqueeze(-1)
+    low = nodes.repeat(1, num_trees)
+    size = (nodes >= num_leaves).long().repeat(1, num_trees)
+    flat_low, flat_size, above = low.view(-1), size.view(-1), pointers(parents)
+    for leaf in range(num_leaves - 1, 0, -1):
+        flat_low.scatter_(0, above[leaf], leaf)  # the smallest is written last
+    for node in range(num_nodes - 1, num_leaves, -1):
+        there = above[node]
+        flat_low.scatter_(0, there, torch.minimum(flat_low.index_select(0, there), low[node]))
+        flat_size.scatter_(0, there, flat_size.index_select(0, there) + size[node])
+    return Subtrees(above, low, size)
+
+
+def pointers(parents: Tensor) -> Tensor:
+    """Return where in a flattened ``(M, T)`` the entries of the nodes' parents lie; indexing this way is faster."""
+    num_trees = parents.shape[1]
+    return parents * num_trees + torch.arange(num_trees, device=parents.device)
+
+
+def preorder(parents: Tensor, num_leaves: int) -> Tensor:
+    """Number the internal nodes of planted trees in preorder, children ordered by their smallest leaf.
+
+    A first child comes right after its parent, a second one after all of its sibling's subtree.
+
+    Args:
+        parents: ``(M, T)``.
+        num_leaves: how many of the nodes are leaves.
+
+    Returns:
+        The new number of each node, ``(M, T)``; leaves keep theirs.
+    """
+    above, low, size = subtrees(parents, num_leaves)
+    later = slice(num_leaves + 1, None)
+    there = above[later].flatten()
+    sibling = size.view(-1).index_select(0, there).view_as(low[later]) - 1 - size[later]
+    second = low[later] != low.view(-1).index_select(0, there).view_as(low[later])
+    number = torch.arange(len(parents), device=parents.device).unsqueeze(-1).repeat(1, parents.shape[1])
+    number[later] = 1 + second * sibling
+    flat_number = number.view(-1)
+    for node in range(num_leaves + 1, len(parents)):
+        number[node] += flat_number.index_select(0, above[node])
+    return number

@@ -1,0 +1,252 @@
+"""Trees from files: Newick, NEXUS, MrBayes ``.t`` and ``.trprobs``, BEAST ``.trees``, plain or compressed with gzip."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from tqdm.auto import tqdm
+
+from pyro_ext.phylo._assembly import Assembly
+from pyro_ext.phylo._lexer import Chunk, Problem
+from pyro_ext.phylo._statements import Batch, NewickFile, NexusFile, tree_name
+from pyro_ext.phylo.trees import TreeSet
+
+__all__ = ["iter_trees", "parse_trees", "read_trees"]
+
+_CHUNK_BYTES = 2**21
+_LONG = 2**23  # bytes from which on a terminal is shown the progress
+_NOTHING = re.compile(rb"(?:\s|\[(?:[^\[\]]|\[[^\[\]]*\])*\])*")
+
+
+def read_trees(
+    *paths: str | Path,
+    taxa: Sequence[str] | None = None,
+    rooted: bool | None = None,
+    branch_lengths: bool = True,
+    allow_truncated: bool = False,
+    progress: bool | None = None,
+) -> TreeSet:
+    r"""Read all trees of one or several files.
+
+    Newick and NEXUS are told apart by their content, and so is gzip. A NEXUS file may have ``translate``, quoted names
+    and comments; ``[&W p]`` becomes the tree's weight, and so does a number before a tree in Newick. Underscores in
+    names stay what they are. Names of internal nodes and annotations such as ``[&rate=1]`` are passed over.
+
+    Args:
+        *paths: the files; all trees must have the same taxa.
+        taxa: which ones these are; by default those of the first tree.
+        rooted: whether the place of the root is part of the trees. By default what ``[&R]`` or ``[&U]`` say; without
+            them, a tree with two subtrees at the top is rooted and one with three is not. With ``rooted=False`` roots
+            are forgotten.
+        branch_lengths: whether to read branch lengths, if there are any.
+        allow_truncated: whether a block of trees may lack its end, as while a sampler still writes it; what follows
+            the last whole tree is left out.
+        progress: whether to show a progress bar; by default for long files on a terminal.
+
+    Returns:
+        The trees in the order of the files, with weights and branch lengths if they have them.
+
+    Raises:
+        ValueError: naming file, line and tree, for anything that is no binary tree over the same taxa; and if a file
+            is empty or breaks off, or weights are negative or all zero.
+        OSError: if a file cannot be opened.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile("w", suffix=".nwk") as file:
+        ...     _ = file.write("(a,b,(c,d));\n((a,c),(b,d));")
+        ...     file.flush()
+        ...     read_trees(file.name, rooted=False).to_newick()
+        ['(a,b,(c,d));', '(a,(b,d),c);']
+    """
+    sets = list(
+        iter_trees(
+            *paths,
+            taxa=taxa,
+            rooted=rooted,
+            branch_lengths=branch_lengths,
+            allow_truncated=allow_truncated,
+            progress=progress,
+        )
+    )
+    return sets[0].concatenate(*sets[1:])
+
+
+def iter_trees(
+    *paths: str | Path,
+    taxa: Sequence[str] | None = None,
+    rooted: bool | None = None,
+    branch_lengths: bool = True,
+    allow_truncated: bool = False,
+    progress: bool | None = None,
+) -> Iterator[TreeSet]:
+    """Read trees some thousands at a time, so that files of any length fit into memory.
+
+    Args:
+        *paths: as for :func:`read_trees`, and so are the others.
+        taxa: which taxa all trees must have.
+        rooted: whether the place of the root is part of the trees.
+        branch_lengths: whether to read branch lengths, if there are any.
+        allow_truncated: whether a block of trees may lack its end.
+        progress: whether to show a progress bar.
+
+    Yields:
+        Sets of successive trees, over the same taxa and either all rooted or all unrooted.
+
+    Raises:
+        ValueError: as :func:`read_trees`, when the reading comes to what is wrong.
+        OSError: if a file cannot be opened.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile("w", suffix=".nwk") as file:
+        ...     _ = file.write("(a,b,(c,d)); (a,c,(b,d));")
+        ...     file.flush()
+        ...     sum(len(trees) for trees in iter_trees(file.name))
+        2
+    """
+    if not paths:
+        raise ValueError("paths is empty: name at least one file of trees")
+    files = [Path(path) for path in paths]
+    assembly = Assembly(taxa, rooted, branch_lengths)
+    total = sum(path.stat().st_size for path in files)
+    shown = sys.stderr.isatty() and total >= _LONG if progress is None else progress
+    with tqdm(total=total, unit="B", unit_scale=True, desc="trees", disable=not shown) as bar:
+        for path in files:
+            chunks = _file_chunks(path, bar)
+            yield from _with_weight(_sets(str(path), chunks, assembly, allow_truncated), str(path))
+
+
+def parse_trees(text: str, *, taxa: Sequence[str] | None = None, rooted: bool | None = None) -> TreeSet:
+    """Read trees from a string, in Newick or NEXUS.
+
+    Args:
+        text: what a file would hold.
+        taxa: as for :func:`read_trees`.
+        rooted: likewise.
+
+    Raises:
+        ValueError: as :func:`read_trees`, for the file ``<text>``.
+
+    Example:
+        >>> parse_trees("((a:1,b:2):1,c:3);").branch_lengths
+        tensor([[1., 2., 3., 1.]], dtype=torch.float64)
+    """
+    chunks = _split(iter([text.encode()]))
+    sets = list(_with_weight(_sets("<text>", chunks, Assembly(taxa, rooted, True), False), "<text>"))
+    return sets[0].concatenate(*sets[1:])
+
+
+def _sets(
+    path: str, chunks: Iterator[tuple[Chunk, int, bool]], assembly: Assembly, allow_truncated: bool
+) -> Iterator[TreeSet]:
+    """Yield the trees of a file, and say where it is wrong."""
+    kind: NewickFile | NexusFile | None = None
+    count, is_empty = 0, True
+    for chunk, line, is_last in chunks:
+        is_empty = is_empty and not chunk.text.strip()
+        if kind is None:
+            kind = NexusFile() if chunk.text.lstrip()[:6].lower() == b"#nexus" else NewickFile()
+        batch = None
+        try:
+            for batch in kind.batches(chunk):
+                yield assembly.build(chunk, batch)
+                count += len(batch.statements)
+                batch = None
+            if is_last and not allow_truncated:
+                _check_rest(chunk, kind, count)
+        except (Problem, UnicodeDecodeError) as error:
+            raise ValueError(_message(path, line, chunk, batch, count, error)) from error
+    if is_empty:
+        raise ValueError(f"{path}: the file is empty")
+    if not count:
+        raise ValueError(f"{path}: there are no trees in this file; expected Newick, or NEXUS with a block of trees")
+
+
+def _message(
+    path: str, line: int, chunk: Chunk, batch: Batch | None, count: int, error: Problem | UnicodeDecodeError
+) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"{path}: {error.object[:40]!r} is no UTF-8: convert the file"
+    line += chunk.text.count(b"\n", 0, error.at)
+    where = f"{path}, line {line}"
+    if error.tree is None or batch is None:
+        return f"{where}: {error.message}"
+    statement = batch.statements[error.tree]
+    text = chunk.text[chunk.starts()[statement] : chunk.ends[statement]]
+    name = tree_name(text[: text.find(b"(")])
+    return f"{where}, tree {count + error.tree + 1}{f' ({name})' if name else ''}: {error.message}"
+
+
+def _check_rest(chunk: Chunk, kind: NewickFile | NexusFile, count: int) -> None:
+    """Refuse a file that breaks off."""
+    at = int(chunk.ends[-1]) + 1 if len(chunk.ends) else 0
+    rest = chunk.text[at:]
+    if not _NOTHING.fullmatch(rest):
+        begins = at + len(rest) - len(rest.lstrip())
+        said = rest.strip()[:30].decode("utf-8", "replace")
+        problem = "the file is truncated" if count or kind.is_open else "the file is truncated or holds no trees"
+        raise Problem(f"what begins with {said!r} has no ';' at its end: {problem}", begins)
+    if kind.is_open:
+        raise Problem(
+            "the block of trees has no 'end;': the file is truncated; pass allow_truncated=True to read what is there",
+            len(chunk.text.rstrip()),
+        )
+
+
+def _with_weight(sets: Iterator[TreeSet], path: str) -> Iterator[TreeSet]:
+    """Refuse a file whose weights are all zero."""
+    total = 0.0
+    for trees in sets:
+        total += 1.0 if trees.weights is None else float(trees.weights.sum())
+        yield trees
+    if total == 0:
+        raise ValueError(f"{path}: all trees have weight 0")
+
+
+def _file_chunks(path: Path, bar: tqdm) -> Iterator[tuple[Chunk, int, bool]]:
+    with path.open("rb") as raw:
+        zipped = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        source: IO[bytes] = gzip.GzipFile(fileobj=raw) if zipped else raw  # type: ignore[assignment]
+        try:
+            yield from _split(_pieces(source, raw, bar))
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(f"{path}: not a whole gzip file ({error}); get it again") from error
+
+
+def _pieces(source: IO[bytes], raw: IO[bytes], bar: tqdm) -> Iterator[bytes]:
+    before = 0
+    while piece := source.read(_CHUNK_BYTES):
+        yield piece
+        bar.update(raw.tell() - before)
+        before = raw.tell()
+
+
+def _split(pieces: Iterator[bytes]) -> Iterator[tuple[Chunk, int, bool]]:
+    """Yield whole statements, the line they begin in, and whether that is all; then what is left over, if anything."""
+    waiting: list[bytes] = []
+    line, size, least = 1, 0, 1
+    first = True
+    for piece in pieces:
+        waiting.append(piece.removeprefix(b"\xef\xbb\xbf") if first else piece)
+        first = False
+        size += len(piece)
+        if size < least or b";" not in piece:
+            continue
+        chunk = Chunk(b"".join(waiting))
+        if not len(chunk.ends):
+            waiting, least = [chunk.text], 2 * size  # so that long statements are not gone through too often
+            continue
+        cut = int(chunk.ends[-1]) + 1
+        rest = chunk.text[cut:]
+        yield chunk, line, False
+        line += chunk.text.count(b"\n", 0, cut)
+        waiting, size, least = [rest], len(rest), 1
+    yield Chunk(b"".join(waiting)), line, True

@@ -1,0 +1,156 @@
+"""``pyro-ext sbn``: fit, evaluate and sample as a user would, published figures, bad input that leaves nothing."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from pyro_ext.cli.__main__ import main
+from pyro_ext.phylo import read_trees
+
+TREES = """#NEXUS
+begin trees;
+    translate 1 a, 2 b, 3 c, 4 d, 5 e;
+    tree one = [&U] [&W 0.6] (1,(2,(3,4)),5);
+    tree two = [&U] [&W 0.3] (1,(2,3),(4,5));
+    tree three = [&U] [&W 0.1] (1,((2,5),3),4);
+end;
+"""
+
+
+@pytest.fixture
+def trees(tmp_path):
+    path = tmp_path / "run.trprobs"
+    path.write_text(TREES)
+    return str(path)
+
+
+@pytest.fixture
+def network(tmp_path, trees, capsys):
+    path = str(tmp_path / "sbn.npz")
+    assert main(["sbn", "fit", trees, "--out", path]) == 0
+    capsys.readouterr()
+    return path
+
+
+def kl_in(text):
+    return float(re.search(r"KL divergence[^:]*: +(\S+) nats", text)[1])
+
+
+def test_fit_writes_network_and_plot(tmp_path, trees, capsys):
+    assert main(["sbn", "fit", trees, "--method", "simple_average", "--out", str(tmp_path / "sbn.npz")]) == 0
+    shown = capsys.readouterr().out
+    assert "3 unrooted trees of 5 taxa" in shown
+    assert re.search(r"mean log-likelihood -\d", shown)
+    assert {path.name for path in tmp_path.iterdir()} == {"run.trprobs", "sbn.npz", "sbn.png"}
+
+
+def test_evaluate_prints_and_writes(tmp_path, trees, network, capsys):
+    out = tmp_path / "evaluation"
+    words = ["sbn", "evaluate", network, "--golden", trees, "--top", "3", "--out", str(out)]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert kl_in(shown) >= -1e-9
+    assert "100.0000%" in shown
+    assert "(a,(b,(c,d)),e)" in shown
+    assert {path.name for path in out.iterdir()} == {"report.md", "trees.csv", "probabilities.png"}
+    assert len((out / "trees.csv").read_text().splitlines()) == 4
+    assert main(words) == 2
+    assert "is not empty; choose another folder" in capsys.readouterr().err
+    assert main([*words, "--overwrite"]) == 0
+
+
+def test_trees_outside_the_support(tmp_path, network, capsys):
+    other = tmp_path / "other.nwk"
+    other.write_text("(a,(b,e),(c,d));\n(a,(b,(c,d)),e);\n")
+    assert main(["sbn", "evaluate", network, "--golden", str(other), "--rooted", "false"]) == 0
+    assert kl_in(capsys.readouterr().out) == float("inf")
+    words = ["sbn", "evaluate", network, "--golden", str(other), "--rooted", "false", "--floor", "2.220446e-16"]
+    assert main(words) == 0
+    assert 16 < kl_in(capsys.readouterr().out) < 18.5
+
+
+@pytest.mark.parametrize("name", ["drawn.nwk", "drawn.nex", "drawn.nwk.gz"])
+def test_samples_can_be_read_again_and_repeat(tmp_path, network, name, capsys):
+    words = ["sbn", "sample", network, "--num", "50", "--seed", "3", "--out"]
+    assert main([*words, str(tmp_path / name)]) == 0
+    assert main([*words, str(tmp_path / ("again_" + name))]) == 0
+    first, second = (read_trees(tmp_path / (prefix + name), rooted=False) for prefix in ("", "again_"))
+    assert len(first) == 50
+    assert torch.equal(first.parents, second.parents)
+    assert (tmp_path / "drawn.png").is_file()
+    assert "seed 3" in capsys.readouterr().out
+
+
+def test_distinct_samples_are_weighed(tmp_path, network):
+    assert main(["sbn", "sample", network, "--num", "99", "--distinct", "--out", str(tmp_path / "drawn.nex")]) == 0
+    drawn = read_trees(tmp_path / "drawn.nex")
+    assert len(drawn) == len(drawn.unique()) < 99
+    assert float(drawn.weights.sum()) == pytest.approx(1, abs=1e-5)
+
+
+def test_rooted_trees(tmp_path, capsys):
+    (tmp_path / "rooted.nwk").write_text("((a,b),(c,d));\n(((a,b),c),d);\n")
+    words = ["sbn", "fit", str(tmp_path / "rooted.nwk"), "--rooted", "true", "--out", str(tmp_path / "sbn.npz")]
+    assert main(words) == 2
+    assert "use 'maximum_likelihood'" in capsys.readouterr().err
+    assert main([*words, "--method", "maximum_likelihood"]) == 0
+    golden = ["--golden", str(tmp_path / "rooted.nwk")]
+    assert main(["sbn", "evaluate", str(tmp_path / "sbn.npz"), *golden]) == 0
+    assert "2 distinct trees" in capsys.readouterr().out
+
+
+WRONG = [
+    (["fit", "{missing}", "--out", "{new}"], "missing.nwk: No such file or directory"),
+    (["fit", "{trees}", "--out", "{new}.txt"], "--out must end in .npz"),
+    (["fit", "{trees}", "--out", "{network}"], "exists; choose another name, or say --overwrite"),
+    (["fit", "{trees}", "--out", "{folder}/none/sbn.npz"], "make it first"),
+    (["fit", "{trees}", "--out", "{new}", "--alpha", "-1"], "alpha must be a finite nonnegative number, got -1"),
+    (["fit", "{empty}", "--out", "{new}"], "empty.nwk"),
+    (["evaluate", "{trees}", "--golden", "{trees}"], "is no file of subsplits"),
+    (["evaluate", "{network}", "--golden", "{trees}", "--counts", "0"], "--counts must be at least 1, got 0"),
+    (["evaluate", "{network}", "--golden", "{trees}", "--top", "-1"], "--top must not be negative, got -1"),
+    (["sample", "{network}", "--num", "0", "--out", "{new}.nwk"], "--num must be at least 1, got 0"),
+    (["sample", "{network}", "--out", "{trees}"], "exists; choose another name"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), WRONG)
+def test_bad_input_leaves_nothing(tmp_path, trees, network, words, message, capsys):
+    (tmp_path / "empty.nwk").write_text("")
+    names = {
+        "missing": tmp_path / "missing.nwk",
+        "new": tmp_path / "new.npz",
+        "trees": trees,
+        "network": network,
+        "folder": tmp_path,
+        "empty": tmp_path / "empty.nwk",
+    }
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert main(["sbn", *(word.format(**names) for word in words)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("words", [["--help"], ["fit", "--help"], ["evaluate", "--help"], ["sample", "--help"]])
+def test_help(words, capsys):
+    assert main(["sbn", *words]) == 0
+    assert "usage" in capsys.readouterr().out
+
+
+@pytest.mark.data
+def test_published_divergence(tmp_path, capsys):
+    """One replicate of DS3: the divergence of the network fitted by EM, as printed by the authors."""
+    folder = Path(os.environ["PYRO_EXT_DATA"]) / "phylo"
+    golden = sorted(str(path) for path in (folder / "golden" / "DS3").rglob("*.trprobs*"))
+    (short,) = [path for path in (folder / "short_runs" / "DS3").rglob("*.trprobs*") if path.parent.name == "rep_1"]
+    assert main(["sbn", "fit", str(short), "--out", str(tmp_path / "sbn.npz"), "--rooted", "false"]) == 0
+    words = ["--floor", "2.220446049250313e-16", "--unnormalized", "--counts", "750001"]
+    assert main(["sbn", "evaluate", str(tmp_path / "sbn.npz"), "--golden", *golden, *words]) == 0
+    table = json.loads((folder / "reference" / "sbn_kl.json").read_text())
+    assert kl_in(capsys.readouterr().out) == pytest.approx(table["DS3"][0]["sbn_em"], abs=3e-8)

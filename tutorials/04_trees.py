@@ -1,0 +1,154 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # Trees: from a file of samples to the probability of a tree never sampled
+#
+# A Markov chain over phylogenetic trees leaves a file of topologies and how often each was visited. Where the posterior
+# is spread over many trees, most were visited once or not at all, and the count says little about their probability. A
+# *subsplit Bayesian network* learns from the parts that trees share. This page reads such a file, fits a network, asks
+# it about trees that are not in the file, and then uses it as a guide in a Pyro program.
+
+# %%
+import os
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pyro
+import torch
+
+from pyro_ext.distributions import SubsplitBayesianNetwork, TreeFrequency, UniformTopology, tree_kl
+from pyro_ext.inference import TraceUnorderedSet_ELBO
+from pyro_ext.phylo import SubsplitSupport, TreeSet, read_trees, write_trees
+from pyro_ext.phylo.random_trees import random_trees
+from pyro_ext.plotting import tree_probabilities
+
+SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
+VISITS = 300 if SMOKE_TEST else 1000  # of the chain
+STEPS = 5 if SMOKE_TEST else 200
+pyro.set_rng_seed(4)
+
+# %% [markdown]
+# ## A posterior to learn, and a file
+#
+# To know the truth, we invent it: a network over eight taxa with random conditional probabilities, on the subsplits of
+# sixty random trees. It plays the posterior, and a sample from it, written as MrBayes would, plays the chain's file.
+
+# %%
+TAXA = ("Alces", "Bos", "Canis", "Delphinus", "Equus", "Felis", "Gorilla", "Homo")
+complete = SubsplitSupport.from_trees(random_trees(8, 60), taxa=TAXA)
+posterior = SubsplitBayesianNetwork(complete, 2.5 * torch.randn(complete.num_parameters, dtype=torch.float64))
+everything = TreeSet(TAXA, posterior.enumerate_support())
+truth = posterior.log_prob(everything.parents).exp()
+print(f"{len(everything)} trees have a positive probability; the largest is {truth.max():.3f}")
+
+visits = TreeSet(TAXA, posterior.sample((VISITS,)))
+counted = visits.unique()
+share = counted.probabilities()
+by_share = share.argsort(descending=True)
+sample_file = Path("run.trprobs")
+write_trees(sample_file, TreeSet(TAXA, counted.parents[by_share], weights=share[by_share]))
+print("\n".join(line[:100] for line in sample_file.read_text().splitlines()[:14]))
+
+# %% [markdown]
+# ## Reading it
+#
+# `read_trees` knows Newick, NEXUS with its translate blocks, weights and comments, MrBayes and BEAST files, gzipped or
+# not. A topology is one integer vector, the parent of every node, and equal topologies are equal vectors.
+
+# %%
+trees = read_trees(sample_file)
+print(trees)
+print(trees[:1].to_newick()[0], "has the parents", trees.parents[0].tolist(), f"and the weight {trees.weights[0]:.3f}")
+
+# %% [markdown]
+# ## Fitting
+#
+# The *support* holds the subsplits that occur in the sample, each with the parent it occurs under. The *simple average*
+# takes every place of the root to be equally likely; *EM* finds the places of the root that make the sample most
+# probable.
+
+# %%
+simple, _ = SubsplitBayesianNetwork.fit(trees)
+fitted, history = SubsplitBayesianNetwork.fit(trees, method="em")
+print(fitted.subsplits)
+print(
+    f"EM: {history.num_iterations} iterations, log-likelihood {history.log_likelihood[0]:.4f} to "
+    f"{history.log_likelihood[-1]:.4f}"
+)
+counts = TreeFrequency.from_trees(trees)
+for name, law in {"counting": counts, "simple average": simple, "EM": fitted}.items():
+    kl = tree_kl(everything.parents, law, truth, floor=2.220446e-16)
+    print(f"KL divergence of the posterior from {name:15} {kl:.4f}")
+
+# %% [markdown]
+# ## Trees never sampled
+#
+# Counting gives every tree that is not in the file the probability zero. The network knows better: its parts were seen.
+
+# %%
+seen = trees.unique().parents
+is_seen = (everything.parents.unsqueeze(1) == seen).all(-1).any(-1)
+log_prob = fitted.log_prob(everything.parents)
+print(
+    f"{int((~is_seen).sum())} trees were never sampled; together they have probability {truth[~is_seen].sum():.3f}, "
+    f"and {log_prob[~is_seen].exp().sum():.3f} under the network"
+)
+best = (truth * ~is_seen).argmax()
+print(f"the most probable of them, {everything[[int(best)]].to_newick()[0]}:")
+print(f"posterior {truth[best]:.5f}, counting 0, network {log_prob[best].exp():.5f}")
+
+ax = tree_probabilities(truth, log_prob, seen=is_seen, xlabel="probability under the posterior")
+ax.figure.savefig("probabilities.png")
+fig, ax = plt.subplots(figsize=(5, 4.5), layout="constrained")
+tree_probabilities(truth, log_prob, ax, seen=is_seen, xlabel="probability under the posterior")
+plt.show()
+
+# %% [markdown]
+# ## What else a network knows
+#
+# Probabilities of splits, trees with a given split, distinct trees in falling order of chance, and where the root may
+# be.
+
+# %%
+marginals = fitted.clade_marginals()
+print(marginals)
+given = fitted.given_clade(["Gorilla", "Homo"])
+print("given Gorilla and Homo together:", TreeSet(TAXA, given.sample((2,))).to_newick())
+drawn = fitted.sample_without_replacement(4)
+print("four distinct trees:", TreeSet(TAXA, drawn.values).to_newick())
+rootings = fitted.log_prob_rootings(trees.parents[:1]).exp()
+print(f"the first tree has probability {rootings.sum():.4f}, its most probable rooting {rootings.max():.4f}")
+
+# %% [markdown]
+# ## A guide over trees
+#
+# A tree is an ordinary Pyro site. Here the posterior is known up to a constant, as posteriors are, and the guide learns
+# its logits from sets of distinct trees: sampling without replacement works for trees as it does for categories.
+
+# %%
+logits = torch.zeros(complete.num_parameters, dtype=torch.float64, requires_grad=True)
+
+
+def model():
+    tree = pyro.sample("tree", UniformTopology(8, like=logits))
+    pyro.factor("posterior", posterior.log_prob(tree))
+
+
+def guide():
+    pyro.sample("tree", SubsplitBayesianNetwork(complete, logits))
+
+
+elbo, optimiser = TraceUnorderedSet_ELBO(num_samples=8, max_plate_nesting=0), torch.optim.Adam([logits], lr=0.05)
+for step in range(STEPS):
+    optimiser.zero_grad()
+    elbo.loss_and_grads(model, guide)
+    optimiser.step()
+    if step in (0, STEPS - 1):
+        learnt = SubsplitBayesianNetwork(complete, logits.detach())
+        kl = (learnt.log_prob(everything.parents).exp() * (learnt.log_prob(everything.parents) - truth.log())).sum()
+        print(f"step {step + 1}: KL divergence of the guide from the posterior {kl:.3f}")
