@@ -12,7 +12,6 @@ from torch import Tensor
 
 from pyro_ext.cli.sbn_report import Comparison, write_comparison
 from pyro_ext.distributions import SubsplitBayesianNetwork, tree_kl
-from pyro_ext.distributions.trees.files import load_network, save_network
 from pyro_ext.phylo import TreeSet, read_trees, write_trees
 from pyro_ext.plotting import save, tree_probabilities
 
@@ -38,7 +37,7 @@ def fit(options: Namespace) -> None:
         min_iterations=options.min_iterations,
         tolerance=options.tolerance,
     )
-    save_network(out, network)
+    network.save(out)
     frequency = trees.probabilities()
     _plot(picture, frequency, network.log_prob(trees.parents), "frequency in the sample")
     print(trees)
@@ -55,7 +54,7 @@ def evaluate(options: Namespace) -> None:
     out = None if options.out is None else _new_folder(options.out, options.overwrite)
     if options.top < 0:
         raise ValueError(f"--top must not be negative, got {options.top}")
-    network = load_network(options.network)
+    network = SubsplitBayesianNetwork.load(options.network)
     support = network.subsplits
     rooted = support.rooted if options.rooted is None else options.rooted
     golden = reference_sample(options.golden, options.counts, support.taxa, rooted, options.progress)
@@ -85,7 +84,7 @@ def sample(options: Namespace) -> None:
     out = _new_file(options.out, None, options.overwrite)
     stem = out.with_suffix("") if out.suffix == ".gz" else out
     picture = _new_file(str(stem.with_suffix(".png")), ".png", options.overwrite)
-    network = load_network(options.network)
+    network = SubsplitBayesianNetwork.load(options.network)
     seed = options.seed if options.seed is not None else int(torch.seed() % 2**31)
     torch.manual_seed(seed)
     taxa, rooted = network.subsplits.taxa, network.subsplits.rooted
