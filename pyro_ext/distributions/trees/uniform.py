@@ -59,8 +59,9 @@ class UniformTopology(TorchDistribution):
         return self.num_taxa + self.rooted <= _MOST_TAXA
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Any:
-        """Return the same law with another batch shape."""
+        """Return the same law broadcast to ``batch_shape``."""
         new = self._get_checked_instance(UniformTopology, _instance)
+        self._like.expand(self.batch_shape).expand(batch_shape)  # refuses what does not broadcast
         new.num_taxa, new.rooted, new._like = self.num_taxa, self.rooted, self._like
         TorchDistribution.__init__(new, torch.Size(batch_shape), self.event_shape, validate_args=False)
         new._validate_args = self._validate_args

@@ -5,7 +5,12 @@ import math
 import pytest
 import torch
 
-from pyro_ext.distributions import ConditionalCladeDistribution, SubsplitBayesianNetwork, TreeFrequency
+from pyro_ext.distributions import (
+    ConditionalCladeDistribution,
+    SubsplitBayesianNetwork,
+    TreeFrequency,
+    UniformTopology,
+)
 from pyro_ext.distributions.testing import check_distribution
 from pyro_ext.phylo import SubsplitSupport, all_trees
 
@@ -73,3 +78,22 @@ def test_splits_that_are_never_made(name):
     (grad,) = torch.autograd.grad(log_prob[log_prob > -math.inf].sum(), logits)
     assert torch.isfinite(grad).all()
     assert (d.log_prob(d.sample((500,))) > -math.inf).all()
+
+
+@pytest.mark.parametrize("rooted", [False, True])
+def test_uniform_topologies(rooted, dtype):
+    like = torch.zeros((), dtype=dtype)
+    check_distribution(UniformTopology(5 - rooted, rooted, like).expand((2,)), num_samples=4000)
+
+
+def test_uniform_topologies_too_many_to_list():
+    d = UniformTopology(30, like=torch.zeros(()))
+    assert d.log_prob(d.sample((3,))).tolist() == pytest.approx([-math.log(math.prod(range(3, 56, 2)))] * 3)
+    with pytest.raises(NotImplementedError, match="topologies of 30 taxa, too many to list"):
+        d.enumerate_support()
+
+
+@pytest.mark.parametrize("num_taxa", [2, 4.0, True])
+def test_uniform_topologies_refuse(num_taxa):
+    with pytest.raises(ValueError, match=f"num_taxa must be an integer of at least 3, got {num_taxa}"):
+        UniformTopology(num_taxa)
