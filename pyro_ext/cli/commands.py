@@ -23,7 +23,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
     {
         "fit": Command("pyro_ext.cli.fit", "fit a model to data"),
         "compare": Command("pyro_ext.cli.compare", "compare gradient estimators: bias, variance, time, bound"),
-        "sbn": Command("pyro_ext.cli.sbn", "fit, evaluate and sample subsplit Bayesian networks over trees"),
+        "sbn": Command("pyro_ext.cli.sbn", "laws of trees: fit, evaluate, sample subsplit Bayesian networks"),
         "models": Command("pyro_ext.cli.models", "list the models there are"),
     }
 )

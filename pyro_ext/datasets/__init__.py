@@ -1,4 +1,4 @@
-"""Data sets: bundled with scikit-learn, or found under the environment variable ``PYRO_EXT_DATA``."""
+"""Data sets: bundled with scikit-learn, simulated, or found under the environment variable ``PYRO_EXT_DATA``."""
 
 from __future__ import annotations
 
@@ -9,25 +9,41 @@ from typing import Any
 
 from pyro_ext.datasets.base import Batch, IndexedDataset, Splits, collate
 from pyro_ext.datasets.bundled import digits
+from pyro_ext.datasets.celegans import celegans
 from pyro_ext.datasets.idx import read_idx
 from pyro_ext.datasets.locate import MissingDataError, find_file
 from pyro_ext.datasets.mnist_files import mnist
+from pyro_ext.datasets.point_matching import PointProblems, point_matching
+from pyro_ext.datasets.worms import WormRecordings, simulated_worms
 
 __all__ = [
     "AVAILABLE",
     "Batch",
     "IndexedDataset",
     "MissingDataError",
+    "PointProblems",
     "Splits",
+    "WormRecordings",
+    "celegans",
     "collate",
     "digits",
     "find_file",
     "load",
     "mnist",
+    "point_matching",
     "read_idx",
+    "simulated_worms",
 ]
 
-AVAILABLE: Mapping[str, Callable[..., Splits]] = MappingProxyType({"digits": digits, "mnist": mnist})
+AVAILABLE: Mapping[str, Callable[..., Splits]] = MappingProxyType(
+    {
+        "celegans": celegans,
+        "digits": digits,
+        "mnist": mnist,
+        "point_matching": point_matching,
+        "simulated_worms": simulated_worms,
+    }
+)
 """Name of a data set -> the function that loads it."""
 
 

@@ -8,7 +8,10 @@ from types import MappingProxyType
 
 __all__ = ["AVAILABLE", "Description", "describe"]
 
-AVAILABLE: dict[str, str] = {"categorical_vae": "pyro_ext.models.categorical_vae"}
+AVAILABLE: dict[str, str] = {
+    "categorical_vae": "pyro_ext.models.categorical_vae",
+    "permutation_matching": "pyro_ext.models.permutation_matching",
+}
 """Name of a model -> import path of its module."""
 
 
@@ -34,6 +37,12 @@ _DESCRIPTIONS: Mapping[str, Description] = MappingProxyType(
             paper="Kool et al. 2020, Estimating gradients for discrete random variables by sampling without "
             "replacement, arXiv 2002.06043",
             data="digits",
+        ),
+        "permutation_matching": Description(
+            summary="observations in an unknown order, matched with noisy points or with the neurons of a worm",
+            paper="Linderman et al. 2018, Reparameterizing the Birkhoff polytope for variational permutation "
+            "inference, arXiv 1710.09508",
+            data="point_matching",
         ),
     }
 )

@@ -38,7 +38,7 @@ def test_digits_cut_elsewhere():
         (lambda: digits(num_train=15.5), "num_train must be an integer"),
         (lambda: digits(binarize=16), r"binarize must lie in \[0, 16\)"),
         (lambda: digits(binarize=-1.0), r"binarize must lie in \[0, 16\)"),
-        (lambda: load("digit"), "name must be one of digits, mnist; got 'digit'"),
+        (lambda: load("digit"), f"name must be one of {', '.join(AVAILABLE)}; got 'digit'"),
         (
             lambda: load("digits", threshold=0.5),
             "data set 'digits' has no option 'threshold'; it has binarize, num_train",

@@ -1,0 +1,70 @@
+"""Simulated matching problems: noisy observations of known points in an unknown order."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from pyro_ext.datasets.base import IndexedDataset, Splits
+
+__all__ = ["PointProblems", "point_matching"]
+
+
+@dataclass
+class PointProblems(Splits):
+    """Matching problems with what is known about them.
+
+    Args:
+        noise: the standard deviation of the observations around the points.
+    """
+
+    noise: float = 0.5
+
+
+def point_matching(noise: float = 0.5, num_problems: int = 200, size: int = 6, seed: int = 0) -> PointProblems:
+    r"""Simulate problems in which N observations are to be matched with the N points they come from.
+
+    .. math::  c_n \sim N(0, I_2), \qquad \pi \sim \mathrm{Uniform}(S_N), \qquad y_m \sim N(c_{\pi_m}, \sigma^2 I_2).
+
+    A problem is a data point as a whole, with a posterior of its own. There is nothing to generalise to other
+    problems, so all parts hold the same ones, and only ``valid`` has the permutations, to evaluate with.
+
+    Args:
+        noise: :math:`\sigma`.
+        num_problems: how many.
+        size: N.
+        seed: problems of one seed and size repeat, at each noise from the same standardised noise.
+
+    Returns:
+        ``x`` of shape ``(num_problems, 2, N, 2)``, the points and then the observations, float32; ``y`` of shape
+        ``(num_problems, N)``, int64, the point that each observation comes from.
+
+    Raises:
+        ValueError: if ``noise`` is not positive and finite, or a number is not a positive integer.
+
+    References:
+        | Reparameterizing the Birkhoff polytope for variational permutation inference (Linderman et al., 2018),
+        | section 5.1, https://arxiv.org/abs/1710.09508; the law of the points is not stated there
+
+    Example:
+        >>> problems = point_matching(noise=0.25, num_problems=500)
+        >>> problems.valid, problems.noise
+        (IndexedDataset(x (500, 2, 6, 2), labels (500, 6)), 0.25)
+        >>> points, observed = problems.valid.x.unbind(1)
+        >>> (observed - points.gather(1, problems.valid.y[..., None].expand_as(points))).std()
+        tensor(0.2508)
+    """
+    if isinstance(noise, bool) or not isinstance(noise, int | float) or not 0 < noise < math.inf:
+        raise ValueError(f"noise must be a positive, finite standard deviation, got {noise!r}")
+    for name, number in (("num_problems", num_problems), ("size", size)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise ValueError(f"{name} must be a positive integer, got {number!r}")
+    generator = torch.Generator().manual_seed(seed)
+    points, disturbance = torch.randn(2, num_problems, size, 2, generator=generator)
+    order = torch.rand(num_problems, size, generator=generator, dtype=torch.float64).argsort(-1)
+    observed = points.gather(1, order.unsqueeze(-1).expand_as(points)) + noise * disturbance
+    x = torch.stack([points, observed], 1)
+    labelled = IndexedDataset(x, order)
+    return PointProblems("point_matching", train=IndexedDataset(x), valid=labelled, noise=float(noise))

@@ -1,0 +1,54 @@
+"""The uniform law of permutations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_ext.distributions.permutations import PermutationLaw
+from pyro_ext.ops.assignment import permutation_matrix
+
+__all__ = ["UniformPermutation"]
+
+
+class UniformPermutation(PermutationLaw):
+    r"""Permutation matrices of equal probability, :math:`P(X) = 1 / N!`, of any size.
+
+    Args:
+        like: a matrix that gives N, the batch shape, the type and the device, ``batch_shape + (N, N)``.
+        validate_args: whether to check values; torch's default if None.
+
+    Example:
+        >>> d = UniformPermutation(torch.zeros(3, 3))
+        >>> d.log_prob(d.sample()).exp()
+        tensor(0.1667)
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {"like": constraints.independent(constraints.real, 2)}
+
+    def __init__(self, like: Tensor, validate_args: bool | None = None) -> None:
+        self.like = like
+        super().__init__(like.shape[-1], like.shape[:-2], validate_args)
+
+    @property
+    def _parameter(self) -> Tensor:
+        return self.like
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draw permutation matrices, ``sample_shape + batch_shape + (N, N)``."""
+        shape = torch.Size(sample_shape) + self.like.shape[:-1]
+        order = torch.rand(shape, dtype=torch.float64, device=self.like.device).argsort(-1)
+        return permutation_matrix(order, self.like.dtype)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return ``-log N!`` for every permutation matrix ``(..., N, N)``."""
+        if self._validate_args:
+            self._validate_sample(value)
+        shape = torch.broadcast_shapes(value.shape[:-2], self.batch_shape)
+        return self.like.new_full(shape, -math.lgamma(self.permutation_size + 1))

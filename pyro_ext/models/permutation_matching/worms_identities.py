@@ -1,0 +1,119 @@
+"""What a guide of permutations says about the identities of neurons, and how often it is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pyro_ext.datasets import Batch
+from pyro_ext.inference.fit.random_state import isolated_random_state
+from pyro_ext.models.permutation_matching.laws import LocalGuide
+from pyro_ext.ops.assignment import linear_assignment
+from pyro_ext.plotting.axes import given_or_new
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["Identification", "identify"]
+
+
+def identify(marginals: Tensor, candidates: Tensor) -> Tensor:
+    """Return the permutation with the most neurons expected to be right, as identities ``(B, N)``.
+
+    Args:
+        marginals: the probability of every identity (columns) of every neuron (rows), ``(B, N, N)``.
+        candidates: which ones are possible, bool ``(B, N, N)``.
+
+    Example:
+        >>> identify(torch.tensor([[[0.6, 0.4], [0.9, 0.1]]]), torch.ones(1, 2, 2, dtype=torch.bool))
+        tensor([[1, 0]])
+    """
+    return linear_assignment(marginals.masked_fill(~candidates, -torch.inf))
+
+
+class Identification:
+    """Marginals, identities and scores of a guide whose items are worms.
+
+    Args:
+        guide: laws of permutations, one for each worm.
+        candidates: the possible identities of the worms' neurons, bool ``(J, N, N)``.
+        num_samples: how many permutations the marginals are the frequencies of.
+        seed: of these; the same ones are drawn whenever parameters are the same.
+    """
+
+    def __init__(self, guide: LocalGuide, candidates: Tensor, num_samples: int, seed: int) -> None:
+        self.guide = guide
+        self.candidates = candidates
+        self.num_samples = num_samples
+        self.seed = seed
+
+    @torch.no_grad()
+    def marginals(self, index: Tensor) -> Tensor:
+        """Return how often each identity occurs for the neurons of worms ``index``, ``(B, N, N)``."""
+        at = next(self.guide.parameters()).device
+        with isolated_random_state(self.seed, at):
+            index = index.to(at)
+            return self.guide.permutations(self.num_samples, index, self.candidates.to(at)[index]).mean(0)
+
+    def right(self, y: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which neurons of worms ``index`` are identified and which are unknown, both bool ``(B, N)``.
+
+        Args:
+            y: the true identities, ``(B, N)``.
+            index: the worms' places, ``(B,)``.
+        """
+        marginals = self.marginals(index)
+        candidates = self.candidates.to(marginals.device)[index.to(marginals.device)]
+        found = identify(marginals, candidates)
+        return found == y.to(found), candidates.sum(-1) > 1
+
+    def accuracy(self, loader: Iterable[Batch]) -> dict[str, float]:
+        """Return the share of the neurons with several candidates identified, and that of all neurons.
+
+        Raises:
+            ValueError: if there is no worm, or no true identity.
+        """
+        with isolated_random_state(self.seed, self.candidates.device):  # a DataLoader draws a seed of its own
+            found = [self.right(_labels(y), index) for _, y, index in loader]
+        if not found:
+            raise ValueError("loader must hold at least one worm, got none")
+        right, unknown = (torch.cat(parts) for parts in zip(*found, strict=True))
+        # where there is nothing to find, nothing is missed
+        share = float(right[unknown].double().mean()) if bool(unknown.any()) else 1.0
+        return {"accuracy": share, "accuracy_all": float(right.double().mean())}
+
+    def plots(self, y: Tensor | None) -> dict[str, Callable[..., Axes]]:
+        """Return plots of the first worm's marginals and, with the true identities ``(J, N)``, of all accuracies."""
+
+        def marginals(ax: Axes | None = None) -> Axes:
+            """Draw how probable each identity is for the neurons of the first worm; the truth is the diagonal."""
+            matrix = self.marginals(torch.tensor([0]))[0].cpu()
+            order = y[0].argsort() if y is not None else identify(matrix[None], self.candidates[:1].cpu())[0].argsort()
+            ax = given_or_new(ax, width=5.5, height=5)
+            image = ax.imshow(matrix[order.cpu()].numpy(), cmap="magma_r", vmin=0, vmax=1, interpolation="nearest")
+            ax.figure.colorbar(image, ax=ax, label="probability")
+            ax.set(xlabel="identity", ylabel="neuron, by identity" if y is not None else "neuron, as identified")
+            return ax
+
+        def accuracy(ax: Axes | None = None) -> Axes:
+            """Draw the share of each worm's neurons identified, of all and of those with several candidates."""
+            assert y is not None
+            right, unknown = self.right(y, torch.arange(len(y)))
+            several = (right & unknown).sum(-1) / unknown.sum(-1).clamp_min(1)
+            ax = given_or_new(ax)
+            for place, (label, values) in enumerate({"all": right.double().mean(-1), "unknown": several}.items()):
+                ax.bar([j + 0.4 * place - 0.2 for j in range(len(y))], values.tolist(), width=0.38, label=label)
+            ax.set(xlabel="worm", ylabel="share identified", ylim=(0, 1), xticks=range(len(y)))
+            ax.legend(title="neurons")
+            return ax
+
+        return {"marginals": marginals} | ({} if y is None else {"accuracy": accuracy})
+
+
+def _labels(y: Tensor | None) -> Tensor:
+    if y is None:
+        raise ValueError("loader must hold the true identities y of the worms' neurons, got None")
+    return y
