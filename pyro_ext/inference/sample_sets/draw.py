@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -54,7 +55,8 @@ class SampleSet(NamedTuple):
     Attributes:
         values: ``(k,) + batch_shape + event_shape``.
         log_weight: ``(k,) + batch_shape``, or ``(k,) + ones``, without gradient.
-        baseline: the baseline matrix C of :mod:`.weights`, ``(k, k) + batch_shape`` or with ones.
+        baseline: the baseline matrix C of :mod:`.weights`, ``(k, k) + batch_shape``, ``(1, k) + batch_shape`` where
+            its rows are the same, or with ones.
     """
 
     values: Tensor
@@ -81,7 +83,10 @@ def draw_sample_set(fn: Any, options: SetOptions) -> SampleSet:
     base, num_coordinates = unwrap_law(fn)
     if options.estimator == "unordered_set" and not num_coordinates and isinstance(base, SamplesWithoutReplacement):
         drawn = base.sample_without_replacement(options.num_samples)
-        return _laid_out(drawn.values, unordered_set_weights(drawn.log_prob.movedim(0, -1), drawn.log_rest), fn)
+        log_prob = drawn.log_prob.movedim(0, -1)
+        if bool((drawn.log_rest == -math.inf).all()):  # nothing is left out: no ratios needed
+            return _laid_out(drawn.values, enumeration_weights(log_prob), fn)
+        return _laid_out(drawn.values, unordered_set_weights(log_prob, drawn.log_rest), fn)
     law = finite_law(fn)
     if options.estimator == "exact" or options.num_samples >= law.domain_size:
         index, weights = _all(law, options.max_leaves)

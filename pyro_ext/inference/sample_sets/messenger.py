@@ -31,7 +31,8 @@ class SiteSet:
         dim: the enumeration dim (negative).
         log_weight: shaped like the site's ``log_prob``, size k at ``dim``.
         perturbation: zeros of that shape with gradient; the gradient of an expectation in them is weight x cost.
-        baseline: the baseline matrix, ``(k,) + log_weight.shape`` or broadcastable, the rows s' leftmost.
+        baseline: the baseline matrix, ``(k,) + log_weight.shape`` or broadcastable, the rows s' leftmost, a single one
+            where all are the same.
     """
 
     def __init__(self, drawn: SampleSet, batch_shape: torch.Size, dim: int) -> None:
@@ -44,6 +45,8 @@ class SiteSet:
 
     def minus_baseline(self, weighted_cost: Tensor) -> Tensor:
         """Return w (f - b), given w f in the shape of ``log_weight``."""
+        if self.baseline.shape[0] == 1:
+            return weighted_cost - weighted_cost.sum(self.dim, keepdim=True) * self.baseline[0]
         rows = weighted_cost.unsqueeze(0).transpose(0, self.dim)
         return weighted_cost - (rows * self.baseline).sum(0)
 

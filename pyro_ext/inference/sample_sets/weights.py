@@ -28,7 +28,7 @@ class SetWeights(NamedTuple):
 
     Attributes:
         log_weight: ``batch_shape + (k,)`` float64.
-        baseline: C, ``batch_shape + (k, k)`` float64, row s', column s.
+        baseline: C, ``batch_shape + (k, k)`` float64, row s', column s; ``(1, k)`` where all rows are the same.
     """
 
     log_weight: Tensor
@@ -72,11 +72,9 @@ def enumeration_weights(log_prob: Tensor) -> SetWeights:
 
     Example:
         >>> enumeration_weights(torch.tensor([0.5, 0.5]).log()).baseline
-        tensor([[0.5000, 0.5000],
-                [0.5000, 0.5000]])
+        tensor([[0.5000, 0.5000]])
     """
-    probability = log_prob.exp().unsqueeze(-2)
-    return SetWeights(log_prob, probability.expand(*log_prob.shape, log_prob.shape[-1]))
+    return SetWeights(log_prob, log_prob.exp().unsqueeze(-2))
 
 
 @torch.no_grad()
