@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from pyro_ext.cli.sbn_report import Comparison, write_comparison
 from pyro_ext.distributions import SubsplitBayesianNetwork, tree_kl
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate", "fit", "reference_sample", "sample"]
 
-_DRAWS = 10_000  # among which, and the reference sample, the most probable trees are sought
+_DRAWS = 10_000  # at a time; among so many, and the reference sample, the most probable trees are sought
 
 
 def fit(options: Namespace) -> None:
@@ -36,6 +38,7 @@ def fit(options: Namespace) -> None:
         max_iterations=options.max_iterations,
         min_iterations=options.min_iterations,
         tolerance=options.tolerance,
+        progress=options.progress,
     )
     network.save(out)
     frequency = trees.probabilities()
@@ -93,7 +96,7 @@ def sample(options: Namespace) -> None:
         possible = drawn.log_prob > -torch.inf
         trees = TreeSet(taxa, drawn.values[possible], rooted=rooted, weights=drawn.log_prob[possible].exp())
     else:
-        trees = TreeSet(taxa, network.sample((options.num,)), rooted=rooted)
+        trees = TreeSet(taxa, _drawn(network, options.num), rooted=rooted)
     write_trees(out, trees)
     distinct = trees.unique()
     _plot(picture, distinct.probabilities(), network.log_prob(distinct.parents), "frequency among the trees drawn")
@@ -132,6 +135,18 @@ def _read(
     paths: Sequence[str], rooted: bool | None, progress: bool | None, taxa: Sequence[str] | None = None
 ) -> TreeSet:
     return read_trees(*paths, taxa=taxa, rooted=rooted, branch_lengths=False, progress=progress)
+
+
+def _drawn(network: SubsplitBayesianNetwork, number: int) -> Tensor:
+    """Draw trees a part at a time, with a bar on a terminal if there are many."""
+    parts = [min(_DRAWS, number - begun) for begun in range(0, number, _DRAWS)]
+    shown = sys.stderr.isatty() and len(parts) > 1
+    with tqdm(total=number, desc="trees", unit="tree", disable=not shown, leave=False) as bar:
+        drawn = []
+        for part in parts:
+            drawn.append(network.sample((part,)))
+            bar.update(part)
+    return torch.cat(drawn)
 
 
 def _most_probable(network: SubsplitBayesianNetwork, golden: TreeSet, number: int) -> list[tuple[str, float, float]]:

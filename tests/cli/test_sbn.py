@@ -48,6 +48,12 @@ def test_fit_writes_network_and_plot(tmp_path, trees, capsys):
     assert {path.name for path in tmp_path.iterdir()} == {"run.trprobs", "sbn.npz", "sbn.png"}
 
 
+def test_fit_shows_its_progress_if_asked(tmp_path, trees, capsys):
+    words = ["sbn", "fit", trees, "--out", str(tmp_path / "sbn.npz"), "--progress", "true"]
+    assert main(words) == 0
+    assert "EM:" in capsys.readouterr().err
+
+
 def test_evaluate_prints_and_writes(tmp_path, trees, network, capsys):
     out = tmp_path / "evaluation"
     words = ["sbn", "evaluate", network, "--golden", trees, "--top", "3", "--out", str(out)]

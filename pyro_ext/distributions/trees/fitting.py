@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from pyro_ext.ops.segments import segment_log_softmax, segment_sum
 from pyro_ext.ops.subsplits.graph import SplitGraph
@@ -53,6 +55,7 @@ def fit_log_theta(
     max_iterations: int,
     min_iterations: int,
     tolerance: float,
+    progress: bool | None = None,
 ) -> tuple[SubsplitSupport, Tensor, FitHistory]:
     """Return the support, the log-probabilities of its splits, float64 ``(M,)``, and how the fit went.
 
@@ -73,7 +76,8 @@ def fit_log_theta(
     pseudo_counts = _pseudo_counts(support, counts, alpha, prior)
     log_theta = _normalised(counts + pseudo_counts, support.graph)
     if method == "em":
-        return support, *_maximise(sample, log_theta, pseudo_counts, max_iterations, min_iterations, tolerance)
+        with _bar(max_iterations, progress) as bar:
+            return support, *_maximise(sample, log_theta, pseudo_counts, max_iterations, min_iterations, tolerance, bar)
     log_likelihood = sample.counts(log_theta)[1].unsqueeze(0)
     return support, log_theta, FitHistory(log_likelihood, log_likelihood, True)
 
@@ -169,6 +173,7 @@ def _maximise(
     max_iterations: int,
     min_iterations: int,
     tolerance: float,
+    bar: tqdm,
 ) -> tuple[Tensor, FitHistory]:
     """Iterate expectation and maximisation; one more update follows the last increase."""
     graph = sample.support.graph
@@ -180,9 +185,17 @@ def _maximise(
         log_likelihood.append(total)
         objective.append(total + _log_prior(log_theta, pseudo_counts))
         log_theta = _normalised(counts + pseudo_counts, graph, log_theta)
+        bar.update()
         if len(objective) >= max(2, min_iterations):
             converged = bool((objective[-1] - objective[-2]).abs() < tolerance)
     return log_theta, FitHistory(torch.stack(log_likelihood), torch.stack(objective), converged)
+
+
+def _bar(max_iterations: int, progress: bool | None) -> tqdm:
+    """Return a bar of the updates; by default on a terminal, once they have taken more than two seconds."""
+    delay = 2.0 if progress is None else 0.0
+    shown = sys.stderr.isatty() if progress is None else progress
+    return tqdm(total=max_iterations, desc="EM", unit="update", delay=delay, disable=not shown, leave=False)
 
 
 def _log_prior(log_theta: Tensor, pseudo_counts: Tensor) -> Tensor:

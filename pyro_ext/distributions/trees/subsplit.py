@@ -95,6 +95,7 @@ class SubsplitBayesianNetwork(SplitLaw):
         max_iterations: int = 1000,
         min_iterations: int = 52,
         tolerance: float = 1e-5,
+        progress: bool | None = None,
     ) -> tuple[SubsplitBayesianNetwork, FitHistory]:
         r"""Fit a network to a sample of trees.
 
@@ -120,6 +121,7 @@ class SubsplitBayesianNetwork(SplitLaw):
             max_iterations: the largest number of updates.
             min_iterations: the smallest number of updates.
             tolerance: the smallest increase of the mean log-likelihood, prior included, that is worth another.
+            progress: whether to show a bar of the updates; by default on a terminal, for long fits.
 
         Returns:
             The network, in float64, and the :class:`FitHistory`.
@@ -142,6 +144,7 @@ class SubsplitBayesianNetwork(SplitLaw):
             max_iterations=max_iterations,
             min_iterations=min_iterations,
             tolerance=tolerance,
+            progress=progress,
         )
         return cls(support, log_theta), history
 
