@@ -1,4 +1,4 @@
-"""Gradient estimators as Pyro ELBOs, and the engine that fits with them.
+"""Gradient estimators as Pyro ELBOs, the engine that fits with them, and estimators of the evidence.
 
 Every ELBO here goes wherever Pyro's own go: into :class:`pyro.infer.SVI`, or called as ``elbo(model, guide)`` for a
 PyTorch module. Lightning is imported only when the fit engine is asked for.
@@ -9,6 +9,15 @@ from typing import TYPE_CHECKING, Any
 from pyro_ext.inference import fit
 from pyro_ext.inference.disarm import TraceDisARM_ELBO
 from pyro_ext.inference.elbo import DifferentiableELBO
+from pyro_ext.inference.evidence import (
+    EVIDENCE_METHODS,
+    EvidenceComparison,
+    EvidenceEstimate,
+    EvidenceSettings,
+    EvidenceWarning,
+    compare_evidence,
+    estimate_evidence,
+)
 from pyro_ext.inference.fit import Built, ExtraLoss, LocalELBOModule
 from pyro_ext.inference.relax_reparam import RelaxReparam, relax
 from pyro_ext.inference.sample_sets import (
@@ -26,8 +35,13 @@ if TYPE_CHECKING:
     from pyro_ext.inference.fit import FitDataModule, FitModule, FitResult
 
 __all__ = [
+    "EVIDENCE_METHODS",
     "Built",
     "DifferentiableELBO",
+    "EvidenceComparison",
+    "EvidenceEstimate",
+    "EvidenceSettings",
+    "EvidenceWarning",
     "ExtraLoss",
     "FitDataModule",
     "FitModule",
@@ -42,7 +56,9 @@ __all__ = [
     "TraceUnorderedBeam_ELBO",
     "TraceUnorderedSet_ELBO",
     "TraceVIMCO_ELBO",
+    "compare_evidence",
     "config_sample_set",
+    "estimate_evidence",
     "fit",
     "relax",
 ]

@@ -7,9 +7,18 @@ file with :func:`save`; for a window, pass an ``ax`` of ``plt.subplots()``.
 from __future__ import annotations
 
 from pyro_ext.plotting.curves import loss_curve
+from pyro_ext.plotting.evidence import plot_evidence
 from pyro_ext.plotting.images import image_grid
 from pyro_ext.plotting.save import save
 from pyro_ext.plotting.trees import tree_probabilities
 from pyro_ext.plotting.variance import gradient_variance, gradient_variance_curve
 
-__all__ = ["gradient_variance", "gradient_variance_curve", "image_grid", "loss_curve", "save", "tree_probabilities"]
+__all__ = [
+    "gradient_variance",
+    "gradient_variance_curve",
+    "image_grid",
+    "loss_curve",
+    "plot_evidence",
+    "save",
+    "tree_probabilities",
+]

@@ -1,0 +1,16 @@
+"""Nineteen ways to the marginal likelihood of any Pyro model with continuous latents."""
+
+from pyro_ext.inference.evidence.api import EvidenceComparison, compare_evidence, estimate_evidence
+from pyro_ext.inference.evidence.estimate import EvidenceEstimate, EvidenceWarning
+from pyro_ext.inference.evidence.methods import EVIDENCE_METHODS
+from pyro_ext.inference.evidence.settings import EvidenceSettings
+
+__all__ = [
+    "EVIDENCE_METHODS",
+    "EvidenceComparison",
+    "EvidenceEstimate",
+    "EvidenceSettings",
+    "EvidenceWarning",
+    "compare_evidence",
+    "estimate_evidence",
+]

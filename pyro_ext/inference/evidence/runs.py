@@ -1,0 +1,224 @@
+"""Many runs of a model at once: the log-densities of its sites, one value per particle.
+
+A *particle* is one joint value of all latent sites. Particles lie in an outermost plate, so that one run of the model
+serves a whole batch of them; a model that cannot be run so is run once for each.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_ext.inference._traces import Site, sample_sites
+from pyro_ext.inference.elbo import ModelOrGuide
+from pyro_ext.inference.evidence.checks import PriorCheck, check_finite, check_sites
+from pyro_ext.inference.evidence.estimate import EvidenceWarning
+from pyro_ext.inference.evidence.units import unit_log_probs
+
+__all__ = ["ModelRuns", "SiteDensities"]
+
+_PLATE = "_evidence_particles"
+_CHECKED = 3  # particles on which the batched run is compared with single ones
+_RELATIVE_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-7}
+
+
+class SiteDensities(NamedTuple):
+    """What one run of the model found, for each of P particles.
+
+    Attributes:
+        log_likelihood: the sum over observed sites, ``(P,)``.
+        log_prior: the sum over latent sites, ``(P,)``.
+        units: the log-likelihood of each data unit, ``(P, U)``; ``None`` if not asked for.
+        unit_weights: how often each unit occurs, ``(U,)``.
+    """
+
+    log_likelihood: Tensor
+    log_prior: Tensor
+    units: Tensor | None = None
+    unit_weights: Tensor | None = None
+
+
+class ModelRuns:
+    """A model with its arguments, to be run at given values of its latent sites.
+
+    Args:
+        model: a Pyro model whose latent sites are continuous, with proper priors.
+        args: its arguments.
+        kwargs: its keyword arguments.
+        vectorize: whether to run many particles at once; ``None`` tries, and compares the outcome with single runs.
+
+    Raises:
+        ValueError: if there are no latent or no observed sites, a latent one is discrete or has an improper or
+            degenerate law, a plate is subsampled, or the density is random or not a number.
+    """
+
+    def __init__(
+        self, model: ModelOrGuide, args: tuple[Any, ...], kwargs: Mapping[str, Any], vectorize: bool | None = None
+    ) -> None:
+        self._model, self._args, self._kwargs = model, args, kwargs
+        with PriorCheck(), torch.no_grad():
+            trace = poutine.trace(model).get_trace(*args, **kwargs)
+        sites = sample_sites(trace)
+        check_sites(sites)
+        with pyro.validation_enabled(False):  # infinite ones are reported by check_finite
+            trace.compute_log_prob()
+        self.latents: dict[str, Site] = {name: site for name, site in sites.items() if not site["is_observed"]}
+        self._observed = [name for name, site in sites.items() if site["is_observed"]]
+        plates = [-f.dim for site in sites.values() for f in site["cond_indep_stack"] if f.vectorized]
+        self._nesting = max([site["log_prob"].dim() for site in sites.values()] + plates)
+        self.vectorized = self._choose(vectorize)
+
+    def evaluate(self, values: Mapping[str, Tensor], units: bool = False) -> SiteDensities:
+        """Return the log-densities at P values of each latent site, ``(P,)`` + the shape of the site.
+
+        Args:
+            values: the values of all latent sites by name.
+            units: whether to return the log-likelihood of each data unit, too.
+        """
+        return self._batched(values, units) if self.vectorized else self._one_by_one(values, units)
+
+    def prior_draws(self, size: int) -> dict[str, Tensor]:
+        """Draw values of all latent sites from the prior, ``(size,)`` + the shape of the site."""
+        return self._draw_batched(size) if self.vectorized else self._draw_one_by_one(size)
+
+    def guide_draws(self, guide: ModelOrGuide, size: int) -> tuple[dict[str, Tensor], Tensor]:
+        """Draw from a guide: values of all latent sites, and the log-density of each draw, ``(size,)``.
+
+        Raises:
+            ValueError: if the guide lacks a latent site of the model.
+        """
+        with pyro.validation_enabled(False), torch.no_grad():
+            traces = [self._guide_trace(guide, size)] if self.vectorized else None
+            if traces is None:
+                traces = [poutine.trace(guide).get_trace(*self._args, **self._kwargs) for _ in range(size)]
+            count = size if self.vectorized else 1
+            missing = [name for name in self.latents if name not in traces[0].nodes]
+            if missing:
+                raise ValueError(f"the guide has no site {missing[0]!r}, which is latent in the model: sample it there")
+            found = []
+            for trace in traces:
+                trace.compute_log_prob()
+                terms = [self._rows(site["log_prob"], count) for site in sample_sites(trace).values()]
+                found.append(torch.stack([term.sum(-1) for term in terms]).sum(0))
+            values = {
+                name: torch.cat([self._flat_value(trace, name, count) for trace in traces]) for name in self.latents
+            }
+        return values, torch.cat(found)
+
+    def shape(self, name: str) -> torch.Size:
+        """Return the shape of one value of a latent site."""
+        return self.latents[name]["value"].shape
+
+    def _choose(self, vectorize: bool | None) -> bool:
+        """Return whether to run particles in batches."""
+        with torch.no_grad():
+            values = self._draw_one_by_one(_CHECKED)
+            single = self._one_by_one(values, False)
+            again = self._one_by_one({name: value[:1] for name, value in values.items()}, False)
+            check_finite(single.log_likelihood, single.log_prior)
+            self._check_repeats(single.log_likelihood[:1], again.log_likelihood)
+            if vectorize is False:
+                return False
+            try:
+                problem = self._difference(self._batched(values, False), single)
+            except Exception as error:  # a model not written for batches fails in its own way
+                problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        if problem is None:
+            return True
+        if vectorize:
+            raise ValueError(
+                f"the model cannot be run on a batch of particles ({problem}): "
+                "let it broadcast over leading dims of its latents, or pass vectorize=False"
+            )
+        warnings.warn(
+            f"the model is run for one particle at a time, which is slow; on a batch it failed with {problem}. "
+            "Let it broadcast over leading dims of its latents, or pass vectorize=False to silence this",
+            EvidenceWarning,
+            stacklevel=2,
+        )
+        return False
+
+    def _check_repeats(self, first: Tensor, again: Tensor) -> None:
+        if not torch.allclose(first, again, rtol=1e-4):
+            raise ValueError(
+                f"the log-likelihood was {first.tolist()[0]:.6g}, then {again.tolist()[0]:.6g} at the same values of "
+                "the latent sites: take randomness, such as dropout, out of the model"
+            )
+
+    def _difference(self, batched: SiteDensities, single: SiteDensities) -> str | None:
+        for label, a, b in zip(SiteDensities._fields, batched[:2], single[:2], strict=False):
+            tolerance = _RELATIVE_TOLERANCE.get(b.dtype, 1e-2)
+            if not torch.allclose(a, b, rtol=tolerance, atol=tolerance):
+                return f"another {label}, {a.tolist()} instead of {b.tolist()}"
+        return None
+
+    def _batched(self, values: Mapping[str, Tensor], units: bool) -> SiteDensities:
+        size = len(next(iter(values.values())))
+        data = {name: self._with_plate_dims(name, value) for name, value in values.items()}
+        with pyro.validation_enabled(False), self._plate(size):
+            trace = poutine.trace(poutine.condition(self._model, data=data)).get_trace(*self._args, **self._kwargs)
+            trace.compute_log_prob()
+        return self._densities(trace, size, units)
+
+    def _one_by_one(self, values: Mapping[str, Tensor], units: bool) -> SiteDensities:
+        found = []
+        with pyro.validation_enabled(False):
+            for i in range(len(next(iter(values.values())))):
+                data = {name: value[i] for name, value in values.items()}
+                trace = poutine.trace(poutine.condition(self._model, data=data)).get_trace(*self._args, **self._kwargs)
+                trace.compute_log_prob()
+                found.append(self._densities(trace, 1, units))
+        likelihood, prior = torch.cat([f.log_likelihood for f in found]), torch.cat([f.log_prior for f in found])
+        parts = [f.units for f in found if f.units is not None]
+        return SiteDensities(likelihood, prior, torch.cat(parts) if parts else None, found[0].unit_weights)
+
+    def _densities(self, trace: Any, size: int, units: bool) -> SiteDensities:
+        """Sum the log-densities of a trace over all but the particles."""
+
+        def total(names: Any) -> Tensor:
+            return torch.stack([self._rows(trace.nodes[name]["log_prob"], size).sum(-1) for name in names]).sum(0)
+
+        found = SiteDensities(total(self._observed), total(self.latents))
+        if not units:
+            return found
+        pairs = [unit_log_probs(trace.nodes[name], size) for name in self._observed]
+        return found._replace(units=torch.cat([p[0] for p in pairs], -1), unit_weights=torch.cat([p[1] for p in pairs]))
+
+    def _rows(self, log_prob: Tensor, size: int) -> Tensor:
+        """Return a site's log-probabilities as ``(size, plate elements)``."""
+        if size > 1 and (log_prob.dim() <= self._nesting or log_prob.shape[0] != size):
+            raise ValueError(f"a site of log-density {tuple(log_prob.shape)} in a plate of {size} particles")
+        return log_prob.reshape(size, -1)
+
+    def _plate(self, size: int) -> Any:
+        return pyro.plate(_PLATE, size, dim=-1 - self._nesting)
+
+    def _with_plate_dims(self, name: str, value: Tensor) -> Tensor:
+        site = self.latents[name]
+        missing = self._nesting - (site["value"].dim() - site["fn"].event_dim)
+        return value.reshape(value.shape[:1] + (1,) * missing + value.shape[1:])
+
+    def _flat_value(self, trace: Any, name: str, size: int) -> Tensor:
+        value = trace.nodes[name]["value"]
+        shape = self.shape(name)
+        return value.reshape((size, *shape)) if value.numel() == size * shape.numel() else value.expand((size, *shape))
+
+    def _draw_batched(self, size: int) -> dict[str, Tensor]:
+        with pyro.validation_enabled(False), torch.no_grad(), self._plate(size):
+            trace = poutine.trace(self._model).get_trace(*self._args, **self._kwargs)
+        return {name: self._flat_value(trace, name, size) for name in self.latents}
+
+    def _draw_one_by_one(self, size: int) -> dict[str, Tensor]:
+        with pyro.validation_enabled(False), torch.no_grad():
+            traces = [poutine.trace(self._model).get_trace(*self._args, **self._kwargs) for _ in range(size)]
+        return {name: torch.stack([trace.nodes[name]["value"] for trace in traces]) for name in self.latents}
+
+    def _guide_trace(self, guide: ModelOrGuide, size: int) -> Any:
+        with self._plate(size):
+            return poutine.trace(guide).get_trace(*self._args, **self._kwargs)

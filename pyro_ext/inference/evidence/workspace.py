@@ -1,0 +1,171 @@
+"""The expensive parts that several estimators share, each made once and timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar, cast
+
+from torch import Tensor
+
+from pyro_ext.inference.elbo import ModelOrGuide
+from pyro_ext.inference.evidence.laplus import LocalShape, local_shape
+from pyro_ext.inference.evidence.mode import Mode, find_mode
+from pyro_ext.inference.evidence.posterior import Posterior, draw_posterior, given_posterior
+from pyro_ext.inference.evidence.powers import PowerDraws, draw_powers
+from pyro_ext.inference.evidence.problem import Problem
+from pyro_ext.inference.evidence.settings import EvidenceSettings
+from pyro_ext.inference.evidence.variational import MeanField, fit_mean_field, guide_log_weights, log_weights
+from pyro_ext.inference.fit.random_state import isolated_random_state, mixed_seed
+
+__all__ = ["Workspace"]
+
+T = TypeVar("T")
+
+
+class Workspace:
+    """One model, and what has been found out about it so far.
+
+    Args:
+        problem: the model.
+        settings: the sizes of everything.
+        guide: a trained Pyro guide for the variational methods, in place of a fitted normal law.
+        posterior: draws by site, in place of those made here.
+        seed: each part draws from a stream of its own, whatever else is made; None uses the global generators.
+        progress: whether to show a progress bar for each long part.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        settings: EvidenceSettings,
+        *,
+        guide: ModelOrGuide | None = None,
+        posterior: Mapping[str, Tensor] | None = None,
+        seed: int | None = None,
+        progress: bool = False,
+    ) -> None:
+        self.problem, self.settings = problem, settings
+        self._guide, self._given = guide, posterior
+        self._seed, self._progress = seed, progress
+        self._parts: dict[str, Any] = {}
+        self._seconds: dict[str, float] = {}
+        self._needs: dict[str, set[str]] = {}
+        self._open: list[str] = []
+
+    def highest_likelihood(self) -> Mode:
+        """Return where the likelihood is highest."""
+        return self._part("highest_likelihood", lambda: find_mode(self.problem, self._start(), prior=False))
+
+    def mode(self) -> Mode:
+        """Return where the posterior density of the constrained values is highest."""
+        return self._part("mode", lambda: find_mode(self.problem, self._start()))
+
+    def local_shape(self) -> LocalShape:
+        """Return the shape of the posterior around its mode."""
+        return self._part("local_shape", lambda: local_shape(self.problem, self.mode()))
+
+    def mean_field(self) -> MeanField:
+        """Return the variational law."""
+        return self._part("mean_field", lambda: fit_mean_field(self.problem, self.settings.num_fit))
+
+    def variational_weights(self, num_samples: int) -> Tensor:
+        """Return log weights of draws from the guide, or from the variational law."""
+        if self._guide is not None:
+            return guide_log_weights(self.problem, self._guide, num_samples)
+        return log_weights(self.problem, self.mean_field(), num_samples)
+
+    def posterior(self) -> Posterior:
+        """Return draws from the posterior."""
+        given = self._given
+        if given is not None:
+            return self._part("posterior", lambda: given_posterior(self.problem, given))
+        return self._part("posterior", self._draw_posterior)
+
+    def units(self) -> tuple[Tensor, Tensor]:
+        """Return the log-likelihood of each data unit at each posterior draw, ``(N, C, U)``, and unit weights."""
+
+        def make() -> tuple[Tensor, Tensor]:
+            z = self.posterior().z
+            units, weights = self.problem.units(z.flatten(0, 1))
+            return units.unflatten(0, z.shape[:2]), weights
+
+        return self._part("units", make)
+
+    def powers(self) -> PowerDraws:
+        """Return draws from the power posteriors."""
+        return self._part("powers", self._draw_powers)
+
+    @contextmanager
+    def bar(self, label: str, total: int | None = None) -> Iterator[Callable[[int], object] | None]:
+        """Show a progress bar, if wanted, while a block runs; yields what advances it."""
+        if not self._progress:
+            yield None
+            return
+        from tqdm import tqdm
+
+        with tqdm(total=total, desc=label, leave=False) as bar:
+            yield bar.update
+
+    def power_steps(self) -> int:
+        """Return the number of steps of each chain of a power."""
+        return self.settings.num_warmup - (-self.settings.num_power // self.settings.num_chains)
+
+    def timed(self, name: str, run: Callable[[Workspace], T]) -> tuple[T, float]:
+        """Run a method; return what it returns and its seconds, those of the parts it uses included.
+
+        Args:
+            name: the method's, which seeds its draws.
+            run: called with this workspace.
+        """
+        self._needs.pop(name, None)
+        value = self._make(name, lambda: run(self))
+        return value, sum(self._seconds[part] for part in {name, *self._closure(name)})
+
+    def _draw_posterior(self) -> Posterior:
+        settings, law = self.settings, self.mean_field()
+        steps = settings.num_warmup - (-settings.num_posterior // settings.num_chains)
+        with self.bar("posterior", steps) as advance:
+            return draw_posterior(self.problem, law, settings, advance)
+
+    def _draw_powers(self) -> PowerDraws:
+        law = self.mean_field()
+        with self.bar("powers", self.power_steps()) as advance:
+            return draw_powers(self.problem, law, self.settings, advance)
+
+    def _start(self) -> Tensor:
+        return self._part("start", lambda: self.problem.prior_moments()[2])
+
+    def _part(self, name: str, make: Callable[[], T]) -> T:
+        if self._open:
+            self._needs[self._open[-1]].add(name)
+        if name not in self._parts:
+            self._parts[name] = self._make(name, make)
+        return cast(T, self._parts[name])
+
+    def _make(self, name: str, make: Callable[[], T]) -> T:
+        """Make a part, its time without that of parts made meanwhile."""
+        inner = sum(self._seconds.values())
+        self._needs[name] = set()
+        self._open.append(name)
+        begin = time.perf_counter()
+        try:
+            with self._stream(name):
+                value = make()
+        finally:
+            self._open.pop()
+        elapsed = time.perf_counter() - begin
+        self._seconds[name] = elapsed - (sum(self._seconds.values()) - inner)
+        return value
+
+    def _closure(self, name: str) -> set[str]:
+        found = set(self._needs[name])
+        for part in self._needs[name]:
+            found |= self._closure(part)
+        return found
+
+    def _stream(self, name: str) -> AbstractContextManager[None]:
+        if self._seed is None:
+            return nullcontext()
+        return isolated_random_state(mixed_seed(self._seed, *name.encode()), self.problem.device)

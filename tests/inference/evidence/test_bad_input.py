@@ -1,0 +1,137 @@
+"""What cannot be estimated says why."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from pyro_ext.inference.evidence import EvidenceSettings, compare_evidence, estimate_evidence
+from tests.inference.evidence.toys import gamma_exponential, regression
+
+ONE = torch.ones(())
+X = torch.tensor([0.3, 1.0, 0.2])
+
+
+def observed(loc, obs=ONE):
+    pyro.sample("y", dist.Normal(loc, 1.0), obs=obs)
+
+
+def discrete():
+    z = pyro.sample("z", dist.Categorical(torch.ones(3)))
+    observed(z.float())
+
+
+def improper():
+    observed(pyro.sample("a", dist.ImproperUniform(dist.constraints.real, (), ())))
+
+
+def point_mass():
+    observed(pyro.sample("a", dist.Delta(ONE)))
+
+
+def nothing_latent():
+    observed(ONE)
+
+
+def nothing_observed():
+    pyro.sample("a", dist.Normal(0.0, 1.0))
+
+
+def subsampled():
+    a = pyro.sample("a", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", 3, subsample_size=2) as i:
+        pyro.sample("y", dist.Normal(a, 1.0), obs=X[i])
+
+
+def dynamic_support():
+    a = pyro.sample("a", dist.Uniform(0.0, 1.0))
+    observed(pyro.sample("b", dist.Uniform(torch.zeros_like(a), a)))
+
+
+def unbounded():
+    observed(pyro.sample("a", dist.Normal(0.0, 1.0)))
+    pyro.factor("bad", torch.tensor(torch.inf))
+
+
+def noisy():
+    a = pyro.sample("a", dist.Normal(0.0, 1.0))
+    observed(a + 10 * torch.randn(()))
+
+
+def impossible():
+    a = pyro.sample("a", dist.Normal(0.0, 1.0))
+    pyro.factor("never", torch.where(a > 100, 0.0, -torch.inf))
+
+
+TINY = EvidenceSettings(
+    num_importance=100, num_elbo=20, num_posterior=160, num_power=40, num_powers=4, num_live=10, num_warmup=20
+)
+
+
+def normal():
+    observed(pyro.sample("a", dist.Normal(torch.zeros((), dtype=torch.float64), 1.0)))
+
+
+TABLE = [
+    (discrete, {}, "site 'z' is discrete.*sum it out"),
+    (improper, {}, "site 'a' has an improper prior"),
+    (point_mass, {}, "site 'a' is a Delta"),
+    (nothing_latent, {}, "no latent sites"),
+    (nothing_observed, {}, "no observed sites"),
+    (subsampled, {}, "plate 'data' subsamples 2 of 3"),
+    (dynamic_support, {}, "support of latent site 'b' depends"),
+    (unbounded, {}, "log-likelihood of the model is inf"),
+    (noisy, {}, "take randomness"),
+    (impossible, {"method": "naive_monte_carlo"}, "density is zero at all"),
+    (impossible, {"method": "nested_sampling"}, "nested_sampling needs a positive likelihood"),
+    (impossible, {"method": "stepping_stone"}, "log-density to maximise is -inf"),
+    (gamma_exponential(), {"method": "guess"}, "method must be one of ml, map.*got 'guess'"),
+    (gamma_exponential(), {"method": "map", "num_samples": 10}, "num_samples=10 means nothing to map"),
+    (gamma_exponential(), {"method": "vbis", "num_samples": 0}, "num_samples must be an integer of at least"),
+    (gamma_exponential(), {"method": "bridge", "num_samples": 2.5}, "num_samples must be an integer"),
+    (gamma_exponential(), {"method": "bridge", "posterior": {}}, "posterior lacks latent site 'rate'"),
+    (
+        gamma_exponential(),
+        {"method": "bridge", "posterior": {"rate": torch.ones(4, 2, 3)}},
+        r"posterior\['rate'\] must have shape",
+    ),
+    (gamma_exponential(), {"method": "bridge", "posterior": {"rate": -torch.ones(40).double()}}, "outside"),
+    (gamma_exponential(), {"method": "bridge", "posterior": {"rate": torch.ones(2).double()}}, "at least 4"),
+    (gamma_exponential(), {"method": "vbis", "guide": lambda: None}, "guide has no site 'rate'"),
+    (regression(), {"method": "gamma_laplus"}, "needs positive latents, but site 'weights'"),
+    (regression(), {"method": "gamma_laplus_is"}, "needs positive latents, but site 'weights'"),
+]
+
+
+@pytest.mark.parametrize(("model", "options", "message"), TABLE)
+def test_calls(model, options, message):
+    with pytest.raises(ValueError, match=message):
+        estimate_evidence(model, **{"method": "vbis", "seed": 0, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_chains": 0}, "num_chains must be an integer of at least 1"),
+        ({"num_powers": 1}, "num_powers must be an integer of at least 2"),
+        ({"target_accept": 1.0}, "target_accept must lie between 0 and 1"),
+        ({"stabilizer": 0.0}, "stabilizer must lie between"),
+        ({"powers": [0.0, 0.5]}, "powers must increase from 0 to 1"),
+        ({"reference_powers": [0.0, 0.7, 0.5, 1.0]}, "reference_powers must increase"),
+        ({"nested_steps": 0}, "nested_steps must be"),
+    ],
+)
+def test_settings(options, message):
+    with pytest.raises(ValueError, match=message):
+        EvidenceSettings(**options)
+
+
+@pytest.mark.filterwarnings("ignore:the variance of 1:pyro_ext.inference.evidence.EvidenceWarning")
+def test_comparison_passes_over_or_raises():
+    found = compare_evidence(normal, methods=None, seed=0, settings=TINY)
+    assert "gamma_laplus" in found.refused
+    assert "needs positive latents" in found.to_markdown()
+    with pytest.raises(ValueError, match="needs positive latents"):
+        compare_evidence(normal, methods=["gamma_laplus"])
+    with pytest.raises(ValueError, match="got 'nope'"):
+        compare_evidence(normal, methods=["nope"])

@@ -1,0 +1,177 @@
+"""Pieces of the estimators: weights, harmonic means, the bridge, nested shells, profiles at the boundary."""
+
+import math
+import warnings
+
+import pytest
+import torch
+
+from pyro_ext.inference.evidence import EvidenceWarning, compare_evidence
+from pyro_ext.inference.evidence.bridge import bridge_iteration
+from pyro_ext.inference.evidence.nested import integrate_shells
+from pyro_ext.inference.evidence.optimize import maximize
+from pyro_ext.inference.evidence.powers import PowerDraws, modified_path_sampling, path_sampling, stepping_stone
+from pyro_ext.inference.evidence.weights import chain_ess, importance_log_mean, pareto_k
+from tests.inference.evidence.toys import gamma_exponential, two_taxa
+
+F64 = torch.float64
+
+
+def exact_draws(toy, shape, rate, size=8000):
+    return {"rate": torch.distributions.Gamma(torch.tensor(shape, dtype=F64), rate).sample((size,))}
+
+
+def test_harmonic_mean_where_its_variance_is_finite():
+    # 1/L has a variance under the posterior iff prior shape > n and prior rate > sum(x).
+    x = torch.tensor([0.3, 0.8, 0.4], dtype=F64)
+    toy = gamma_exponential(x, shape=12.0, rate=9.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = compare_evidence(
+            toy, methods=["harmonic_mean", "stabilized_harmonic_mean"], posterior=exact_draws(toy, 15.0, 10.5)
+        )
+    estimate, stabilised = found["harmonic_mean"], found["stabilized_harmonic_mean"]
+    assert abs(estimate.log_evidence - toy.exact) < 3 * estimate.std_error  # a false alarm in 370 reseedings
+    assert estimate.std_error < 0.02
+    assert estimate.diagnostics["finite_variance"]
+    assert abs(stabilised.log_evidence - toy.exact) < 0.05
+    assert stabilised.log_evidence > estimate.log_evidence
+
+
+def test_harmonic_mean_warns_where_its_variance_is_infinite():
+    x = torch.linspace(0.1, 3.0, 40, dtype=F64)
+    toy = gamma_exponential(x, shape=1.0, rate=0.1)
+    draws = exact_draws(toy, 41.0, 0.1 + x.sum())
+    for method in ("harmonic_mean", "stabilized_harmonic_mean"):
+        with pytest.warns(EvidenceWarning, match="looks infinite"):
+            found = compare_evidence(toy, methods=[method], posterior=draws)[method]
+        assert not found.diagnostics["finite_variance"]
+        assert found.log_evidence > toy.exact + 0.3  # it is usually too high
+
+
+def test_stabilised_fixed_point():
+    # The fixed point, in the form in which it was published, iterated from the harmonic mean.
+    likelihood = torch.tensor([1.0, 2.0, 5.0, 9.0], dtype=F64)
+    delta, p = 0.01, 4 / (1 / likelihood).sum()
+    for _ in range(2000):
+        weight = delta + (1 - delta) * likelihood / p
+        imagined = len(likelihood) * delta / (1 - delta)
+        p = (imagined * p + (likelihood / weight).sum()) / (imagined + (1 / weight).sum())
+    from pyro_ext.inference.evidence.harmonic import stabilized_harmonic_mean
+    from pyro_ext.inference.evidence.posterior import Posterior
+    from pyro_ext.inference.evidence.problem import Densities
+
+    logs = likelihood.log()[:, None]
+    posterior = Posterior(logs[..., None], Densities(logs, logs, logs), {})
+    with pytest.warns(EvidenceWarning):
+        found = stabilized_harmonic_mean(posterior, delta)
+    assert found.log_evidence == pytest.approx(float(p.log()), abs=1e-9)
+
+
+def test_importance_log_mean_and_its_error():
+    # Weights exp(s e - s^2 / 2) have mean 1 and variance exp(s^2) - 1.
+    noise = torch.randn(400, 2000, dtype=F64)
+    found = [importance_log_mean(0.8 * row - 0.32) for row in noise]
+    values, errors = torch.tensor([f.value for f in found]), torch.tensor([f.std_error for f in found])
+    assert abs(values.mean()) < 4 * values.std() / 20 + 0.001  # minus half the variance of the mean
+    assert errors.mean() == pytest.approx(math.sqrt((math.exp(0.64) - 1) / 2000), rel=0.05)
+    assert errors.mean() == pytest.approx(float(values.std()), rel=0.15)
+    assert found[0].diagnostics["ess"] == pytest.approx(2000 / math.exp(0.64), rel=0.2)
+
+
+@pytest.mark.parametrize("k", [0.25, 0.5, 1.0])
+def test_pareto_k(k):
+    uniform = torch.rand(20_000, dtype=F64)
+    assert pareto_k(-k * uniform.log()) == pytest.approx(k, abs=0.15)
+    assert pareto_k(torch.zeros(100)) == -math.inf
+
+
+def test_chain_ess_of_an_autoregression():
+    # The autocorrelation time of an AR(1) chain is (1 + r) / (1 - r).
+    for r in (0.0, 0.6, -0.4):
+        x = torch.zeros(2000, 8, dtype=F64)
+        for i in range(1, 2000):
+            x[i] = r * x[i - 1] + torch.randn(8, dtype=F64)
+        expected = min(16_000 * (1 - r) / (1 + r), 16_000)
+        assert chain_ess(x).item() == pytest.approx(expected, rel=0.15)
+    assert chain_ess(torch.ones(50, 4)).item() == 200
+
+
+def test_bridge_between_normal_laws():
+    # Unnormalised N(0, 1) times e^2 against N(0.5, 1.5^2): log r = 2.
+    target = lambda z: 2 + torch.distributions.Normal(0.0, 1.0).log_prob(z)  # noqa: E731
+    q = torch.distributions.Normal(torch.tensor(0.5, dtype=F64), 1.5)
+    own, other = torch.randn(20_000, dtype=F64), q.sample((20_000,))
+    value, rounds = bridge_iteration(target(own) - q.log_prob(own), target(other) - q.log_prob(other), 0.5)
+    assert value.item() == pytest.approx(2.0, abs=0.02)
+    assert rounds < 30
+
+
+def power_draws():
+    """Independent draws of log L from the power posteriors of L = exp(-2 x^2), x ~ N(0, 1)."""
+    powers = torch.linspace(0, 1, 8, dtype=F64).square()
+    x = torch.randn(2000, 8, 4, dtype=F64) / (1 + 4 * powers[:, None]).sqrt()
+    return PowerDraws(powers, -2 * x.square(), {})
+
+
+def test_power_estimators_on_independent_draws():
+    exact = -0.5 * math.log(5.0)
+    draws = power_draws()
+    stone, path, modified = stepping_stone(draws), path_sampling(draws), modified_path_sampling(draws)
+    assert abs(stone.log_evidence - exact) < 3 * stone.std_error < 0.05
+    assert path.diagnostics["lower"] < exact < path.diagnostics["upper"]
+    powers = draws.powers
+    rule = torch.trapezoid(-2 / (1 + 4 * powers), powers).item()  # E[log L] = -2 Var(x)
+    assert abs(path.log_evidence - rule) < 3 * path.std_error < 0.05
+    assert abs(rule - exact) > 0.005
+    assert abs(modified.log_evidence - exact) < abs(rule - exact) / 3 + 3 * modified.std_error
+    variance = torch.stack([column.flatten().var() for column in draws.log_ratio.unbind(1)])
+    correction = (powers.diff().square() * variance.diff()).sum().item() / 12
+    assert modified.log_evidence == pytest.approx(path.log_evidence - correction, abs=1e-9)
+    assert abs(correction) > 0.005
+
+
+def test_power_errors_match_the_spread():
+    found = [stepping_stone(power_draws()) for _ in range(40)]
+    values = torch.tensor([f.log_evidence for f in found])
+    assert values.std().item() == pytest.approx(found[0].std_error, rel=0.45)  # 4 standard errors of a deviation
+
+
+def test_nested_shells():
+    # With L = exp(-X / s) the evidence is s (1 - exp(-1 / s)); the shares X follow from uniform draws.
+    scale, live, rounds = 0.01, 50, 16
+    counts = torch.cat([torch.arange(50, 25, -1).repeat(rounds), torch.arange(50, 0, -1)])
+    log_steps = torch.rand(300, len(counts), dtype=F64).log() / counts  # Beta(n, 1)
+    found = [integrate_shells(-row.cumsum(0).exp() / scale, counts, live) for row in log_steps]
+    values = torch.tensor([f[0] for f in found])
+    errors = torch.tensor([f[1] for f in found])
+    exact = math.log(scale * -math.expm1(-1 / scale))
+    assert abs(values.mean() - exact) < 4 * values.std() / 300**0.5 + values.var() / 2
+    assert errors.mean() == pytest.approx(float(values.std()), rel=0.2)
+    assert found[0][2]["information"] == pytest.approx(-math.log(scale) - 1, abs=0.5)
+
+
+def test_nested_shells_and_live_points_share_out_the_whole_prior():
+    counts = torch.cat([torch.arange(8, 4, -1).repeat(2), torch.arange(8, 0, -1)])
+    value, error, figures = integrate_shells(torch.zeros(len(counts)), counts, 8)
+    assert (value, error) == pytest.approx((0.0, 0.0), abs=1e-12)
+    assert figures["information"] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_maximize_keeps_to_bounds():
+    lower = torch.tensor([-1.0, 0.5], dtype=F64)
+    found = maximize(lambda x: (-x.square().sum(), -2 * x), torch.ones(2, dtype=F64), lower)
+    torch.testing.assert_close(found.point, torch.tensor([0.0, 0.5], dtype=F64), atol=1e-6, rtol=0)
+    assert found.converged
+    assert found.gradient_norm < 1e-5
+    with pytest.raises(ValueError, match="is nan where the search starts"):
+        maximize(lambda x: (x.sum() * torch.nan, x), torch.ones(2))
+
+
+@pytest.mark.parametrize("different", [0, 1, 3])
+def test_laplus_at_and_near_the_boundary(different):
+    toy = two_taxa(same=200, different=different)
+    found = compare_evidence(toy, methods=["gamma_laplus", "gamma_laplus_is"], seed=2)
+    assert found["gamma_laplus"].diagnostics["num_at_boundary"] == (different == 0)
+    assert found["gamma_laplus"].log_evidence == pytest.approx(toy.exact, abs=0.05)
+    assert abs(found["gamma_laplus_is"].log_evidence - toy.exact) < 3 * found["gamma_laplus_is"].std_error < 0.03
