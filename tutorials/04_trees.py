@@ -15,6 +15,7 @@
 
 # %%
 import os
+import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -52,7 +53,7 @@ visits = TreeSet(TAXA, posterior.sample((VISITS,)))
 counted = visits.unique()
 share = counted.probabilities()
 by_share = share.argsort(descending=True)
-sample_file = Path("run.trprobs")
+sample_file = Path(tempfile.mkdtemp()) / "run.trprobs"
 write_trees(sample_file, TreeSet(TAXA, counted.parents[by_share], weights=share[by_share]))
 print("\n".join(line[:100] for line in sample_file.read_text().splitlines()[:14]))
 
