@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_ext.ops.gamma_quantiles import gamma_category_means
+from pyro_ext.phylo._positive import check_positive
 
 __all__ = ["ConstantRate", "GammaRates", "InvariantSites", "RateMixture", "SiteModel", "WeibullRates"]
 
@@ -67,7 +68,7 @@ class GammaRates(SiteModel):
     """
 
     def __init__(self, shape: Tensor, num_categories: int = 4) -> None:
-        _check("shape", shape, num_categories)
+        _check(shape, num_categories)
         self.shape, self.num_categories = shape, num_categories
 
     def mixture(self, like: Tensor) -> RateMixture:
@@ -97,7 +98,7 @@ class WeibullRates(SiteModel):
     """
 
     def __init__(self, shape: Tensor, num_categories: int = 4) -> None:
-        _check("shape", shape, num_categories)
+        _check(shape, num_categories)
         self.shape, self.num_categories = shape, num_categories
 
     def mixture(self, like: Tensor) -> RateMixture:
@@ -146,9 +147,7 @@ def _equally_probable(rates: Tensor) -> RateMixture:
     return RateMixture(rates, torch.full_like(rates, 1 / rates.shape[-1]).log())
 
 
-def _check(name: str, value: Tensor, num_categories: int) -> None:
-    wrong = ~(value.detach() > 0) | value.detach().isinf()
-    if wrong.any():
-        raise ValueError(f"{name} must be positive and finite, got {value.detach()[wrong][0]:g}")
+def _check(shape: Tensor, num_categories: int) -> None:
+    check_positive("shape", shape)
     if isinstance(num_categories, bool) or not isinstance(num_categories, int) or num_categories < 1:
         raise ValueError(f"num_categories must be an integer of at least 1, got {num_categories!r}")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_ext.ops.symmetric_exp import symmetric_exp
+from pyro_ext.phylo._positive import check_positive
 
 __all__ = ["GTR", "HKY85", "JC69", "K80", "SubstitutionModel"]
 
@@ -88,7 +89,7 @@ class HKY85(SubstitutionModel):
     """
 
     def __init__(self, kappa: Tensor, frequencies: Tensor | None = None) -> None:
-        _check_positive("kappa", kappa)
+        check_positive("kappa", kappa)
         quarter = kappa.new_full((NUM_STATES,), 1 / NUM_STATES)
         self.kappa = kappa
         self._frequencies = quarter if frequencies is None else _checked_frequencies(frequencies)
@@ -162,7 +163,7 @@ class GTR(SubstitutionModel):
     """
 
     def __init__(self, rates: Tensor, frequencies: Tensor) -> None:
-        _check_positive("rates", rates)
+        check_positive("rates", rates)
         if rates.dim() < 1 or rates.shape[-1] != 6:
             raise ValueError(f"rates must have shape batch_shape + (6,), AC AG AT CG CT GT, got {tuple(rates.shape)}")
         self.rates = rates
@@ -197,16 +198,10 @@ class GTR(SubstitutionModel):
         return f"GTR(rates={_shown(self.rates)}, frequencies={_shown(self._frequencies)})"
 
 
-def _check_positive(name: str, value: Tensor) -> None:
-    wrong = ~(value.detach() > 0) | value.detach().isinf()
-    if wrong.any():
-        raise ValueError(f"{name} must be positive and finite, got {value.detach()[wrong][0]:g}")
-
-
 def _checked_frequencies(frequencies: Tensor) -> Tensor:
     if frequencies.dim() < 1 or frequencies.shape[-1] != NUM_STATES:
         raise ValueError(f"frequencies must have shape batch_shape + (4,), got {tuple(frequencies.shape)}")
-    _check_positive("frequencies", frequencies)
+    check_positive("frequencies", frequencies)
     total = frequencies.detach().sum(-1)
     if ((total - 1).abs() > 1e-4).any():
         raise ValueError(f"frequencies must sum to 1, got a sum of {total.flatten()[0]:g}; divide by it")
