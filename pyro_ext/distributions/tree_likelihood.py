@@ -53,6 +53,9 @@ class TreeLikelihood(TorchDistribution):
     arg_constraints: ClassVar[dict[str, Any]] = {
         "branch_lengths": constraints.independent(constraints.nonnegative, 1),
     }
+    support = constraints.independent(constraints.nonnegative, 3)
+    """Likelihoods of states, not negative, ``(n, S, 4)``."""
+
     has_rsample = False
 
     def __init__(
@@ -84,10 +87,10 @@ class TreeLikelihood(TorchDistribution):
         event_shape = (tree.shape[-1] // 2 + 1, size or 1, self.substitution_model.frequencies.shape[-1])
         super().__init__(batch_shape, torch.Size(event_shape), validate_args=validate_args)
 
-    @property
-    def support(self) -> Any:
-        """Likelihoods of states, not negative, ``(n, S, 4)``."""
-        return constraints.independent(constraints.nonnegative, 3)
+    @classmethod
+    def infer_shapes(cls, **arg_shapes: Sequence[int]) -> tuple[torch.Size, torch.Size]:
+        """Raise a NotImplementedError: shapes of parameters do not tell the number of sites."""
+        raise NotImplementedError("the event shape of a TreeLikelihood follows from its taxa and its number of sites")
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Any:
         """Return the same law with its parameters broadcast to ``batch_shape``."""
@@ -104,8 +107,8 @@ class TreeLikelihood(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-likelihood of alignments ``(..., n, S, 4)``, the sum over patterns by weight.
 
-        Any number S of patterns is taken where neither ``weights`` nor ``num_sites`` was given. Alignments of their
-        own for the elements of a batch are evaluated one after the other.
+        Any number S of patterns is taken where neither ``weights`` nor ``num_sites`` was given. Several alignments of
+        one tree are evaluated at once; alignments of their own for different trees, tree after tree.
         """
         sites = self.site_log_prob(value)
         return (sites if self.weights is None else sites * self.weights).sum(-1)
@@ -119,13 +122,15 @@ class TreeLikelihood(TorchDistribution):
         """
         self._check_value(value)
         if value.dim() == 3:
-            return self._site_log_prob(value, differentiable_twice)
+            found = site_log_likelihoods(*self._arguments(), value, differentiable_twice=differentiable_twice)
+            return self._mixed(found)
         shape = torch.broadcast_shapes(value.shape[:-3], self.batch_shape)
-        expanded, values = self.expand(shape), value.expand(shape + value.shape[-3:])
-        found = [
-            expanded._element(i)._site_log_prob(values[i], differentiable_twice) for i in product(*map(range, shape))
-        ]
-        return torch.stack(found).reshape(*shape, -1)
+        own = shape[len(shape) - len(self.batch_shape) :]
+        values = value.expand(*shape, *value.shape[-3:]).reshape(-1, own.numel(), *value.shape[-3:])
+        law = self.expand(own)
+        elements = enumerate(product(*map(range, own)))
+        sites = [law._sites_of(index, values[:, k], differentiable_twice) for k, index in elements]
+        return torch.stack(sites, 1).reshape(*shape, -1)
 
     def category_matrices(self) -> Tensor:
         """Return the transition matrices of every category and edge, ``batch_shape + (C, E, 4, 4)``."""
@@ -139,7 +144,7 @@ class TreeLikelihood(TorchDistribution):
         Args:
             value: one alignment, ``(n, S, 4)``.
         """
-        arguments = self._arguments(value)
+        arguments = (*self._arguments(), value)
         log_joint = self._mixture.log_probs.unsqueeze(-1) + site_log_likelihoods(*arguments)
         weight = log_joint.detach().softmax(-2)
         return (ancestral_marginals(*arguments) * weight[..., None, :, None]).sum(-4)
@@ -168,30 +173,29 @@ class TreeLikelihood(TorchDistribution):
             states[..., node, :] = _categorical(edge.gather(-2, rows))
         return one_hot(states[..., :num_taxa, :], num_states).to(self.branch_lengths.dtype)
 
-    def _site_log_prob(self, value: Tensor, differentiable_twice: bool) -> Tensor:
-        arguments = self._arguments(value)
-        found = site_log_likelihoods(*arguments, differentiable_twice=differentiable_twice)
-        if found.shape[-2] == 1:
-            return found.squeeze(-2)
-        return (found + self._mixture.log_probs.unsqueeze(-1)).logsumexp(-2)
+    def _sites_of(self, index: tuple[int, ...], values: Tensor, differentiable_twice: bool) -> Tensor:
+        """Return the log-likelihoods ``(M, S)`` of alignments ``(M, n, S, 4)``, side by side, for one batch element."""
+        tree, matrices, frequencies = self._arguments()
+        element = (
+            tree[index],
+            matrices[index],
+            frequencies.expand(*self.batch_shape, *frequencies.shape[-2:])[index],
+            values.movedim(0, 1).flatten(1, 2),
+        )
+        found = site_log_likelihoods(*element, differentiable_twice=differentiable_twice)
+        log_probs = self._mixture.log_probs
+        return self._mixed(found, log_probs.expand(*self.batch_shape, log_probs.shape[-1])[index]).view(len(values), -1)
 
-    def _arguments(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        frequencies = self.substitution_model.frequencies
-        return self.tree.unsqueeze(-2), self.category_matrices(), frequencies.unsqueeze(-2), value
+    def _mixed(self, log_likelihood: Tensor, log_probs: Tensor | None = None) -> Tensor:
+        """Return the log-likelihood of the mixture over categories, ``(..., S)`` from ``(..., C, S)``."""
+        if log_likelihood.shape[-2] == 1:
+            return log_likelihood.squeeze(-2)
+        log_probs = self._mixture.log_probs if log_probs is None else log_probs
+        return (log_likelihood + log_probs.unsqueeze(-1)).logsumexp(-2)
 
-    def _element(self, index: tuple[int, ...]) -> TreeLikelihood:
-        """Return the element of the batch, which has none; for models without batches of their own."""
-        if self.substitution_model.frequencies.dim() > 1 or self._mixture.rates.dim() > 1:
-            raise NotImplementedError(
-                "alignments of their own for the elements of a batch need models without batches: "
-                "use a single alignment, or a loop"
-            )
-        new = TreeLikelihood(
-            self.tree[index], self.branch_lengths[index], self.substitution_model, self.site_model, self.weights,
-            validate_args=False,
-        )  # fmt: skip
-        new._mixture = self._mixture
-        return new
+    def _arguments(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return trees, transition matrices and frequencies with a dim for the categories."""
+        return self.tree.unsqueeze(-2), self.category_matrices(), self.substitution_model.frequencies.unsqueeze(-2)
 
     def _check_value(self, value: Tensor) -> None:
         num_taxa, num_sites, num_states = self.event_shape

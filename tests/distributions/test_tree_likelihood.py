@@ -1,5 +1,6 @@
 """TreeLikelihood: published values, normalisation over all patterns, simulation, mixtures, batches, bad input."""
 
+import itertools
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from pyro_ext.distributions import TreeLikelihood
+from pyro_ext.distributions.testing import check_distribution
 from pyro_ext.phylo import read_alignment, read_trees
 from pyro_ext.phylo.rates import GammaRates, InvariantSites, WeibullRates
 from pyro_ext.phylo.substitution import GTR, HKY85, JC69
@@ -121,13 +123,36 @@ def test_second_derivatives():
     )
 
 
-def test_alignments_of_their_own():
-    d = TreeLikelihood(random_trees(2, 4), torch.rand(2, 5, dtype=F64), num_sites=6)
+@pytest.mark.parametrize("models", MODELS)
+def test_alignments_of_their_own(models):
+    d = TreeLikelihood(random_trees(2, 4), torch.rand(2, 5, dtype=F64), *MODELS[models], num_sites=6)
     value = d.sample((3,))
     assert value.shape == (3, 2, 4, 6, 4)
     found = d.log_prob(value)
-    one = TreeLikelihood(d.tree[1], d.branch_lengths[1]).log_prob(value[2, 1])
-    torch.testing.assert_close(found[2, 1], one)
+    for i, j in itertools.product(range(3), range(2)):
+        one = TreeLikelihood(d.tree[j], d.branch_lengths[j], *MODELS[models]).log_prob(value[i, j])
+        torch.testing.assert_close(found[i, j], one)
+
+
+def test_alignments_of_their_own_for_models_in_a_batch():
+    kappa, shape = torch.tensor([1.0, 4.0], dtype=F64), torch.tensor([0.5, 2.0], dtype=F64)
+    lengths = torch.rand(5, dtype=F64)
+    d = TreeLikelihood(random_trees(1, 4)[0], lengths, HKY85(kappa), GammaRates(shape), num_sites=3)
+    value = d.sample()
+    expected = [
+        TreeLikelihood(d.tree[j], lengths, HKY85(kappa[j]), GammaRates(shape[j])).log_prob(value[j]) for j in range(2)
+    ]
+    torch.testing.assert_close(d.log_prob(value), torch.stack(expected))
+
+
+@pytest.mark.parametrize("models", MODELS)
+@pytest.mark.parametrize("rooted", [False, True])
+def test_contract(models, rooted):
+    """All but goodness of fit: samples are one-hot, though the support has all likelihoods of states."""
+    trees = random_trees(2, 4, rooted)
+    lengths = (0.1 + torch.rand(2, trees.shape[-1] - 1, dtype=F64)).requires_grad_()
+    d = TreeLikelihood(trees, lengths, *MODELS[models], num_sites=2)
+    check_distribution(d, parameters=[lengths], num_samples=2000, skip=["goodness_of_fit"])
 
 
 @pytest.mark.parametrize("models", MODELS)
