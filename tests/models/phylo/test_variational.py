@@ -97,3 +97,18 @@ def test_refusals(support):
         VariationalPhylogeny(ALIGNMENT, rooted)
     with pytest.raises(ValueError, match="branch_rate must be positive, got -1"):
         VariationalPhylogeny(ALIGNMENT, support, branch_rate=-1.0)
+
+
+def test_inverse_temperature_scales_the_likelihood_alone(support):
+    phylogeny = VariationalPhylogeny(ALIGNMENT, support)
+    trace = poutine.trace(phylogeny.guide).get_trace()
+
+    def terms():
+        model = poutine.trace(poutine.replay(phylogeny.model, trace)).get_trace()
+        model.compute_log_prob()
+        return {name: model.nodes[name]["log_prob"] for name in ("topology", "branch_lengths", "alignment")}
+
+    whole = terms()
+    phylogeny.model.inverse_temperature.fill_(0.25)
+    for name, log_prob in terms().items():
+        torch.testing.assert_close(log_prob, whole[name] * (0.25 if name == "alignment" else 1))
