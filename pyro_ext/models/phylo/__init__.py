@@ -3,9 +3,9 @@
 :class:`FixedTopology` is the model of branch lengths whose evidence tells topologies apart (Fourment et al. 2020, "19
 dubious ways to compute the marginal likelihood of a phylogenetic tree topology", doi 10.1093/sysbio/syz046).
 :class:`VariationalPhylogeny` approximates the posterior of trees by a subsplit Bayesian network and log-normal branch
-lengths (Zhang and Matsen 2019, "Variational Bayesian phylogenetic inference", openreview SJVmjjR9FX). The figure to hold
-it against is the evidence of the alignment DS1 under JC69: -7108.42 nats by stepping-stone sampling and in that paper;
-no run of ours on DS1 is recorded yet.
+lengths (Zhang and Matsen 2019, "Variational Bayesian phylogenetic inference", openreview SJVmjjR9FX). The figure to
+hold it against is the evidence of the alignment DS1 under JC69: -7108.42 nats by stepping-stone sampling and in that
+paper; no run of ours on DS1 is recorded yet.
 """
 
 from __future__ import annotations
