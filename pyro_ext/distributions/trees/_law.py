@@ -16,6 +16,7 @@ from torch.distributions.utils import lazy_property
 from pyro_ext.distributions import constraints
 from pyro_ext.distributions._distinct import DistinctDraws, possible_first
 from pyro_ext.distributions.trees._conditioning import clade_splits, logits_given, subsplit_splits
+from pyro_ext.distributions.trees._last_index import LastIndex
 from pyro_ext.distributions.trees._marginals import CladeMarginals, clade_marginals
 from pyro_ext.ops.segments import segment_log_softmax, segment_max
 from pyro_ext.ops.sets.beam import SequenceSet
@@ -24,7 +25,7 @@ from pyro_ext.ops.subsplits.draws import draw_choices
 from pyro_ext.ops.subsplits.graph import SplitGraph, row_choices
 from pyro_ext.ops.subsplits.programs import best_choices, count_trees, entropy
 from pyro_ext.ops.subsplits.relations import Relations, relations_of
-from pyro_ext.ops.subsplits.rootings import with_constants
+from pyro_ext.ops.subsplits.rootings import TreeIndex, with_constants
 from pyro_ext.phylo.support import SubsplitSupport
 
 __all__ = ["SplitLaw", "compact"]
@@ -53,6 +54,7 @@ class SplitLaw(TorchDistribution):
             )
         self.subsplits = support
         self.logits = logits
+        self._index = LastIndex(support, num_nodes % 2 == 1)  # one for all expanded copies
         super().__init__(logits.shape[:-1], torch.Size([num_nodes]), validate_args=validate_args)
         if self._validate_args:
             _check_logits(compact(logits), support.graph)
@@ -95,7 +97,7 @@ class SplitLaw(TorchDistribution):
             self._validate_sample(value)
         shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
         log_theta, row = self._rows()
-        position, relations = self.subsplits.index(value.reshape(-1, value.shape[-1]), self._rooted)
+        position, relations = self._index(value)
         if value.shape[:-1] != shape:
             position = position.view(*value.shape[:-1], -1).expand(*shape, -1).reshape(-1, position.shape[-1])
             relations = relations_of(value.expand(*shape, -1).reshape(-1, value.shape[-1]), self.graph.num_taxa)
@@ -103,6 +105,13 @@ class SplitLaw(TorchDistribution):
             position = position + (row * (log_theta.shape[-1] + 2)).expand(shape).reshape(-1, 1)
         table = with_constants(log_theta).reshape(-1)
         return table.index_select(0, position.reshape(-1)).view_as(position), relations, shape
+
+    def index(self, trees: Tensor) -> TreeIndex:
+        """Return where the subsplits of trees ``(..., N)`` are among the parameters, in one row, ``(T, L)``.
+
+        Those of the last tensor are remembered, so a program that needs them beside ``log_prob`` pays once.
+        """
+        return self._index(trees)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Any:
         """Return the same law with its logits broadcast to ``batch_shape``."""

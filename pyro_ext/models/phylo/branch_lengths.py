@@ -8,6 +8,7 @@ from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyro_ext.ops.subsplits.rootings import TreeIndex
 from pyro_ext.phylo import SubsplitSupport
 
 __all__ = ["SplitBranchLengths"]
@@ -52,19 +53,25 @@ class SplitBranchLengths(PyroModule):
         # location and log-scale, split by split, and a row that stays 0 for what an edge does not have
         self.effects = nn.Parameter(torch.zeros(support.num_parameters, 2, dtype=dtype, device=support.device))
 
-    def forward(self, trees: Tensor) -> TorchDistribution:
-        """Return the law of the branch lengths of trees ``batch_shape + (2n - 2,)``, event shape ``(2n - 3,)``."""
-        flat = trees.reshape(-1, trees.shape[-1])
-        rows = self._neighbours(flat)
+    def forward(self, trees: Tensor, index: TreeIndex | None = None) -> TorchDistribution:
+        """Return the law of the branch lengths of trees, event shape ``(2n - 3,)``.
+
+        Args:
+            trees: ``batch_shape + (2n - 2,)``.
+            index: their subsplits, if they have been looked up already.
+        """
+        if index is None:
+            index = self.support.index(trees.reshape(-1, trees.shape[-1]))
+        rows = self._neighbours(index.position)
         padded = torch.cat([self.effects, self.effects.new_zeros(2, 2)])
         total = padded[rows].sum(-2).reshape(*trees.shape[:-1], -1, 2)
         loc, log_scale = (total + total.new_tensor([_LOG_LENGTH, _LOG_SCALE])).unbind(-1)
         return dist.LogNormal(loc, log_scale.exp(), validate_args=False).to_event(1)
 
-    def _neighbours(self, trees: Tensor) -> Tensor:
+    def _neighbours(self, position: Tensor) -> Tensor:
         """Return the places of the split and the two primary subsplit pairs of each edge, ``(T, 2n - 3, 3)``."""
-        position, _ = self.support.index(trees)
-        n, num_nodes = self.support.num_taxa, trees.shape[-1]
+        n = self.support.num_taxa
+        num_nodes = 2 * n - 2
         root, upper, _, own, _, _ = position.split([num_nodes] * 3 + [n - 2] * 3, -1)
-        none = position.new_full((len(trees), n), self.support.num_parameters + 1)
+        none = position.new_full((len(position), n), self.support.num_parameters + 1)
         return torch.stack([root, upper, torch.cat([none, own], -1)], -1)[:, 1:]

@@ -82,8 +82,9 @@ class TopologyGuide(PyroModule):
 
     def forward(self, *_: Any) -> None:
         """Sample ``topology`` and ``branch_lengths``."""
-        tree = pyro.sample("topology", self.topologies())
-        pyro.sample("branch_lengths", self.lengths(tree))
+        law = self.topologies()
+        tree = pyro.sample("topology", law)
+        pyro.sample("branch_lengths", self.lengths(tree, law.index(tree)))
 
     def topologies(self) -> SubsplitBayesianNetwork:
         """Return the law of topologies."""

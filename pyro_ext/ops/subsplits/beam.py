@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_ext.ops.sets.beam import SequenceSet, beam_step
-from pyro_ext.ops.subsplits.graph import SplitGraph, follow
+from pyro_ext.ops.subsplits.graph import SplitGraph, Steps
 
 __all__ = ["distinct_choices"]
 
@@ -30,7 +30,7 @@ def distinct_choices(log_theta: Tensor, graph: SplitGraph, k: int) -> SequenceSe
         | Stochastic beams and where to find them (Kool et al., 2019)
         | https://arxiv.org/abs/1903.06059
     """
-    num_laws = len(log_theta)
+    num_laws, steps = len(log_theta), Steps(graph)
     slots = graph.segment.new_zeros(num_laws, 1, graph.num_choices + 1)
     choices = slots[..., :0]
     log_prob = log_theta.new_zeros(num_laws, 1, dtype=torch.float64)
@@ -42,7 +42,7 @@ def distinct_choices(log_theta: Tensor, graph: SplitGraph, k: int) -> SequenceSe
         split = split.gather(2, action.unsqueeze(-1))
         choices = torch.cat([_rows(choices, parent), split], -1)
         slots = _rows(slots, parent)
-        follow(graph, slots.flatten(0, 1), slot, split.flatten())
+        steps.follow(slots.flatten(0, 1), slot, split.flatten())
     return SequenceSet(choices, log_prob, rest)
 
 

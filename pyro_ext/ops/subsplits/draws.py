@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyro_ext.ops.subsplits.graph import SplitGraph, follow
+from pyro_ext.ops.subsplits.graph import SplitGraph, Steps
 
 __all__ = ["all_choices", "draw_choices"]
 
@@ -24,33 +24,33 @@ def draw_choices(log_theta: Tensor, graph: SplitGraph, law: Tensor) -> Tensor:
     Returns:
         The splits of each tree in preorder, int64 ``(T, J)``.
     """
-    num_splits = log_theta.shape[-1]
     theta = log_theta.double().exp()
     cumulative = theta.reshape(-1).cumsum(0)
+    bounds, steps = _Bounds(theta, cumulative, graph), Steps(graph)
+    offset = None if len(theta) == 1 else (law * graph.num_contexts, law * graph.num_splits)
+    uniform = torch.rand(graph.num_choices, len(law), dtype=theta.dtype, device=theta.device)
     slots = law.new_zeros(len(law), graph.num_choices + 1)
-    bounds = _Bounds(theta, cumulative, graph)
     choices = []
     for k in range(graph.num_choices):
-        context = law * graph.num_contexts + slots[:, k]
-        low, high = bounds.low.index_select(0, context), bounds.high.index_select(0, context)
-        point = torch.lerp(low, high, torch.rand_like(low))
-        place = torch.searchsorted(cumulative, point, right=True)
+        context = slots[:, k] if offset is None else slots[:, k] + offset[0]
+        low, high = bounds.ends.index_select(0, context).unbind(-1)
+        place = torch.searchsorted(cumulative, torch.lerp(low, high, uniform[k]), right=True)
         # rounding may carry a point past the last split that is possible
         place = torch.minimum(place, bounds.last.index_select(0, context))
-        choices.append(place - law * num_splits)
-        slots = follow(graph, slots, k, choices[-1])
+        choices.append(place if offset is None else place - offset[1])
+        steps.follow(slots, k, choices[-1])
     return torch.stack(choices, -1)
 
 
 class _Bounds:
-    """Of every law and context, flattened: the cumulative probability before and after, and the last split."""
+    """Of every law and context, flattened: the cumulative probability before and after ``(.., 2)``, the last split."""
 
     def __init__(self, theta: Tensor, cumulative: Tensor, graph: SplitGraph) -> None:
         num_laws, num_splits = theta.shape
         offset = torch.arange(num_laws, device=theta.device).unsqueeze(-1) * num_splits
         padded = torch.cat([cumulative.new_zeros(1), cumulative])
-        self.low = padded[graph.start[:-1] + offset].reshape(-1)
-        self.high = padded[graph.start[1:] + offset].reshape(-1)
+        before = padded[graph.start + offset]
+        self.ends = torch.stack([before[:, :-1], before[:, 1:]], -1).reshape(-1, 2)
         place = torch.arange(theta.numel(), device=theta.device).view_as(theta)
         possible = torch.where(theta > 0, place, offset)
         last = place.new_zeros(num_laws, graph.num_contexts)
@@ -65,7 +65,7 @@ def all_choices(graph: SplitGraph) -> Tensor:
         The splits of each tree in preorder, int64 ``(T, J)``.
     """
     slots = graph.segment.new_zeros(1, graph.num_choices + 1)
-    choices = graph.segment.new_zeros(1, 0)
+    choices, steps = graph.segment.new_zeros(1, 0), Steps(graph)
     for k in range(graph.num_choices):
         context = slots[:, k]
         first = graph.start.index_select(0, context)
@@ -74,5 +74,5 @@ def all_choices(graph: SplitGraph) -> Tensor:
         number = torch.arange(len(row), device=row.device) - (degree.cumsum(0) - degree).index_select(0, row)
         split = first.index_select(0, row) + number
         choices = torch.cat([choices.index_select(0, row), split.unsqueeze(-1)], -1)
-        slots = follow(graph, slots.index_select(0, row), k, split)
+        slots = steps.follow(slots.index_select(0, row), k, split)
     return choices

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["SplitGraph", "follow", "row_choices"]
+__all__ = ["SplitGraph", "Steps", "row_choices"]
 
 
 class SplitGraph(NamedTuple):
@@ -51,26 +51,35 @@ class SplitGraph(NamedTuple):
         return len(self.segment)
 
 
-def follow(graph: SplitGraph, slots: Tensor, slot: int, split: Tensor) -> Tensor:
-    """Note the contexts that a split leads to.
+class Steps:
+    """Where the splits of a graph lead: from the slot of a split to those of its children.
 
     The splits of a tree are numbered in preorder, so the first child of slot k is in slot k + 1, and the second
     comes after all of the first's.
 
     Args:
-        graph: of S contexts.
-        slots: the context of each slot so far, ``(T, J + 1)``; slot J takes what leads to leaves.
-        slot: the slot k that was split.
-        split: its splits, ``(T,)``.
-
-    Returns:
-        ``slots``, changed in place.
+        graph: of S contexts, trees of J splits.
     """
-    context = graph.child_segment.index_select(1, split)
-    second = slot + graph.child_size[0].index_select(0, split)
-    place = torch.stack([torch.full_like(second, slot + 1), second])
-    place.masked_fill_(context == graph.num_contexts, graph.num_choices)
-    return slots.scatter_(1, place.t(), context.t())
+
+    def __init__(self, graph: SplitGraph) -> None:
+        jump = torch.stack([torch.ones_like(graph.child_size[0]), graph.child_size[0]])
+        self._nowhere = graph.num_choices
+        self._jump = jump.masked_fill_(graph.child_segment == graph.num_contexts, self._nowhere).t().contiguous()
+        self._context = graph.child_segment.t().contiguous()
+
+    def follow(self, slots: Tensor, slot: int, split: Tensor) -> Tensor:
+        """Note the contexts that a split leads to.
+
+        Args:
+            slots: the context of each slot so far, ``(T, J + 1)``; slot J takes what leads to leaves.
+            slot: the slot k that was split.
+            split: its splits, ``(T,)``.
+
+        Returns:
+            ``slots``, changed in place.
+        """
+        place = self._jump.index_select(0, split).add_(slot).clamp_(max=self._nowhere)
+        return slots.scatter_(1, place, self._context.index_select(0, split))
 
 
 def row_choices(graph: SplitGraph, best: Tensor) -> Tensor:
@@ -84,9 +93,9 @@ def row_choices(graph: SplitGraph, best: Tensor) -> Tensor:
         The splits of each tree in preorder, int64 ``(T, J)``.
     """
     slots = best.new_zeros(len(best), graph.num_choices + 1)
-    choices = []
+    choices, steps = [], Steps(graph)
     for k in range(graph.num_choices):
         split = best.gather(1, slots[:, k : k + 1]).squeeze(1)
         choices.append(split)
-        slots = follow(graph, slots, k, split)
+        steps.follow(slots, k, split)
     return torch.stack(choices, -1)

@@ -44,7 +44,7 @@ def test_topologies_share_what_they_have_in_common():
     with torch.no_grad():
         lengths.effects.normal_()
     loc = lengths(trees).base_dist.base_dist.loc
-    rows = lengths._neighbours(trees)
+    rows = lengths._neighbours(lengths.support.index(trees).position)
     for i in range(7):
         for j in range(7):
             same = set(rows[0, i].tolist()) == set(rows[1, j].tolist())
@@ -55,7 +55,7 @@ def test_neighbours_of_an_edge():
     """A leaf's edge has its split and one pair, an internal one its split and two; each pair is the edge's own."""
     tree = torch.tensor([[-1, 4, 5, 5, 0, 4]])  # 01|23
     lengths = SplitBranchLengths(SubsplitSupport.from_trees(tree))
-    rows = lengths._neighbours(tree)[0]
+    rows = lengths._neighbours(lengths.support.index(tree).position)[0]
     num = lengths.support.num_parameters
     assert (rows < num).sum(-1).tolist() == [2, 2, 2, 2, 3]
     used = rows[rows < num].tolist()

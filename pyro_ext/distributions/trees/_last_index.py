@@ -1,0 +1,33 @@
+"""Look trees up once, though a program asks for them several times: as a draw, as a value, for branch lengths."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from pyro_ext.ops.subsplits.rootings import TreeIndex
+from pyro_ext.phylo.support import SubsplitSupport
+
+__all__ = ["LastIndex"]
+
+
+class LastIndex:
+    """The subsplits of trees in a support, those of the last tensor remembered until it changes.
+
+    Args:
+        support: of the subsplits.
+        rooted: how to read the trees.
+    """
+
+    def __init__(self, support: SubsplitSupport, rooted: bool) -> None:
+        self._support = support
+        self._rooted = rooted
+        self._last: tuple[Tensor, int, TreeIndex] | None = None
+
+    def __call__(self, trees: Tensor) -> TreeIndex:
+        """Return the index of trees ``(..., N)``, in one row, ``(T, L)``."""
+        last = self._last
+        if last is not None and last[0] is trees and last[1] == trees._version:
+            return last[2]
+        found = self._support.index(trees.reshape(-1, trees.shape[-1]), self._rooted)
+        self._last = (trees, trees._version, found)
+        return found
