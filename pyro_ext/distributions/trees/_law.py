@@ -18,8 +18,9 @@ from pyro_ext.distributions._distinct import DistinctDraws, possible_first
 from pyro_ext.distributions.trees._conditioning import clade_splits, logits_given, subsplit_splits
 from pyro_ext.distributions.trees._last_index import LastIndex
 from pyro_ext.distributions.trees._marginals import CladeMarginals, clade_marginals
+from pyro_ext.distributions.trees._without_replacement import distinct_topologies
 from pyro_ext.ops.segments import segment_log_softmax, segment_max
-from pyro_ext.ops.sets.beam import SequenceSet
+from pyro_ext.ops.sets._shapes import check_positive
 from pyro_ext.ops.subsplits.beam import distinct_choices
 from pyro_ext.ops.subsplits.draws import draw_choices
 from pyro_ext.ops.subsplits.graph import SplitGraph, row_choices
@@ -251,11 +252,12 @@ class SplitLaw(TorchDistribution):
     def sample_without_replacement(self, k: int) -> DistinctDraws:
         r"""Draw ``k`` distinct trees, one after the other without replacement.
 
-        Rooted trees come from a beam search over their splits with Gumbel noise. An unrooted tree's probability is a
-        sum over rootings, so the search runs over rooted trees, and of these the first ``k`` with distinct
-        topologies are kept. This is exact: when a new topology comes next, none of its rootings has been drawn yet,
-        so it comes with probability proportional to their sum. Since a topology has 2n - 3 rootings, a search for
-        :math:`k (2n - 3)` rooted trees always finds ``k`` topologies, or all there are.
+        Rooted trees come from a beam search over their splits with Gumbel noise. Unrooted ones are drawn
+        independently, and the first ``k`` distinct ones kept; only where there are too few of them does a search
+        take over. An unrooted tree's probability is a sum over rootings, so that search runs over rooted trees, of
+        which the first with new topologies are kept. This is exact: when a new topology comes next, none of its
+        rootings has been drawn yet, so it comes with probability proportional to their sum. Since a topology has
+        2n - 3 rootings, a search for :math:`k (2n - 3)` rooted trees always finds ``k``, or all there are.
 
         Args:
             k: the number of trees.
@@ -271,25 +273,20 @@ class SplitLaw(TorchDistribution):
             | Stochastic beams and where to find them (Kool et al., 2019)
             | https://arxiv.org/abs/1903.06059
         """
+        check_positive("k", k)
         log_theta, row = self._rows()
         log_theta = log_theta[row.reshape(-1)]
-        width = k if self._one_rooting else k * (2 * self.graph.num_taxa - 3)
-        found = distinct_choices(log_theta, self.graph, width)
         if self._one_rooting:
-            trees = self._trees(possible_first(found).flatten(0, 1)).view(*found.log_prob.shape, -1)
-            draws = trees, found.log_prob, found.log_rest
+            found = distinct_choices(log_theta, self.graph, k)
+            values = self._trees(possible_first(found).flatten(0, 1)).view(*found.log_prob.shape, -1)
+            log_prob, log_rest = found.log_prob, found.log_rest
         else:
-            draws = self._topologies(found, k)
-        values, log_prob, log_rest = draws
+            values, log_prob, log_rest = distinct_topologies(log_theta, self.subsplits, k)
         return DistinctDraws(
             values.transpose(0, 1).reshape(-1, *self.batch_shape, *self.event_shape),
             log_prob.t().reshape(-1, *self.batch_shape).to(self.logits.dtype),
             log_rest.reshape(self.batch_shape).to(self.logits.dtype),
         )
-
-    def _topologies(self, found: SequenceSet, k: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return k topologies of rooted trees ``(B, k, N)``, their log-probabilities, and that of all others."""
-        raise AssertionError("every tree of this law comes from one sequence of splits")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(batch_shape: {tuple(self.batch_shape)}, {self.subsplits!r})"

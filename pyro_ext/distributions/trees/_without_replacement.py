@@ -1,4 +1,4 @@
-"""Distinct topologies drawn one after the other without replacement, from the law of rooted trees behind them."""
+"""Distinct unrooted topologies drawn one after the other without replacement."""
 
 from __future__ import annotations
 
@@ -9,11 +9,78 @@ import torch
 from torch import Tensor
 
 from pyro_ext.ops.sets.beam import SequenceSet
-from pyro_ext.ops.subsplits.assembly import Unrooted
-from pyro_ext.ops.subsplits.rootings import log_sum
+from pyro_ext.ops.subsplits.assembly import Unrooted, unrooted_trees
+from pyro_ext.ops.subsplits.beam import distinct_choices
+from pyro_ext.ops.subsplits.draws import draw_choices
+from pyro_ext.ops.subsplits.graph import SplitGraph
+from pyro_ext.ops.subsplits.rootings import log_prob_rootings, log_sum, with_constants
 from pyro_ext.ops.subsplits.rows import distinct_rows
+from pyro_ext.phylo.support import SubsplitSupport
 
-__all__ = ["FirstTopologies", "first_topologies", "log_mass_left"]
+__all__ = ["FirstTopologies", "distinct_topologies", "first_topologies", "log_mass_left"]
+
+_DRAWS_PER_TREE = 8  # of independent draws, before a search takes over
+
+
+def distinct_topologies(log_theta: Tensor, support: SubsplitSupport, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw ``k`` distinct topologies without replacement from each of B laws.
+
+    The distinct ones among independent draws, in order of appearance, are draws without replacement. Where they are
+    fewer than ``k``, a second such sequence, independent of the first, continues it with what is new in it: what is
+    drawn without replacement from all trees is, with some left out, so drawn from the others.
+
+    Args:
+        log_theta: log-probabilities of the splits given their contexts, ``(B, M)``.
+        support: of the subsplits.
+        k: the number of topologies.
+
+    Returns:
+        The trees ``(B, k', N)``, k' = k or the number of all trees, their log-probabilities ``(B, k')``, -inf for
+        what is there twice, and the log of the probability of all others ``(B,)``.
+    """
+    drawn = _independent_draws(log_theta, support.graph, k)
+    first = first_topologies(drawn, torch.ones_like(drawn[..., 0], dtype=torch.bool), k)
+    if first.parents.shape[1] == k:
+        rootings = _rootings(log_theta, support, first.parents)
+        log_prob = log_sum(rootings)
+        left = 1 - log_prob.double().exp().sum(-1)
+        # sums this near to 1 leave nothing but rounding errors
+        if bool((first.there.all(-1) & (left > torch.finfo(log_theta.dtype).eps ** 0.5)).all()):
+            return first.parents, log_prob, left.log()
+    return _searched_topologies(log_theta, support, drawn, k)
+
+
+def _independent_draws(log_theta: Tensor, graph: SplitGraph, k: int) -> Tensor:
+    law = torch.arange(len(log_theta), device=log_theta.device).repeat_interleave(_DRAWS_PER_TREE * k)
+    trees = unrooted_trees(draw_choices(log_theta, graph, law), graph)
+    return trees.parents.view(len(log_theta), _DRAWS_PER_TREE * k, -1)
+
+
+def _searched_topologies(
+    log_theta: Tensor, support: SubsplitSupport, drawn: Tensor, k: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Continue ``drawn`` by a search for rooted trees."""
+    found = distinct_choices(log_theta, support.graph, k * (2 * support.num_taxa - 3))
+    trees = unrooted_trees(found.actions.flatten(0, 1), support.graph)
+    searched = trees.parents.view(*found.log_prob.shape, -1)
+    possible = found.log_prob > -math.inf
+    first = first_topologies(
+        torch.cat([drawn, searched], 1), torch.cat([torch.ones_like(drawn[..., 0], dtype=torch.bool), possible], 1), k
+    )
+    rootings = _rootings(log_theta, support, first.parents)
+    log_prob = log_sum(rootings).masked_fill(~first.there, -math.inf)
+    first = first._replace(rank=first.rank[:, drawn.shape[1] :])
+    return first.parents, log_prob, log_mass_left(found, trees, first, rootings)
+
+
+def _rootings(log_theta: Tensor, support: SubsplitSupport, parents: Tensor) -> Tensor:
+    """Return the log-probability of every rooting of B times k trees, each under its own law, ``(B, k, 2n - 3)``."""
+    position, relations = support.index(parents.flatten(0, 1), rooted=False)
+    table = with_constants(log_theta)
+    law = torch.arange(len(log_theta), device=log_theta.device).repeat_interleave(parents.shape[1])
+    place = position + (law * table.shape[-1]).unsqueeze(-1)
+    terms = table.reshape(-1).index_select(0, place.reshape(-1)).view_as(place)
+    return log_prob_rootings(terms, relations).view(*parents.shape[:2], -1)
 
 
 class FirstTopologies(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_ext.distributions.trees._law import SplitLaw
-from pyro_ext.distributions.trees._without_replacement import first_topologies, log_mass_left
 from pyro_ext.distributions.trees.fitting import FitHistory, fit_log_theta
-from pyro_ext.ops.sets.beam import SequenceSet
 from pyro_ext.ops.subsplits.assembly import grown_trees, unrooted_trees
 from pyro_ext.ops.subsplits.rootings import log_prob_rootings, log_sum
 from pyro_ext.ops.subsplits.rows import distinct_rows
@@ -188,15 +185,6 @@ class SubsplitBayesianNetwork(SplitLaw):
         Its entropy, most probable tree and divergence from another are exact.
         """
         return self if self._rooted else SubsplitBayesianNetwork(self.subsplits, self.logits, rooted=True)
-
-    def _topologies(self, found: SequenceSet, k: int) -> tuple[Tensor, Tensor, Tensor]:
-        num_laws, num = found.log_prob.shape
-        trees = unrooted_trees(found.actions.flatten(0, 1), self.graph)
-        first = first_topologies(trees.parents.view(num_laws, num, -1), found.log_prob > -math.inf, k)
-        values = first.parents.transpose(0, 1).reshape(-1, *self.batch_shape, *self.event_shape)
-        rootings = self.log_prob_rootings(values).reshape(len(values), num_laws, -1).transpose(0, 1)
-        log_prob = log_sum(rootings).masked_fill(~first.there, -math.inf)
-        return first.parents, log_prob, log_mass_left(found, trees, first, rootings)
 
     def save(self, path: str | Path) -> None:
         """Write support and logits to an ``.npz`` file, whole or not at all."""

@@ -1,5 +1,6 @@
 """Distinct trees drawn without replacement: their masses, the law of ordered pairs, supports that run out."""
 
+import itertools
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from pyro_ext.distributions import ConditionalCladeDistribution, SubsplitBayesianNetwork, TreeFrequency
 from pyro_ext.distributions._goodness_of_fit import chi_square_p_value
+from pyro_ext.distributions.trees import _without_replacement
 from pyro_ext.phylo import SubsplitSupport, all_trees, random_trees
 
 
@@ -61,6 +63,22 @@ def test_law_of_ordered_pairs(name):
     counts = (number[0] * size + number[1]).bincount(minlength=size**2).reshape(size, size)
     assert counts.diagonal().sum() == 0
     assert float(chi_square_p_value(counts[apart].unsqueeze(-1), pairs[apart].unsqueeze(-1))) > 1e-6
+
+
+def test_few_independent_draws_are_continued_by_a_search(monkeypatch):
+    """Ordered triples follow p(a) p(b) p(c) / ((1 - p(a)) (1 - p(a) - p(b))); chi-square test, false alarms 1e-6."""
+    monkeypatch.setattr(_without_replacement, "_DRAWS_PER_TREE", 1)
+    torch.manual_seed(5)
+    d = network(all_trees(4))
+    drawn = d.expand((20_000,)).sample_without_replacement(3).values
+    support = d.enumerate_support()
+    number = (drawn.unsqueeze(2) == support).all(-1).int().argmax(-1)
+    p = d.log_prob(support).exp()
+    orders = torch.tensor([*itertools.permutations(range(3))])
+    a, b, _ = p[orders].unbind(-1)
+    counts = (number.t().unsqueeze(1) == orders).all(-1).sum(0)
+    assert counts.sum() == 20_000
+    assert float(chi_square_p_value(counts.unsqueeze(-1), (a * b / (1 - a)).unsqueeze(-1))) > 1e-6
 
 
 def test_a_tree_with_many_rootings_is_drawn_by_the_sum_of_them():
