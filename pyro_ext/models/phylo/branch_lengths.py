@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from pyro import distributions as dist
 from pyro.distributions import TorchDistribution
@@ -67,6 +69,12 @@ class SplitBranchLengths(PyroModule):
         total = padded[rows].sum(-2).reshape(*trees.shape[:-1], -1, 2)
         loc, log_scale = (total + total.new_tensor([_LOG_LENGTH, _LOG_SCALE])).unbind(-1)
         return dist.LogNormal(loc, log_scale.exp(), validate_args=False).to_event(1)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SplitBranchLengths:
+        """Let the support follow the parameters to their device, as ``to`` and ``cuda`` would not of themselves."""
+        super()._apply(fn, recurse)
+        self.support = self.support.to(self.effects.device)
+        return self
 
     def _neighbours(self, position: Tensor) -> Tensor:
         """Return the places of the split and the two primary subsplit pairs of each edge, ``(T, 2n - 3, 3)``."""

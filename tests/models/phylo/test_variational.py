@@ -112,3 +112,19 @@ def test_inverse_temperature_scales_the_likelihood_alone(support):
     phylogeny.model.inverse_temperature.fill_(0.25)
     for name, log_prob in terms().items():
         torch.testing.assert_close(log_prob, whole[name] * (0.25 if name == "alignment" else 1))
+
+
+def test_the_support_follows_the_parameters_to_their_device(support):
+    lengths = SplitBranchLengths(support).to("meta")
+    assert lengths.support.device.type == lengths.effects.device.type == "meta"
+    assert support.device.type == "cpu"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("elbo", [TraceVIMCO_ELBO(10, max_plate_nesting=0), TraceUnorderedSet_ELBO(8)])
+def test_training_on_cuda(support, elbo):
+    phylogeny = VariationalPhylogeny(ALIGNMENT, support).to("cuda")
+    elbo.differentiable_loss(phylogeny.model, phylogeny.guide).backward()
+    assert phylogeny.guide.logits.grad.device.type == "cuda"
+    assert phylogeny.guide.logits.grad.abs().sum() > 0
+    assert phylogeny.lower_bound(10, 2).device.type == "cuda"
