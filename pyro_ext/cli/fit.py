@@ -98,6 +98,8 @@ def _prepare(name: str, options: Namespace, out: Path) -> tuple[Run, Any]:
         built,
         data,
         lr=options.lr,
+        lr_decay=options.lr_decay,
+        lr_decay_every=options.lr_decay_every,
         seed=seed,
         out=out,
         resume=options.resume,

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+import inspect
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -37,14 +41,14 @@ class FirstLook:
         model: the model's name.
         data: the data set's name.
         out: the folder of the run.
-        configs: files of options, those of an interrupted run first.
+        configs: options of files, those of an interrupted run first.
         has_elbo: whether the words or the files name an ELBO.
     """
 
     model: str
     data: str
     out: Path
-    configs: tuple[str, ...]
+    configs: tuple[dict[str, Any], ...]
     has_elbo: bool
 
 
@@ -68,11 +72,11 @@ def first_look(model: str, words: Sequence[str]) -> FirstLook:
     out = Path(seen.out or _last(given, "out") or Path("runs") / (named or model))
     earlier = out / "config.yaml"
     if seen.resume.lower() in ("true", "yes") and earlier.is_file():
-        seen.config.insert(0, str(earlier))
         given.insert(0, _read(str(earlier)))
-    data = seen.data or _name_of(_last(given, "data")) or describe()[model].data
-    _check_data(data)
-    return FirstLook(model, data, out, tuple(seen.config), bool(seen.elbo or _last(given, "elbo")))
+    given = [_with_data_in_full(model, options) for options in given]
+    data = _data_of(model, seen.data) if seen.data else _last(given, "data") or {}
+    name = data.get("name") or describe()[model].data
+    return FirstLook(model, name, out, tuple(given), bool(seen.elbo or _last(given, "elbo")))
 
 
 def rewritten(look: FirstLook, words: Sequence[str]) -> list[str]:
@@ -81,25 +85,29 @@ def rewritten(look: FirstLook, words: Sequence[str]) -> list[str]:
     Raises:
         ValueError: if an ELBO's option comes without an ELBO, or its name is unknown.
     """
+    import yaml
+
     from pyro_ext.cli.elbos import class_path
 
+    files: dict[str, list[str]] = {}
     result: list[str] = []
-    for position, word in enumerate(words):
-        option, equals, value = word.partition("=")
-        before = words[position - 1] if position else ""
-        if option == "--data":
-            result.append(f"--data.name{equals}{value}")
-        elif option == "--elbo" and equals:
-            result.append(f"--elbo={class_path(value)}")
-        elif before == "--elbo":
-            result.append(class_path(word))
+    for option, values, written in _options(words):
+        if option.removeprefix("--") in describe()[look.model].files:
+            files.setdefault(option.removeprefix("--"), []).extend(values)
+        elif option == "--data" and values:
+            found = _data_of(look.model, values[0])
+            result += [f"--data.{name}={value}" for name, value in found.items()] + values[1:]
+        elif option == "--elbo" and values:
+            result += [f"--elbo={class_path(values[0])}", *values[1:]]
+        elif option == "--config":
+            result += values[1:]
         else:
             if option.startswith("--elbo.") and not look.has_elbo and option != "--elbo.help":
                 raise ValueError(f"{option} needs --elbo NAME, the ELBO whose option it is")
-            result.append(word)
-    # Files of options come first, so that words override them wherever they stand.
-    files = [word for path in look.configs for word in ("--config", path)]
-    return [*files, *_without_configs(result)]
+            result += written
+    # Options of files come first, so that words override them wherever they stand.
+    configs = [word for options in look.configs for word in ("--config", yaml.safe_dump(options))]
+    return [*configs, *result, *(f"--model.{name}={json.dumps(paths)}" for name, paths in files.items())]
 
 
 def builder(model: str) -> Callable[..., Any]:
@@ -129,12 +137,14 @@ def full_parser(look: FirstLook) -> ArgumentParser:
     parser.add_subclass_arguments(ELBO, "elbo", required=False, help=help_elbo)
     skip = {*RESERVED, *_WITHOUT_EFFECT}
     parser.add_class_arguments(Trainer, "trainer", skip=skip, instantiate=False)
-    parser.set_defaults({"trainer.max_epochs": 20})
+    parser.set_defaults({"trainer.max_epochs": 20, **describe()[look.model].defaults})
     return parser
 
 
 def _add_run_options(parser: ArgumentParser) -> None:
     parser.add_argument("--lr", type=float, default=1e-3, help="Adam's learning rate")
+    parser.add_argument("--lr_decay", type=float, default=1.0, help="what it is multiplied by, again and again")
+    parser.add_argument("--lr_decay_every", type=int, default=1, help="after so many steps each time")
     parser.add_argument("--batch_size", type=int, default=100, help="data points per step and process")
     parser.add_argument("--seed", type=int | None, default=None, help="repeats a run; by default drawn, and noted")
     parser.add_argument("--name", type=str | None, default=None, help="results go to runs/NAME; by default the model's")
@@ -145,11 +155,40 @@ def _add_run_options(parser: ArgumentParser) -> None:
     )
 
 
-def _check_data(name: str) -> None:
+def _data_of(model: str, given: str) -> dict[str, str]:
+    """Return the data set that a word stands for: its name, or the path of a file where the model's is read from one.
+
+    Raises:
+        ValueError: if it is neither.
+    """
     import pyro_ext.datasets as datasets
 
-    if name not in datasets.AVAILABLE:
-        raise ValueError(f"--data: there is no data set {name!r}; choose one of {', '.join(datasets.AVAILABLE)}")
+    own, known = describe()[model].data, ", ".join(datasets.AVAILABLE)
+    if given in datasets.AVAILABLE:
+        return {"name": given}
+    if "path" not in inspect.signature(datasets.AVAILABLE[own]).parameters:
+        raise ValueError(f"--data: there is no data set {given!r}; choose one of {known}")
+    if not Path(given).is_file():
+        raise ValueError(f"--data: {given!r} is neither a file ({own}) nor a data set; those are {known}")
+    return {"name": own, "path": given}
+
+
+def _with_data_in_full(model: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return options of a file with a data set that is given by one word as those of the full parser."""
+    data = options.get("data")
+    if isinstance(data, dict) and "name" in data:
+        return {**options, "data": {**data, **_data_of(model, data["name"])}}
+    return {**options, "data": _data_of(model, data)} if isinstance(data, str) else options
+
+
+def _options(words: Sequence[str]) -> Iterator[tuple[str, list[str], Sequence[str]]]:
+    """Yield each option, the words that follow or are joined to it, and all of this as it was written."""
+    begins = [at for at, word in enumerate(words) if re.match("--?[a-zA-Z]", word)]
+    starts = [*dict.fromkeys([0, *begins])] if words else []
+    for start, stop in itertools.pairwise([*starts, len(words)]):
+        written = words[start:stop]
+        option, equals, value = written[0].partition("=")
+        yield option, [*([value] if equals else []), *written[1:]], written
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -166,16 +205,3 @@ def _read(path: str) -> dict[str, Any]:
 
 def _last(configs: Sequence[dict[str, Any]], name: str) -> Any:
     return next((options[name] for options in reversed(configs) if options.get(name) is not None), None)
-
-
-def _name_of(data: Any) -> str | None:
-    return data.get("name") if isinstance(data, dict) else data
-
-
-def _without_configs(words: Sequence[str]) -> list[str]:
-    before = ["", *words]
-    return [word for word, last in zip(words, before, strict=False) if not _names_config(word) and last != "--config"]
-
-
-def _names_config(word: str) -> bool:
-    return word == "--config" or word.startswith("--config=")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +13,13 @@ from tqdm.auto import tqdm
 
 from pyro_ext.cli.sbn_report import Comparison, write_comparison
 from pyro_ext.distributions import SubsplitBayesianNetwork, tree_kl
-from pyro_ext.phylo import TreeSet, read_trees, write_trees
+from pyro_ext.phylo import TreeSet, read_trees, reference_sample, write_trees
 from pyro_ext.plotting import save, tree_probabilities
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
 
-__all__ = ["evaluate", "fit", "reference_sample", "sample"]
+__all__ = ["evaluate", "fit", "sample"]
 
 _DRAWS = 10_000  # at a time; among so many, and the reference sample, the most probable trees are sought
 
@@ -60,7 +59,9 @@ def evaluate(options: Namespace) -> None:
     network = SubsplitBayesianNetwork.load(options.network)
     support = network.subsplits
     rooted = support.rooted if options.rooted is None else options.rooted
-    golden = reference_sample(options.golden, options.counts, support.taxa, rooted, options.progress)
+    golden = reference_sample(
+        *options.golden, taxa=support.taxa, rooted=rooted, counts=options.counts, progress=options.progress
+    )
     divergence = tree_kl(
         golden.parents, network, golden.weights, floor=options.floor, normalize=not options.unnormalized
     )
@@ -102,33 +103,6 @@ def sample(options: Namespace) -> None:
     _plot(picture, distinct.probabilities(), network.log_prob(distinct.parents), "frequency among the trees drawn")
     print(f"{len(trees)} trees, {len(distinct)} of them distinct, seed {seed}")
     print(f"they are in {out}, a plot in {picture}")
-
-
-def reference_sample(
-    paths: Sequence[str], counts: int | None, taxa: Sequence[str], rooted: bool, progress: bool | None = None
-) -> TreeSet:
-    """Read files of equal weight as one sample of distinct trees; the weights of a file may not sum to exactly 1.
-
-    Args:
-        paths: the files.
-        counts: the size of each file's sample: weights are rounded to multiples of its inverse; not if None.
-        taxa: the taxa they must have.
-        rooted: whether roots count.
-        progress: whether to show a progress bar; by default on a terminal.
-
-    Raises:
-        ValueError: if ``counts`` is not positive, or a file is wrong.
-    """
-    if counts is not None and counts < 1:
-        raise ValueError(f"--counts must be at least 1, got {counts}")
-    parts = []
-    for path in paths:
-        trees = _read([path], rooted, progress, taxa)
-        weights = torch.full((len(trees),), 1 / len(trees)).double() if trees.weights is None else trees.weights
-        if counts is not None:
-            weights = (weights * counts).round() / counts
-        parts.append(replace(trees, weights=weights / len(paths), branch_lengths=None))
-    return parts[0].concatenate(*parts[1:]).unique()
 
 
 def _read(

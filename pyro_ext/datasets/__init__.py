@@ -1,4 +1,4 @@
-"""Data sets: bundled with scikit-learn, simulated, or found under the environment variable ``PYRO_EXT_DATA``."""
+"""Data sets: bundled with scikit-learn, simulated, files of one's own, or found under ``PYRO_EXT_DATA``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from pyro_ext.datasets.alignment import AlignedSequences, alignment
 from pyro_ext.datasets.base import Batch, IndexedDataset, Splits, collate
 from pyro_ext.datasets.bundled import digits
 from pyro_ext.datasets.celegans import celegans
@@ -18,12 +19,14 @@ from pyro_ext.datasets.worms import WormRecordings, simulated_worms
 
 __all__ = [
     "AVAILABLE",
+    "AlignedSequences",
     "Batch",
     "IndexedDataset",
     "MissingDataError",
     "PointProblems",
     "Splits",
     "WormRecordings",
+    "alignment",
     "celegans",
     "collate",
     "digits",
@@ -37,6 +40,7 @@ __all__ = [
 
 AVAILABLE: Mapping[str, Callable[..., Splits]] = MappingProxyType(
     {
+        "alignment": alignment,
         "celegans": celegans,
         "digits": digits,
         "mnist": mnist,

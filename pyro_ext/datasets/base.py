@@ -82,6 +82,8 @@ class Splits:
         valid: what decisions (stopping, comparing) are made on.
         test: what is left for the last word, if anything is.
         image_shape: ``(height, width)`` in pixels if the rows of ``x`` are flattened images.
+        passes: how often an epoch goes through the training data; more than once where these are few, so that
+            epochs, after which there are metrics and checkpoints, are not too short.
     """
 
     name: str
@@ -89,3 +91,4 @@ class Splits:
     valid: IndexedDataset
     test: IndexedDataset | None = None
     image_shape: tuple[int, int] | None = None
+    passes: int = 1

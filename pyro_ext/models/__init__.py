@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 __all__ = ["AVAILABLE", "Description", "describe"]
 
 AVAILABLE: dict[str, str] = {
     "categorical_vae": "pyro_ext.models.categorical_vae",
     "permutation_matching": "pyro_ext.models.permutation_matching",
+    "phylo": "pyro_ext.models.phylo",
 }
 """Name of a model -> import path of its module."""
 
@@ -23,11 +25,15 @@ class Description:
         summary: one line.
         paper: authors, year, title and arXiv number.
         data: the data set it is fitted to unless told otherwise.
+        files: arguments of ``build`` that are lists of files, for the command line to take as ``--NAME FILE FILE``.
+        defaults: options of ``pyro-ext fit`` whose defaults are not those of other models.
     """
 
     summary: str
     paper: str
     data: str
+    files: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
 _DESCRIPTIONS: Mapping[str, Description] = MappingProxyType(
@@ -43,6 +49,22 @@ _DESCRIPTIONS: Mapping[str, Description] = MappingProxyType(
             paper="Linderman et al. 2018, Reparameterizing the Birkhoff polytope for variational permutation "
             "inference, arXiv 1710.09508",
             data="point_matching",
+        ),
+        "phylo": Description(
+            summary="the posterior of phylogenetic trees of aligned sequences under JC69: topologies from a subsplit "
+            "Bayesian network, log-normal branch lengths",
+            paper="Zhang and Matsen 2022, A variational approach to Bayesian phylogenetic inference, arXiv 2204.07747 "
+            "(first at ICLR 2019)",
+            data="alignment",
+            files=("trees", "golden"),
+            defaults=MappingProxyType(
+                {
+                    "lr_decay": 0.75,
+                    "lr_decay_every": 20_000,
+                    "trainer.max_epochs": 200,
+                    "trainer.check_val_every_n_epoch": 10,
+                }
+            ),
         ),
     }
 )

@@ -117,7 +117,7 @@ WRONG = [
     (["fit", "{trees}", "--out", "{new}", "--alpha", "-1"], "alpha must be a finite nonnegative number, got -1"),
     (["fit", "{empty}", "--out", "{new}"], "empty.nwk"),
     (["evaluate", "{trees}", "--golden", "{trees}"], "is no file of subsplits"),
-    (["evaluate", "{network}", "--golden", "{trees}", "--counts", "0"], "--counts must be at least 1, got 0"),
+    (["evaluate", "{network}", "--golden", "{trees}", "--counts", "0"], "counts must be at least 1, got 0"),
     (["evaluate", "{network}", "--golden", "{trees}", "--top", "-1"], "--top must not be negative, got -1"),
     (["sample", "{network}", "--num", "0", "--out", "{new}.nwk"], "--num must be at least 1, got 0"),
     (["sample", "{network}", "--out", "{trees}"], "exists; choose another name"),

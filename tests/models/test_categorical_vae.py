@@ -207,7 +207,8 @@ def test_every_model_is_described_and_builds():
         module = importlib.import_module(path)
         assert callable(module.build)
         assert "arXiv" in descriptions[name].paper
-        assert len(load(descriptions[name].data).train) > 0
+        if descriptions[name].data != "alignment":  # which is a file of one's own
+            assert len(load(descriptions[name].data).train) > 0
 
 
 @pytest.mark.gpu

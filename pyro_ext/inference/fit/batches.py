@@ -15,44 +15,46 @@ __all__ = ["EpochBatches", "EpochOrder", "ResumableLoader", "collate_for", "shuf
 
 
 class EpochOrder(Sampler[int]):
-    """A fresh permutation of ``range(size)`` for each epoch, equal in every process.
+    """A fresh permutation of ``range(size)`` for each pass of each epoch, equal in every process.
 
     Args:
         size: the number of data points.
-        seed: together with the epoch it determines the permutation.
+        seed: together with the epoch and the pass it determines the permutation.
+        passes: how often an epoch goes through the data.
     """
 
-    def __init__(self, size: int, seed: int) -> None:
+    def __init__(self, size: int, seed: int, passes: int = 1) -> None:
         self.size = size
         self.seed = seed
+        self.passes = passes
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the permutation; Lightning calls this before each epoch."""
         self.epoch = epoch
 
-    def permutation(self) -> torch.Tensor:
-        """Return this epoch's order, shape ``(size,)``."""
-        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
+    def permutation(self, number: int = 0) -> torch.Tensor:
+        """Return the order of one of this epoch's passes, shape ``(size,)``."""
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch * self.passes + number))
         return torch.randperm(self.size, generator=generator)
 
     def __len__(self) -> int:
-        return self.size
+        return self.passes * self.size
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.permutation().tolist())
+        return iter([place for number in range(self.passes) for place in self.permutation(number).tolist()])
 
 
 class EpochBatches(Sampler[list[int]]):
-    """Cuts an epoch's order into batches, of which each of several processes takes an equal share.
+    """Cuts each pass of an epoch into batches, of which each of several processes takes an equal share.
 
     A step of ``world_size`` processes covers the same data points as a step of one process whose batch is
     ``world_size`` times as large. An order that does not divide evenly loses fewer than ``world_size`` points, other
-    ones in every epoch; so no point is used twice, and no process runs out of batches before the others.
+    ones in every pass; so no point is used twice, and no process runs out of batches before the others.
 
     Args:
         order: the order to cut.
-        batch_size: the number of data points per process and step; the last batch may be smaller.
+        batch_size: the number of data points per process and step; the last batch of a pass may be smaller.
         rank: which share this process takes.
         world_size: the number of processes.
 
@@ -76,17 +78,24 @@ class EpochBatches(Sampler[list[int]]):
         self.position = 0  # the number of batches of the current epoch handed out so far
 
     def __len__(self) -> int:
-        return -(-(self.sampler.size // self.world_size) // self.batch_size)
+        return self.sampler.passes * self._batches_per_pass()
 
     def __iter__(self) -> Iterator[list[int]]:
-        usable = self.sampler.size - self.sampler.size % self.world_size
-        order = self.sampler.permutation()[:usable]
         start, self.start = self.start, 0
-        step = self.batch_size * self.world_size
-        for position in range(start, len(self)):
-            share = order[position * step : (position + 1) * step].chunk(self.world_size)[self.rank]
-            self.position = position + 1
-            yield share.tolist()
+        per_pass = self._batches_per_pass()
+        for number in range(start // per_pass, self.sampler.passes):
+            shares = self._shares(number)
+            for within in range(max(start - number * per_pass, 0), per_pass):
+                self.position = number * per_pass + within + 1
+                yield shares[within]
+
+    def _batches_per_pass(self) -> int:
+        return -(-(self.sampler.size // self.world_size) // self.batch_size)
+
+    def _shares(self, number: int) -> list[list[int]]:
+        usable = self.sampler.size - self.sampler.size % self.world_size
+        batches = self.sampler.permutation(number)[:usable].split(self.batch_size * self.world_size)
+        return [batch.chunk(self.world_size)[self.rank].tolist() for batch in batches]
 
 
 class ResumableLoader(DataLoader[Any]):
@@ -117,7 +126,7 @@ def collate_for(dataset: Dataset[Any]) -> Any:
 
 
 def shuffled_loader(
-    dataset: Dataset[Any], batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+    dataset: Dataset[Any], batch_size: int, seed: int, rank: int = 0, world_size: int = 1, passes: int = 1
 ) -> ResumableLoader:
     """Return the loader of one process over the training data.
 
@@ -127,9 +136,10 @@ def shuffled_loader(
         seed: the seed of the shuffling.
         rank: which process this is.
         world_size: of how many.
+        passes: how often an epoch goes through the data.
     """
     assert isinstance(dataset, Sized)
-    batches = EpochBatches(EpochOrder(len(dataset), seed), batch_size, rank, world_size)
+    batches = EpochBatches(EpochOrder(len(dataset), seed, passes), batch_size, rank, world_size)
     # A generator of its own: otherwise each new epoch takes a draw from the noise of the model.
     generator = torch.Generator().manual_seed(mixed_seed(seed, 0))
     return ResumableLoader(dataset, batch_sampler=batches, collate_fn=collate_for(dataset), generator=generator)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,6 +43,11 @@ class Built:
         evaluate: maps a loader of held-out batches to named metrics.
         plots: named functions, each taking ``ax=None`` and returning the axes it drew on.
         extra_losses: further losses, each with its own parameters and optimiser.
+        schedules: functions that set what changes in the course of training; each is called before every step with
+            the number of steps taken, those before a resume included.
+        curves: named plots of metrics, given by their names, against epochs.
+        files: named functions, each writing what else there is to keep into the file of that name, at a path.
+        remarks: what a reader of the metrics should know.
     """
 
     model: Callable[..., Any]
@@ -50,3 +56,7 @@ class Built:
     evaluate: Callable[[DataLoader[Any]], dict[str, float]] | None = None
     plots: dict[str, Callable[..., Axes]] = field(default_factory=dict)
     extra_losses: list[ExtraLoss] = field(default_factory=list)
+    schedules: list[Callable[[int], None]] = field(default_factory=list)
+    curves: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    files: dict[str, Callable[[Path], None]] = field(default_factory=dict)
+    remarks: str = ""

@@ -19,7 +19,8 @@ class FitDataModule(LightningDataModule):
     """Shuffled batches of the training data, and held-out data in order.
 
     Args:
-        data: a :class:`~pyro_ext.datasets.Splits`, or a map-style dataset with a length, which is all for training.
+        data: a :class:`~pyro_ext.datasets.Splits`, which may say how many passes make an epoch, or a map-style dataset
+            with a length, which is all for training.
         batch_size: the number of data points per process and step.
         seed: the seed of the shuffling.
 
@@ -44,13 +45,14 @@ class FitDataModule(LightningDataModule):
         if len(train) == 0:
             raise ValueError("data must hold at least one training point, got none")
         self.size = len(train)
+        self.passes = positive_int("passes", getattr(data, "passes", 1))
         self.batch_size = positive_int("batch_size", batch_size)
         self.seed = seed
 
     def train_dataloader(self) -> ResumableLoader:
         """Return this process's loader over the training data."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
-        return shuffled_loader(self.splits["train"], self.batch_size, self.seed, rank, world_size)
+        return shuffled_loader(self.splits["train"], self.batch_size, self.seed, rank, world_size, self.passes)
 
     def held_out(self, split: str, convert: Callable[[Any], Any] = lambda batch: batch) -> DataLoader[Any] | None:
         """Return a loader over the ``"valid"`` or ``"test"`` data in order, or None where there are none.

@@ -129,6 +129,8 @@ def fit(
     *,
     max_epochs: int,
     lr: float = 1e-3,
+    lr_decay: float = 1.0,
+    lr_decay_every: int = 1,
     seed: int | None = None,
     out: str | Path | None = None,
     resume: bool = False,
@@ -147,6 +149,8 @@ def fit(
         data: a :class:`~pyro_ext.datasets.Splits`, or a dataset of batches ``(x, y, index)``.
         max_epochs: the number of passes over the training data, those before a resume included.
         lr: Adam's learning rate.
+        lr_decay: by what it is multiplied after every ``lr_decay_every`` steps.
+        lr_decay_every: a number of steps.
         seed: the seed of initial guesses, shuffling and noise; by default drawn from PyTorch's generator.
         out: the folder for checkpoint and metrics; without it nothing is written.
         resume: whether to continue the run in ``out``.
@@ -178,6 +182,8 @@ def fit(
         data,
         max_epochs=max_epochs,
         lr=lr,
+        lr_decay=lr_decay,
+        lr_decay_every=lr_decay_every,
         seed=seed,
         out=out,
         resume=resume,
@@ -194,6 +200,8 @@ def prepare(
     *,
     max_epochs: int,
     lr: float = 1e-3,
+    lr_decay: float = 1.0,
+    lr_decay_every: int = 1,
     seed: int | None = None,
     out: str | Path | None = None,
     resume: bool = False,
@@ -209,6 +217,8 @@ def prepare(
     if checkpoint_every_n_steps is not None:
         positive_int("checkpoint_every_n_steps", checkpoint_every_n_steps)
     _check_number("lr", lr)
+    _check_number("lr_decay", lr_decay)
+    positive_int("lr_decay_every", lr_decay_every)
     elbo = LocalELBOModule(built.model, built.guide, built.elbo)
     folder, saved = _open_folder(out, resume)
     seed = _checked_seed(seed, saved)
@@ -217,7 +227,8 @@ def prepare(
     engine = _trainer(trainer, max_epochs, checkpoint)
     module_data = FitDataModule(data, batch_size, seed)
     settings = {"seed": seed, "lr": lr, "size": module_data.size, "processes": engine.world_size}
-    _check_settings(saved, settings | {"batch_size": batch_size})
+    settings |= {"lr_decay": lr_decay, "lr_decay_every": lr_decay_every, "batch_size": batch_size}
+    _check_settings(saved, settings)
     example = _to_device_of(elbo, module_data.example())
     with isolated_random_state(seed, torch.device("cpu")):
         materialise(elbo, example, several_processes=engine.world_size > 1)
@@ -225,8 +236,11 @@ def prepare(
         elbo,
         size=module_data.size,
         lr=lr,
+        lr_decay=lr_decay,
+        lr_decay_every=lr_decay_every,
         seed=seed,
         extra_losses=built.extra_losses,
+        schedules=built.schedules,
         evaluate=built.evaluate,
         example=example,
     )

@@ -30,8 +30,11 @@ class FitModule(LightningModule):
         elbo: what to train.
         size: the number N of training points; the loss of a batch, already scaled to N, is divided by it.
         lr: Adam's learning rate.
+        lr_decay: by what it is multiplied after every ``lr_decay_every`` steps, and so are those of extra losses.
+        lr_decay_every: a number of steps.
         seed: the seed of the noise; the process of rank r starts from ``seed + r``.
         extra_losses: further losses with parameters and optimisers of their own, each stepped after the ELBO.
+        schedules: called before each step with the number of steps taken.
         evaluate: maps a loader of held-out batches to named metrics.
         example: a batch, as the model is called with.
 
@@ -50,8 +53,11 @@ class FitModule(LightningModule):
         *,
         size: int = 1,
         lr: float = 1e-3,
+        lr_decay: float = 1.0,
+        lr_decay_every: int = 1,
         seed: int = 0,
         extra_losses: Sequence[ExtraLoss] = (),
+        schedules: Sequence[Callable[[int], None]] = (),
         evaluate: Callable[..., Mapping[str, float]] | None = None,
         example: Any = None,
     ) -> None:
@@ -59,10 +65,13 @@ class FitModule(LightningModule):
         self.elbo = elbo
         self.size = size
         self.lr = lr
+        self.lr_decay = lr_decay
+        self.lr_decay_every = lr_decay_every
         self.seed = seed
         self.evaluate = evaluate
         self.example = example
         self.extra_losses = list(extra_losses)
+        self.schedules = list(schedules)
         self.automatic_optimization = not self.extra_losses
         self._extra_parameters = [list(extra.parameters) for extra in self.extra_losses]
         known = {id(parameter) for parameter in elbo.parameters()}
@@ -106,6 +115,17 @@ class FitModule(LightningModule):
     def on_train_epoch_start(self) -> None:
         """Start the epoch's means."""
         self.progress.start_epoch()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Set what depends on the number of steps alone, so that a resumed run has it right."""
+        for schedule in self.schedules:
+            schedule(self.steps)
+        if self.lr_decay != 1:
+            factor = self.lr_decay ** (self.steps // self.lr_decay_every)
+            rates = [self.lr, *(extra.lr for extra in self.extra_losses)]
+            for optimizer, rate in zip(self.trainer.optimizers, rates, strict=True):
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * factor
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         """Return minus the bound per data point, a scalar; with extra losses, take all steps as well."""
@@ -184,6 +204,7 @@ class FitModule(LightningModule):
             ranks = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(ranks, own)
         settings = {"seed": self.seed, "lr": self.lr, "size": self.size, "processes": len(ranks)}
+        settings |= {"lr_decay": self.lr_decay, "lr_decay_every": self.lr_decay_every}
         data = getattr(self.trainer, "datamodule", None)
         if data is not None:
             settings["batch_size"] = data.batch_size

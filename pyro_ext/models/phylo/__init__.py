@@ -11,6 +11,7 @@ paper; no run of ours on DS1 is recorded yet.
 from __future__ import annotations
 
 from pyro_ext.models.phylo.branch_lengths import SplitBranchLengths
+from pyro_ext.models.phylo.build import build
 from pyro_ext.models.phylo.fixed_topology import FixedTopology
 from pyro_ext.models.phylo.process import Process
 from pyro_ext.models.phylo.variational import TopologyGuide, TopologyModel, VariationalPhylogeny
@@ -22,4 +23,5 @@ __all__ = [
     "TopologyGuide",
     "TopologyModel",
     "VariationalPhylogeny",
+    "build",
 ]

@@ -20,6 +20,8 @@ WRONG = [
     ({"lr": 0.0}, "lr must be a positive number, got 0.0"),
     ({"lr": float("nan")}, "lr must be a positive number, got nan"),
     ({"lr": "fast"}, "lr must be a positive number, got 'fast'"),
+    ({"lr_decay": -0.5}, "lr_decay must be a positive number, got -0.5"),
+    ({"lr_decay_every": 0}, "lr_decay_every must be an integer of at least 1, got 0"),
     ({"seed": -1}, "seed must be an integer from 0 to 2**31 - 1, got -1"),
     ({"seed": 0.5}, "seed must be an integer from 0 to 2**31 - 1, got 0.5"),
     ({"resume": True}, "resume=True needs out, the folder of the run to continue"),

@@ -1,5 +1,7 @@
 """The order of batches: reproducible, shared fairly, taken up anywhere."""
 
+import itertools
+
 import pytest
 import torch
 from torch.utils.data import TensorDataset
@@ -83,3 +85,28 @@ def test_held_out_data_come_in_order():
     parts = type("Parts", (), {"train": IndexedDataset(x), "valid": IndexedDataset(x), "test": None})
     data = FitDataModule(parts, batch_size=2)
     assert [index.tolist() for _, _, index in data.held_out("valid")] == [[0, 1], [2, 3], [4]]
+
+
+@pytest.mark.parametrize("done", range(8))
+def test_an_epoch_of_several_passes_goes_through_the_data_each_time(done):
+    data = IndexedDataset(torch.arange(5.0))
+    loader, other = (shuffled_loader(data, 2, seed=0, passes=3) for _ in range(2))
+    loader.batch_sampler.sampler.set_epoch(1)
+    whole = [index.tolist() for _, _, index in loader]
+    assert len(loader) == len(whole) == 9
+    passes = [[*itertools.chain(*whole[start : start + 3])] for start in (0, 3, 6)]
+    assert [sorted(one) for one in passes] == [[0, 1, 2, 3, 4]] * 3
+    assert passes[0] != passes[1] != passes[2]
+    iterator = iter(loader)
+    for _ in range(done):
+        next(iterator)
+    other.load_state_dict(loader.state_dict())
+    assert [index.tolist() for _, _, index in other] == whole[done:]
+
+
+def test_one_pass_is_what_an_epoch_is_by_default():
+    for epoch in range(3):
+        orders = [EpochOrder(9, 4), EpochOrder(9, 4, passes=1)]
+        for order in orders:
+            order.set_epoch(epoch)
+        assert list(orders[0]) == list(orders[1]) == orders[0].permutation().tolist()
