@@ -24,6 +24,9 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "fit": Command("pyro_ext.cli.fit", "fit a model to data"),
         "compare": Command("pyro_ext.cli.compare", "compare gradient estimators: bias, variance, time, bound"),
         "sbn": Command("pyro_ext.cli.sbn", "laws of trees: fit, evaluate, sample subsplit Bayesian networks"),
+        "evidence": Command(
+            "pyro_ext.cli.evidence", "marginal likelihoods of trees: by one of nineteen methods, or by all"
+        ),
         "models": Command("pyro_ext.cli.models", "list the models there are"),
     }
 )

@@ -104,8 +104,9 @@ class WeibullRates(SiteModel):
     def mixture(self, like: Tensor) -> RateMixture:
         """Return the K categories."""
         middle = (torch.arange(self.num_categories, dtype=like.dtype, device=like.device) + 0.5) / self.num_categories
-        medians = (-(-middle).log1p()) ** (1 / self.shape.unsqueeze(-1))
-        return _equally_probable(medians / medians.mean(-1, keepdim=True))
+        log_medians = (-(-middle).log1p()).log() / self.shape.unsqueeze(-1)
+        # Their ratio to the mean by way of softmax: small shapes have medians beyond floating point.
+        return _equally_probable(self.num_categories * log_medians.softmax(-1))
 
     def __repr__(self) -> str:
         return f"WeibullRates(num_categories={self.num_categories})"

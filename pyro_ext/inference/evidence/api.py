@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_ext.inference.elbo import ModelOrGuide
 from pyro_ext.inference.evidence.estimate import EvidenceEstimate
-from pyro_ext.inference.evidence.methods import EVIDENCE_METHODS, method_named
+from pyro_ext.inference.evidence.methods import EVIDENCE_METHODS, check_applies, method_named
 from pyro_ext.inference.evidence.problem import Problem
 from pyro_ext.inference.evidence.settings import EvidenceSettings
 from pyro_ext.inference.evidence.workspace import Workspace
@@ -195,6 +195,8 @@ def compare_evidence(
         method_named(name)
     sizes = settings or EvidenceSettings()
     workspace = _workspace(model, args, kwargs, sizes, guide=guide, posterior=posterior, seed=seed, progress=progress)
+    for name in names if methods is not None else ():
+        check_applies(name, workspace.problem)  # before the others take their time
     estimates, refused = {}, {}
     for name in names:
         try:
@@ -221,6 +223,7 @@ def _workspace(
 
 
 def _estimated(workspace: Workspace, name: str) -> EvidenceEstimate:
+    check_applies(name, workspace.problem)
     found, seconds = workspace.timed(name, method_named(name).run)
     if not math.isfinite(found.log_evidence):
         raise ValueError(f"{name} came to {found.log_evidence:g}: check the model for values without a likelihood")

@@ -18,9 +18,10 @@ from pyro_ext.inference.evidence import (
     variational,
 )
 from pyro_ext.inference.evidence.estimate import EvidenceEstimate
+from pyro_ext.inference.evidence.problem import Problem
 from pyro_ext.inference.evidence.workspace import Workspace
 
-__all__ = ["EVIDENCE_METHODS", "Method", "method_named"]
+__all__ = ["EVIDENCE_METHODS", "Method", "check_applies", "method_named"]
 
 
 class Method(NamedTuple):
@@ -29,22 +30,19 @@ class Method(NamedTuple):
     Attributes:
         run: estimates from what a workspace holds.
         size: the setting that ``num_samples`` sets; None where nothing is drawn.
+        needs_positive: whether it applies to positive latents only.
     """
 
     run: Callable[[Workspace], EvidenceEstimate]
     size: str | None = None
+    needs_positive: bool = False
 
 
-def _laplus(name: str, approximate: Callable[[laplus.LocalShape], EvidenceEstimate]) -> Method:
-    def run(w: Workspace) -> EvidenceEstimate:
-        laplus.refuse_real_latents(w.problem, name)
-        return approximate(w.local_shape())
-
-    return Method(run)
+def _laplus(approximate: Callable[[laplus.LocalShape], EvidenceEstimate]) -> Method:
+    return Method(lambda w: approximate(w.local_shape()), needs_positive=True)
 
 
 def _gamma_is(w: Workspace) -> EvidenceEstimate:
-    laplus.refuse_real_latents(w.problem, "gamma_laplus_is")
     return laplus.gamma_laplus_is(w.problem, w.local_shape(), w.settings.num_importance)
 
 
@@ -62,10 +60,10 @@ def _nested(w: Workspace) -> EvidenceEstimate:
 _METHODS: dict[str, Method] = {
     "ml": Method(lambda w: mode.mode_score(w.highest_likelihood())),
     "map": Method(lambda w: mode.mode_score(w.mode())),
-    "gamma_laplus": _laplus("gamma_laplus", laplus.gamma_laplus),
-    "lognormal_laplus": _laplus("lognormal_laplus", laplus.lognormal_laplus),
-    "beta_prime_laplus": _laplus("beta_prime_laplus", laplus.beta_prime_laplus),
-    "gamma_laplus_is": Method(_gamma_is, "num_importance"),
+    "gamma_laplus": _laplus(laplus.gamma_laplus),
+    "lognormal_laplus": _laplus(laplus.lognormal_laplus),
+    "beta_prime_laplus": _laplus(laplus.beta_prime_laplus),
+    "gamma_laplus_is": Method(_gamma_is, "num_importance", needs_positive=True),
     "elbo": Method(lambda w: variational.elbo(w.variational_weights(w.settings.num_elbo)), "num_elbo"),
     "vbis": Method(lambda w: variational.vbis(w.variational_weights(w.settings.num_importance)), "num_importance"),
     "naive_monte_carlo": Method(
@@ -97,3 +95,14 @@ def method_named(name: str) -> Method:
     if name not in _METHODS:
         raise ValueError(f"method must be one of {', '.join(EVIDENCE_METHODS)}; got {name!r}")
     return _METHODS[name]
+
+
+def check_applies(name: str, problem: Problem) -> None:
+    """Raise ValueError if a method does not apply to a model.
+
+    Args:
+        name: the method's.
+        problem: the model.
+    """
+    if method_named(name).needs_positive:
+        laplus.refuse_real_latents(problem, name)

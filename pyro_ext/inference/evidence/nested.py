@@ -45,7 +45,7 @@ def nested_sampling(
         advance: called with 1 after each round.
 
     Raises:
-        ValueError: if the likelihood is zero over a part of the prior.
+        ValueError: if the likelihood is zero over a part of the prior, or too few points move too little to find more.
     """
     live = _LivePoints(problem, settings)
     shrinkage = _shrinkage(live)
@@ -155,8 +155,16 @@ class _LivePoints:
 
         Args:
             order: indices of the points by likelihood.
+
+        Raises:
+            ValueError: if the survivors are copies of one point.
         """
         dying, alive = order[: self.dying], order[self.dying :]
+        if (self.z[alive] == self.z[alive[0]]).all():
+            raise ValueError(
+                f"nested_sampling has only copies of one point left, of {self.size} that moved {self.steps} steps at a "
+                "time: raise num_live and nested_steps"
+            )
         threshold = self.likelihood[dying[-1]]
         factor = _cholesky(shrunk_covariance(self.z[alive])) * self._factor
         chosen = alive[torch.randint(len(alive), (len(dying),), device=alive.device)]

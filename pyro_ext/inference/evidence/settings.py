@@ -17,7 +17,7 @@ _NO_COUNT = (*_FRACTIONS, "powers", "reference_powers", "vectorize", "nested_ste
 
 @dataclass(frozen=True)
 class EvidenceSettings:
-    r"""The sizes of all estimators; the defaults are those of Fourment et al. (2020) where Markov chains allow.
+    """The sizes of all estimators; the defaults are those of Fourment et al. (2020) where Markov chains allow.
 
     Args:
         num_importance: draws of the importance samplers and of naive Monte Carlo.
@@ -30,12 +30,12 @@ class EvidenceSettings:
         num_warmup: steps of each chain that tune the sampler and are not kept.
         target_accept: the acceptance rate that step sizes are tuned to.
         max_leapfrog: the most gradients in one step of a chain.
-        num_powers: the number K + 1 of powers, :math:`(k / K)^{1 / 0.3}` for k = 0..K, where ``powers`` is None.
+        num_powers: the number K + 1 of powers, (k / K) ** (1 / 0.3) for k = 0..K, where ``powers`` is None.
         powers: powers of the likelihood, from 0 to 1 in increasing order.
         reference_powers: the same between reference and posterior; evenly spaced if None.
         nested_steps: steps of the chains that replace live points; ``20 + 5 D`` if None.
         nested_tolerance: nested sampling stops when the live points can add no more than this share.
-        stabilizer: the share :math:`\delta` of prior draws that the stabilised harmonic mean imagines.
+        stabilizer: the share of prior draws that the stabilised harmonic mean imagines.
         batch_size: the largest number of particles in one run of the model; less takes less memory.
         vectorize: whether to run the model on many particles at once; None tries, and checks.
 

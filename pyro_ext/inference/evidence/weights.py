@@ -20,6 +20,7 @@ __all__ = [
 ]
 
 _TAIL = 5  # fewest weights in a tail that a Pareto law is fitted to
+_NEGLIGIBLE = 1e-250  # relative to the largest weight; the fit divides by such numbers
 
 
 class LogMean(NamedTuple):
@@ -99,7 +100,8 @@ def pareto_k(log_weights: Tensor) -> float:
     excess = ordered[-size:] - ordered[-size - 1]
     if excess[-1] <= 1e-9:
         return -math.inf
-    return float(fit_generalized_pareto(excess[excess > 0])[0]) if (excess > 0).sum() >= _TAIL else math.inf
+    excess = excess[excess > _NEGLIGIBLE]
+    return float(fit_generalized_pareto(excess)[0]) if len(excess) >= _TAIL else math.inf
 
 
 def chain_ess(series: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pyro
@@ -34,7 +35,8 @@ class FixedTopology(PyroModule):
         branch_rate: the rate of the exponential prior of each length, so that their mean is its inverse.
 
     Raises:
-        ValueError: if the tree has another number of taxa than the alignment, or ``branch_rate`` is not positive.
+        ValueError: if the tree has another number of taxa than the alignment, or ``branch_rate`` is not positive and
+            finite.
 
     References:
         | 19 dubious ways to compute the marginal likelihood of a phylogenetic tree topology (Fourment et al., 2020)
@@ -52,8 +54,8 @@ class FixedTopology(PyroModule):
     ) -> None:
         super().__init__()
         _check_tree(alignment, tree)
-        if not branch_rate > 0:
-            raise ValueError(f"branch_rate must be positive, got {branch_rate!r}")
+        if not 0 < branch_rate < math.inf:
+            raise ValueError(f"branch_rate must be positive and finite, got {branch_rate!r}")
         self.process = Process() if process is None else process
         self.num_edges = tree.shape[-1] - 1
         self.branch_rate = branch_rate

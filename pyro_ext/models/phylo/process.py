@@ -14,6 +14,11 @@ from pyro_ext.phylo.substitution import GTR, HKY85, JC69, K80, SubstitutionModel
 
 __all__ = ["FREQUENCIES", "RATES", "SUBSTITUTION_MODELS", "Process"]
 
+_PROPORTIONS = (1e-12, 1.0)  # the exponential of a rate matrix loses as many digits as the rarest state has zeros
+_RATIOS = (1e-12, 1e12)
+_SHAPES = (1e-6, 1e3)
+_SHARES = (0.0, 1 - 1e-6)
+
 SUBSTITUTION_MODELS = ("JC69", "K80", "HKY85", "GTR")
 FREQUENCIES = ("equal", "empirical", "estimated")
 RATES = ("constant", "gamma", "weibull")
@@ -26,6 +31,10 @@ class Process:
     Its unknowns are sampled: ``kappa`` (K80, HKY85) from a log-normal law with parameters 1 and 1.25, ``exchange``
     (GTR) from the uniform law of six proportions, ``frequencies`` from the uniform law where estimated, ``shape`` of
     the rates over sites from an exponential law of mean 1, ``invariant`` from the uniform law of a proportion.
+
+    Samplers propose values so extreme that floating point rounds them to 0 or infinity, of which no process can be
+    made. The process is that of the closest value it can be made of, less than :math:`10^{-12}` away or out where the
+    prior density is zero to the last digit; prior and Jacobian say that the proposal is impossible, so it is rejected.
 
     Args:
         substitution: one of :data:`SUBSTITUTION_MODELS`.
@@ -91,25 +100,32 @@ class Process:
             return JC69(empirical)
         if self.substitution == "GTR":
             exchange = pyro.sample("exchange", dist.Dirichlet(empirical.new_ones(6)))
-            return GTR(exchange, self._frequencies(empirical))
+            return GTR(_within(exchange, _PROPORTIONS), self._frequencies(empirical))
         kappa = pyro.sample("kappa", dist.LogNormal(empirical.new_tensor(1.0), 1.25))
+        kappa = _within(kappa, _RATIOS)
         return K80(kappa) if self.substitution == "K80" else HKY85(kappa, self._frequencies(empirical))
 
     def _frequencies(self, empirical: Tensor) -> Tensor:
         if self.frequencies == "estimated":
-            found: Tensor = pyro.sample("frequencies", dist.Dirichlet(torch.ones_like(empirical)))
-            return found
+            found = _within(pyro.sample("frequencies", dist.Dirichlet(torch.ones_like(empirical))), _PROPORTIONS)
+            return found / found.sum(-1, keepdim=True)
         return torch.full_like(empirical, 0.25) if self.frequencies == "equal" else empirical
 
     def _site_model(self, like: Tensor) -> SiteModel:
         model: SiteModel = ConstantRate()
         if self.rates != "constant":
-            shape = pyro.sample("shape", dist.Exponential(like.new_ones(())))
+            shape = _within(pyro.sample("shape", dist.Exponential(like.new_ones(()))), _SHAPES)
             model = (GammaRates if self.rates == "gamma" else WeibullRates)(shape, self.num_categories)
         if self.invariant:
             one = like.new_ones(())
-            model = InvariantSites(pyro.sample("invariant", dist.Beta(one, one)), model)
+            model = InvariantSites(_within(pyro.sample("invariant", dist.Beta(one, one)), _SHARES), model)
         return model
+
+
+def _within(value: Tensor, bounds: tuple[float, float]) -> Tensor:
+    """Return a value moved inside bounds; what is not a number lies at the lower, and has no prior density."""
+    low, high = bounds
+    return value.nan_to_num(low, high, low).clamp(low, high)
 
 
 def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pyro_ext.inference.evidence import EvidenceSettings, compare_evidence, estimate_evidence
-from tests.inference.evidence.toys import gamma_exponential, regression
+from tests.inference.evidence.toys import copies, gamma_exponential, regression
 
 ONE = torch.ones(())
 X = torch.tensor([0.3, 1.0, 0.2])
@@ -107,6 +107,30 @@ TABLE = [
 def test_calls(model, options, message):
     with pytest.raises(ValueError, match=message):
         estimate_evidence(model, **{"method": "vbis", "seed": 0, **options})
+
+
+def test_live_points_that_collapse():
+    toy, settings = copies(4), EvidenceSettings(num_live=4, nested_steps=1)
+
+    def run_until_one_does():
+        for seed in range(20):
+            estimate_evidence(toy, method="nested_sampling", seed=seed, settings=settings)
+
+    with pytest.raises(ValueError, match="only copies of one point left, of 4 that moved 1 steps"):
+        run_until_one_does()
+
+
+@pytest.mark.filterwarnings("error::pyro_ext.inference.evidence.EvidenceWarning")
+def test_methods_that_do_not_apply_stop_a_comparison_before_it_begins():
+    runs = [0]
+
+    def counted():
+        runs[0] += 1
+        return regression()()
+
+    with pytest.raises(ValueError, match="gamma_laplus needs positive latents"):
+        compare_evidence(counted, methods=["naive_monte_carlo", "vbis", "gamma_laplus"], seed=0, settings=TINY)
+    assert runs[0] < 20
 
 
 @pytest.mark.parametrize(

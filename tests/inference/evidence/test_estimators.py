@@ -86,6 +86,12 @@ def test_pareto_k(k):
     assert pareto_k(torch.zeros(100)) == -math.inf
 
 
+def test_tail_index_of_weights_that_differ_beyond_floating_point():
+    noise = torch.randn(40, 100, dtype=F64)
+    found = [pareto_k(spread * row) for spread in (100.0, 300.0, 500.0, 1e5) for row in noise]
+    assert min(found) > 5
+
+
 def test_chain_ess_of_an_autoregression():
     # The autocorrelation time of an AR(1) chain is (1 + r) / (1 - r).
     for r in (0.0, 0.6, -0.4):

@@ -1,0 +1,131 @@
+"""Estimates of the evidence kept line by line in a file, so that a run that is stopped goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pyro_ext.inference.evidence import EvidenceSettings, EvidenceWarning, compare_evidence
+from pyro_ext.models.phylo import FixedTopology
+
+__all__ = ["Group", "Record", "Store", "run_group"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Methods run together because they share draws.
+
+    Args:
+        name: of the group.
+        methods: what it runs.
+        settings: the sizes.
+    """
+
+    name: str
+    methods: tuple[str, ...]
+    settings: EvidenceSettings
+
+    @property
+    def sizes(self) -> str:
+        """The settings that differ from the defaults, as text."""
+        usual = asdict(EvidenceSettings())
+        own = {name: value for name, value in asdict(self.settings).items() if value != usual[name]}
+        return ", ".join(f"{name}={value}" for name, value in own.items() if name != "batch_size")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One estimate: which tree, by which method at which sizes, and what came out.
+
+    ``share`` is that of a processor core which the group had: seconds times share are what an idle machine would take.
+    """
+
+    tree: int
+    seed: int
+    method: str
+    sizes: str
+    log_evidence: float
+    std_error: float
+    seconds: float
+    is_score: bool
+    figures: dict[str, float]
+    warning: str
+    share: float = math.nan
+
+
+class Store:
+    """Records in a file, one JSON object per line; the line a stopped run left unfinished is passed over.
+
+    Args:
+        path: the file, made if it is not there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._records: dict[tuple[int, int, str, str], Record] = {}
+        text = path.read_text() if path.exists() else ""
+        for line in text.splitlines():
+            try:
+                self._remember(Record(**json.loads(line)))
+            except json.JSONDecodeError:
+                continue
+        if text and not text.endswith("\n"):
+            with path.open("a") as file:
+                file.write("\n")
+
+    def find(self, tree: int, seed: int, group: Group) -> list[Record] | None:
+        """Return what a group found for a tree, if it did."""
+        found = [self._records.get((tree, seed, method, group.sizes)) for method in group.methods]
+        return None if None in found else [record for record in found if record is not None]
+
+    def add(self, records: Iterable[Record]) -> None:
+        """Keep what a group found."""
+        lines = []
+        for record in records:
+            self._remember(record)
+            lines.append(json.dumps(asdict(record)) + "\n")
+        with self._path.open("a") as file:
+            file.write("".join(lines))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _remember(self, record: Record) -> None:
+        self._records[record.tree, record.seed, record.method, record.sizes] = record
+
+
+def run_group(group: Group, model: FixedTopology, tree: int, seed: int) -> list[Record]:
+    """Run a group's methods on the model of one tree."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", EvidenceWarning)
+        found = compare_evidence(model, methods=group.methods, settings=group.settings, seed=1000 * seed + tree)
+    share = min(1.0, (time.process_time() - cpu) / (time.perf_counter() - wall))
+    warning = "; ".join(dict.fromkeys(str(w.message) for w in caught))
+    return [
+        Record(
+            tree=tree,
+            seed=seed,
+            method=method,
+            sizes=group.sizes,
+            log_evidence=estimate.log_evidence,
+            std_error=estimate.std_error,
+            seconds=estimate.seconds,
+            is_score=estimate.is_score,
+            figures=_numbers(estimate.diagnostics),
+            warning=warning,
+            share=share,
+        )
+        for method, estimate in found.items()
+    ]
+
+
+def _numbers(diagnostics: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in diagnostics.items() if isinstance(value, (int, float))}

@@ -1,0 +1,194 @@
+"""What ``pyro-ext evidence`` does: read, check, estimate."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from tqdm.auto import tqdm
+
+from pyro_ext.cli.evidence_report import Report
+from pyro_ext.inference.evidence import EvidenceComparison, EvidenceSettings, EvidenceWarning, compare_evidence
+from pyro_ext.inference.evidence.methods import method_named
+from pyro_ext.inference.fit.folder import RunFolder
+from pyro_ext.models.phylo import FixedTopology, Process
+from pyro_ext.phylo import Alignment, TreeSet, read_trees
+from pyro_ext.phylo.alignment_files import read_alignment
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
+__all__ = ["Job"]
+
+_IN_CACHE = 800_000  # taxa times patterns times trees that are evaluated at once without slowing one another down
+_SMALLEST_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that was asked for, checked.
+
+    Args:
+        alignment: the sequences.
+        trees: distinct topologies over the same taxa.
+        models: one for each topology.
+        methods: what to estimate by; all that apply if None.
+        settings: the sizes.
+        seed: of everything.
+        progress: whether to show progress bars.
+        out: the folder to write, if any.
+        facts: what the report says of all this, by name.
+    """
+
+    alignment: Alignment
+    trees: TreeSet
+    models: Sequence[FixedTopology]
+    methods: Sequence[str] | None
+    settings: EvidenceSettings
+    seed: int
+    progress: bool
+    out: Path | None
+    facts: dict[str, str]
+
+    @classmethod
+    def prepare(cls, options: Namespace) -> Job:
+        """Read the files and check the options.
+
+        Raises:
+            ValueError: if something is wrong with them.
+            OSError: if a file cannot be opened.
+        """
+        methods = _methods(options)
+        out = None if options.out is None else _folder(options.out, options.overwrite)
+        if options.threads is not None:
+            if options.threads < 1:
+                raise ValueError(f"--threads must be at least 1, got {options.threads}")
+            torch.set_num_threads(options.threads)
+        process = Process(
+            options.substitution, options.frequencies, options.rates, options.num_categories, options.invariant
+        )
+        alignment = read_alignment(options.alignment)
+        settings = _settings(options, alignment)
+        trees = _trees(options, alignment)
+        models = [FixedTopology(alignment, tree, process, options.branch_rate) for tree in trees.parents]
+        seed = secrets.randbelow(2**31) if options.seed is None else options.seed
+        facts = {
+            "alignment": f"{options.alignment}, {alignment.num_taxa} taxa, {alignment.num_sites:,} sites",
+            "trees": f"{options.tree}, {len(trees)} {'rooted' if trees.rooted else 'unrooted'}",
+            "process": _described(process),
+            "branch lengths": f"independent, exponential with mean {1 / options.branch_rate:g}",
+            "settings": _changed(settings) or "all defaults",
+            "seed": str(seed),
+        }
+        progress = sys.stderr.isatty() if options.progress is None else options.progress
+        return cls(alignment, trees, models, methods, settings, seed, progress, out, facts)
+
+    def run(self) -> Report:
+        """Estimate the evidence of every tree.
+
+        Raises:
+            ValueError: if a method does not apply or comes to no finite number, or, with ``--all``, none does.
+        """
+        comparisons, notes = [], []
+        with tqdm(total=len(self.models), desc="trees", disable=not self.progress or len(self.models) == 1) as bar:
+            for number, model in enumerate(self.models, 1):
+                label = f"tree {number}: " if len(self.models) > 1 else ""
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always", EvidenceWarning)
+                    comparisons.append(self._compare(model, label))
+                notes += [label + text for text in _texts(caught)]
+                bar.update(1)
+        return Report(self.trees.to_newick(), comparisons, notes, self.facts)
+
+    def _compare(self, model: FixedTopology, label: str) -> EvidenceComparison:
+        try:
+            found = compare_evidence(
+                model, methods=self.methods, settings=self.settings, seed=self.seed, progress=self.progress
+            )
+        except ValueError as error:
+            raise ValueError(f"{label}{error}") from error
+        if not found:
+            raise ValueError(f"{label}no method applies; {next(iter(found.refused.values()))}")
+        return found
+
+
+def _methods(options: Namespace) -> list[str] | None:
+    """Return the methods asked for, each once; None for all that apply."""
+    if options.all and options.method:
+        raise ValueError("say either --method, once or several times, or --all")
+    if not options.all and not options.method:
+        raise ValueError("say --method NAME, once or several times, or --all")
+    for name in options.method:
+        method_named(name)
+    return list(dict.fromkeys(options.method)) or None
+
+
+def _settings(options: Namespace, alignment: Alignment) -> EvidenceSettings:
+    own = {field.name: options[field.name] for field in fields(EvidenceSettings)}
+    if options.batch_size is None:
+        fitting = _IN_CACHE // (alignment.num_taxa * alignment.num_patterns)
+        own["batch_size"] = min(max(fitting, _SMALLEST_BATCH), EvidenceSettings().batch_size)
+    return EvidenceSettings(**own)
+
+
+def _trees(options: Namespace, alignment: Alignment) -> TreeSet:
+    """Return the distinct topologies of the file, those of the alignment's taxa."""
+    trees = read_trees(options.tree, rooted=options.rooted)
+    if trees.taxa != alignment.taxa:
+        only = sorted({*trees.taxa} ^ {*alignment.taxa})
+        where = {name: "tree" if name in trees.taxa else "alignment" for name in only}
+        shown = ", ".join(f"{name!r} is only in the {where[name]}" for name in only[:3])
+        more = f" and {len(only) - 3} more" if len(only) > 3 else ""
+        raise ValueError(f"{options.alignment} and {options.tree} have different taxa: {shown}{more}")
+    lengths = trees.branch_lengths
+    if lengths is not None and bool((lengths < 0).any()):
+        row, column = (lengths < 0).nonzero()[0].tolist()
+        raise ValueError(
+            f"{options.tree}, tree {row + 1}: branch length {lengths[row, column]:g} is negative; repair the file, or "
+            "take the lengths out, since only topologies count"
+        )
+    if options.num_trees is not None:
+        if options.num_trees < 1:
+            raise ValueError(f"--num_trees must be at least 1, got {options.num_trees}")
+        trees = trees[: options.num_trees]
+    return trees.unique()
+
+
+def _folder(name: str, overwrite: bool) -> Path:
+    folder = RunFolder(name).path
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise ValueError(f"--out: {name!r} is not empty; choose another folder, or say --overwrite")
+    return folder
+
+
+def _described(process: Process) -> str:
+    free = process.free_parameters
+    parts = [process.substitution, f"{process.rates} rates"]
+    if process.rates != "constant":
+        parts[1] += f" in {process.num_categories} categories"
+    if process.frequencies is not None:
+        parts.insert(1, f"{process.frequencies} frequencies")
+    return ", ".join(parts) + (f"; integrated out: {', '.join(free)}" if free else "")
+
+
+def _changed(settings: EvidenceSettings) -> str:
+    usual = EvidenceSettings()
+    own = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    return ", ".join(f"{name}={value}" for name, value in own.items() if value != getattr(usual, name))
+
+
+def _texts(caught: Sequence[warnings.WarningMessage]) -> list[str]:
+    """Return what the estimators warned of; other warnings are passed on."""
+    found = []
+    for warning in caught:
+        if issubclass(warning.category, EvidenceWarning):
+            found.append(str(warning.message))
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return list(dict.fromkeys(found))

@@ -1,0 +1,161 @@
+"""What ``pyro-ext evidence`` prints and leaves in its folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pyro_ext.inference.evidence import EvidenceComparison, EvidenceEstimate
+from pyro_ext.inference.fit.folder import write_atomically
+from pyro_ext.plotting import save
+from pyro_ext.plotting.evidence import plot_evidence
+from pyro_ext.plotting.topologies import plot_topology_probabilities
+
+__all__ = ["Report"]
+
+_FIGURES = {"weight_ess": "ESS", "ess": "ESS", "pareto_k": "k", "r_hat": "R-hat", "divergences": "divergences"}
+_LONG = 1e9
+_LEFT = ("method", "diagnostics", "")
+
+
+@dataclass(frozen=True)
+class Report:
+    """Estimates of the evidence of one topology or of several.
+
+    Args:
+        newick: the topologies.
+        comparisons: the estimates for each.
+        warnings: what the estimators warned of.
+        facts: what was estimated from what, by name.
+    """
+
+    newick: Sequence[str]
+    comparisons: Sequence[EvidenceComparison]
+    warnings: Sequence[str]
+    facts: Mapping[str, str]
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods that have estimates for all topologies."""
+        return [name for name in self.comparisons[0] if all(name in found for found in self.comparisons)]
+
+    def probabilities(self, method: str) -> list[float]:
+        """Return the posterior probabilities of the topologies by a method, if they are all there are, and as likely.
+
+        For a score, it is what takes the place of the evidence.
+        """
+        log_evidence = torch.tensor([found[method].log_evidence for found in self.comparisons], dtype=torch.float64)
+        return log_evidence.softmax(0).tolist()
+
+    def text(self) -> str:
+        """Return everything as lines to print."""
+        lines = [f"{name + ':':<16}{value}" for name, value in self.facts.items()]
+        if len(self.newick) > 1:
+            lines += ["", *(f"tree {i}: {newick}" for i, newick in enumerate(self.newick, 1))]
+        lines += ["", self.table(), *(["", *self._legend()] if self._legend() else [])]
+        lines += [f"warning: {text}" for text in self.warnings]
+        return "\n".join(lines)
+
+    def table(self) -> str:
+        """Return a Markdown table with straight columns, the topologies of a method below one another."""
+        several = len(self.newick) > 1
+        header = ["method", "tree", "log evidence", "std. error", "probability", "seconds", "diagnostics", ""]
+        rows = [self._cells(name, i) for name in self.methods for i in range(len(self.newick))]
+        if not several:
+            header, *rows = ([cell for i, cell in enumerate(line) if i not in (1, 4)] for line in [header, *rows])
+        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+        ruler = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+        aligned = [_aligned(header, line, widths) for line in [header, *rows]]
+        return "\n".join([aligned[0], ruler, *aligned[1:]])
+
+    def csv(self) -> str:
+        """Return everything as comma-separated values, all figures of diagnostics included."""
+        rows = [self._values(name, i) for name in self.methods for i in range(len(self.newick))]
+        text = io.StringIO()
+        columns = dict.fromkeys(column for row in rows for column in row)
+        writer = csv.DictWriter(text, [*columns], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+
+    def markdown(self) -> str:
+        """Return a report."""
+        parts = ["# The evidence of tree topologies", self.table(), *self._legend()]
+        parts += ["\n".join(f"- {text}" for text in self.warnings)] if self.warnings else []
+        parts += ["![evidence](evidence.png)", "\n".join(f"- {name}: {value}" for name, value in self.facts.items())]
+        parts += ["\n".join(f"{i}. `{newick}`" for i, newick in enumerate(self.newick, 1))]
+        return "\n\n".join([*parts, "All digits and diagnostics are in `evidence.csv`."]) + "\n"
+
+    def write(self, out: Path) -> None:
+        """Write ``evidence.csv``, ``report.md`` and ``evidence.png`` into a folder."""
+        out.mkdir(parents=True, exist_ok=True)
+        if len(self.newick) > 1:
+            ax = plot_topology_probabilities({name: self.probabilities(name) for name in self.methods})
+        else:
+            found = self.comparisons[0]
+            ax = plot_evidence(found, scores=all(estimate.is_score for estimate in found.values()))
+        save(ax, out / "evidence.png")
+        write_atomically(out / "evidence.csv", self.csv())
+        write_atomically(out / "report.md", self.markdown())
+
+    def _legend(self) -> list[str]:
+        """Return what has to be known to read the table."""
+        lines = ["Log evidences are in nats."]
+        if any(self.comparisons[0][name].is_score for name in self.methods):
+            lines[0] += " A score ranks topologies but estimates no evidence."
+        if len(self.newick) > 1:
+            lines[0] += " Probabilities: if these are all topologies there are, each as likely beforehand."
+        refused = {name: reason for found in self.comparisons for name, reason in found.refused.items()}
+        return lines + [f"- {name}: {reason}" for name, reason in refused.items()]
+
+    def _cells(self, method: str, tree: int) -> list[str]:
+        found = self.comparisons[tree][method]
+        error = "-" if math.isnan(found.std_error) else f"{found.std_error:.4f}"
+        return [
+            method,
+            str(tree + 1),
+            f"{found.log_evidence:.4f}" if abs(found.log_evidence) < _LONG else f"{found.log_evidence:.6g}",
+            error,
+            f"{self.probabilities(method)[tree]:.4f}",
+            f"{found.seconds:.2f}",
+            _figures(found),
+            _kind(method, found),
+        ]
+
+    def _values(self, method: str, tree: int) -> dict[str, str | float]:
+        found = self.comparisons[tree][method]
+        values: dict[str, str | float] = {"method": method, "tree": tree + 1, "topology": self.newick[tree]}
+        values |= {"log_evidence": found.log_evidence, "std_error": found.std_error}
+        values |= {"probability": self.probabilities(method)[tree], "seconds": found.seconds}
+        values |= {"is_score": str(found.is_score)}
+        figures = {name: value for name, value in found.diagnostics.items() if isinstance(value, numbers.Real)}
+        return values | {name: float(value) for name, value in figures.items()}
+
+
+def _kind(method: str, found: EvidenceEstimate) -> str:
+    return "score" if found.is_score else "lower bound" if method == "elbo" else ""
+
+
+def _figures(found: EvidenceEstimate) -> str:
+    """Return the diagnostics that tell most."""
+    shown: dict[str, str] = {}
+    for name, label in _FIGURES.items():
+        value = found.diagnostics.get(name)
+        if value is not None and label not in shown:
+            shown[label] = f"{value:.2f}" if label in ("k", "R-hat") else f"{value:.0f}"
+    return ", ".join(f"{label} {value}" for label, value in shown.items())
+
+
+def _aligned(header: Sequence[str], line: Sequence[str], widths: Sequence[int]) -> str:
+    cells = [
+        cell.ljust(width) if name in _LEFT else cell.rjust(width)
+        for name, cell, width in zip(header, line, widths, strict=True)
+    ]
+    return "| " + " | ".join(cells) + " |"
