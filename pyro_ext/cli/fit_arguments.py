@@ -137,7 +137,10 @@ def full_parser(look: FirstLook) -> ArgumentParser:
     parser.add_subclass_arguments(ELBO, "elbo", required=False, help=help_elbo)
     skip = {*RESERVED, *_WITHOUT_EFFECT}
     parser.add_class_arguments(Trainer, "trainer", skip=skip, instantiate=False)
-    parser.set_defaults({"trainer.max_epochs": 20, **describe()[look.model].defaults})
+    model = describe()[look.model]
+    # a model's defaults for data are for the data set that it names
+    own = {name: value for name, value in model.defaults.items() if name[:5] != "data." or look.data == model.data}
+    parser.set_defaults({"trainer.max_epochs": 20, **own})
     return parser
 
 

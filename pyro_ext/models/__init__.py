@@ -11,6 +11,7 @@ __all__ = ["AVAILABLE", "Description", "describe"]
 
 AVAILABLE: dict[str, str] = {
     "categorical_vae": "pyro_ext.models.categorical_vae",
+    "drmm": "pyro_ext.models.drmm",
     "permutation_matching": "pyro_ext.models.permutation_matching",
     "phylo": "pyro_ext.models.phylo",
 }
@@ -26,7 +27,8 @@ class Description:
         paper: authors, year, title and arXiv number.
         data: the data set it is fitted to unless told otherwise.
         files: arguments of ``build`` that are lists of files, for the command line to take as ``--NAME FILE FILE``.
-        defaults: options of ``pyro-ext fit`` whose defaults are not those of other models.
+        defaults: options of ``pyro-ext fit`` whose defaults are not those of other models; those that begin with
+            ``data.`` are for the data set above.
     """
 
     summary: str
@@ -43,6 +45,13 @@ _DESCRIPTIONS: Mapping[str, Description] = MappingProxyType(
             paper="Kool et al. 2020, Estimating gradients for discrete random variables by sampling without "
             "replacement, arXiv 2002.06043",
             data="digits",
+        ),
+        "drmm": Description(
+            summary="Deep Rendering Mixture Model: a convolutional network as inference in a generative model, learnt "
+            "from few labels",
+            paper="Patel et al. 2016, A probabilistic framework for deep learning, arXiv 1612.01936",
+            data="digits",
+            defaults=MappingProxyType({"trainer.max_epochs": 40, "data.binarize": None}),
         ),
         "permutation_matching": Description(
             summary="observations in an unknown order, matched with noisy points or with the neurons of a worm",

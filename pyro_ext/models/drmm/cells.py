@@ -1,0 +1,135 @@
+r"""Max pooling with a switch per cell, and its way back.
+
+A map of size :math:`H_c \times W_c` is cut into cells of :math:`p \times p`, from the top left; rows and columns that
+are left over belong to no cell: pooling does not look at them, and unpooling fills them with zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["SWITCHES", "Switch", "Switches", "as_maps", "max_cells", "mean_cells", "spread_cells", "unpool"]
+
+Switch = Literal["relu", "leaky", "abs"]
+
+SWITCHES: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {"relu": (0.0, 1.0), "leaky": (0.1, 1.0), "abs": (-1.0, 1.0)}
+)
+"""Name -> the factor of a unit that is off, and of one that is on."""
+
+assert {*SWITCHES} == {*get_args(Switch)}
+
+
+class Switches(NamedTuple):
+    r"""The switches g of one layer, at pooled resolution.
+
+    Args:
+        position: t, the place in its cell where a unit is rendered, counted row by row, int64
+            ``batch_shape + (K, H, W)`` in :math:`0 \dots p^2 - 1`.
+        on: a, 1 where the unit is on and 0 where it is off, floating point, of the same shape.
+    """
+
+    position: Tensor
+    on: Tensor
+
+    def rows(self, part: slice) -> Switches:
+        """Return those of some of the first dim."""
+        return Switches(self.position[part], self.on[part])
+
+
+def as_maps(x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """Return maps ``batch_shape + (K, H, W)`` with one batch dim, as convolutions want them, and the batch shape."""
+    return x.reshape(-1, *x.shape[-3:]), tuple(x.shape[:-3])
+
+
+def max_cells(v: Tensor, pool: int, factors: tuple[float, float]) -> tuple[Tensor, Switches]:
+    r"""Maximise over positions and on/off in every cell.
+
+    .. math::  x = \max_{t, a} a \, v_t, \qquad (\hat t, \hat a) = \arg\max_{t, a} a \, v_t,
+
+    with one maximum where there are ties, and off at zero.
+
+    Args:
+        v: maps, ``batch_shape + (K, H_c, W_c)``.
+        pool: p.
+        factors: the values of a, off and on; off must be less than on, which must be positive.
+
+    Returns:
+        x and the switches, ``batch_shape + (K, H_c // p, W_c // p)``; gradients pass through x alone.
+
+    Example:
+        >>> x, g = max_cells(torch.tensor([[[1.0, 2.0, 9.0], [0.0, -3.0, 9.0]]]), 2, SWITCHES["relu"])
+        >>> x, g.position, g.on
+        (tensor([[[2.]]]), tensor([[[1]]]), tensor([[[1.]]]))
+    """
+    off, on = factors
+    maps, batch_shape = as_maps(v)
+    active = torch.where(maps > 0, on * maps, off * maps) if off else on * maps.relu()
+    if pool == 1:
+        x, position = active, torch.zeros_like(active, dtype=torch.long)
+        best = maps
+    else:
+        x, flat = F.max_pool2d(active, pool, return_indices=True)
+        width = maps.shape[-1]
+        position = (flat // width) % pool * pool + (flat % width) % pool
+        best = x if off >= 0 else maps.flatten(-2).gather(-1, flat.flatten(-2)).view_as(x)
+    switches = Switches(position, (best.detach() > 0).to(x.dtype))
+    shape = (*batch_shape, *x.shape[-3:])
+    return x.reshape(shape), Switches(*(part.reshape(shape) for part in switches))
+
+
+def unpool(h: Tensor, position: Tensor, pool: int, size: tuple[int, int]) -> Tensor:
+    """Put each value at its position in its cell, with zeros elsewhere.
+
+    Args:
+        h: ``batch_shape + (K, H, W)``.
+        position: int64, broadcastable with ``h``.
+        pool: p.
+        size: the height and the width of the result.
+
+    Returns:
+        ``batch_shape + (K,) + size``.
+
+    Example:
+        >>> unpool(torch.tensor([[[5.0]]]), torch.tensor([[[2]]]), 2, (3, 3))
+        tensor([[[0., 0., 0.],
+                 [5., 0., 0.],
+                 [0., 0., 0.]]])
+    """
+    h, position = torch.broadcast_tensors(h, position)
+    if pool == 1:
+        return h
+    height, width = size
+    rows = pool * torch.arange(h.shape[-2], device=h.device)[:, None] + position // pool
+    columns = pool * torch.arange(h.shape[-1], device=h.device) + position % pool
+    empty = h.new_zeros((*h.shape[:-2], height * width))
+    return empty.scatter(-1, (rows * width + columns).flatten(-2), h.flatten(-2)).unflatten(-1, size)
+
+
+def mean_cells(x: Tensor, size: int) -> Tensor:
+    """Return the means of the cells, ``batch_shape + (K, H // size, W // size)``."""
+    if size == 1:
+        return x
+    maps, batch_shape = as_maps(x)
+    means = F.avg_pool2d(maps, size)
+    return means.reshape(*batch_shape, *means.shape[-3:])
+
+
+def spread_cells(h: Tensor, size: int, shape: tuple[int, int]) -> Tensor:
+    r"""Return the adjoint of :func:`mean_cells`: every place of a cell gets :math:`h / \mathrm{size}^2`.
+
+    Args:
+        h: ``batch_shape + (K, H, W)``.
+        size: of the cells.
+        shape: the height and the width of the result; what lies in no cell is zero.
+    """
+    if size == 1:
+        return h
+    filled = (h / size**2).repeat_interleave(size, -1).repeat_interleave(size, -2)
+    return F.pad(filled, (0, shape[1] - filled.shape[-1], 0, shape[0] - filled.shape[-2]))

@@ -1,0 +1,251 @@
+"""From data to a fitted model: labels, losses, metrics, pictures, and a run that learns."""
+
+import math
+
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from torch.utils.data import DataLoader
+
+import pyro_ext.inference
+from pyro_ext.datasets import IndexedDataset, Splits, collate, load
+from pyro_ext.inference import LocalELBOModule
+from pyro_ext.inference.fit import fit
+from pyro_ext.models.drmm import DRMM, Layer, build
+from pyro_ext.models.drmm.architectures import ARCHITECTURES
+from pyro_ext.models.drmm.losses import Weights, training_losses
+from pyro_ext.models.drmm.semi_supervised import SemiSupervised, choose_labelled
+
+SUPERVISED = {"reconstruction_weight": 0.0, "entropy_weight": 0.0, "nonnegativity_weight": 0.0}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load("digits", binarize=None, num_train=600)
+
+
+@pytest.fixture
+def bars():
+    """Images of 8 x 8 pixels with a bright row or column: two classes."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(200) % 2
+    x = 0.2 * torch.rand(200, 8, 8, generator=generator)
+    for i, place in enumerate(torch.randint(8, (200,), generator=generator).tolist()):
+        x[i, place] += 1 - y[i]
+        x[i, :, place] += y[i]
+    x = x.flatten(1)
+    x, y = torch.cat([x[::2], x[1:180:2]]), torch.cat([y[::2], y[1:180:2]])  # 100 and 90 of them
+    order = torch.randperm(190, generator=generator)
+    x, y = x[order], y[order]
+    return Splits("bars", IndexedDataset(x[:150], y[:150]), IndexedDataset(x[150:], y[150:]), image_shape=(8, 8))
+
+
+def loader(data, batch_size=40):
+    return DataLoader(data.valid, batch_size=batch_size, collate_fn=collate)
+
+
+def test_labels_are_of_all_classes_and_repeat(digits):
+    chosen = choose_labelled(digits.train, 53, 10, seed=3)
+    assert chosen.y.bincount().tolist() == [6, 6, 6] + 7 * [5]
+    assert torch.equal(chosen.x, choose_labelled(digits.train, 53, 10, seed=3).x)
+    assert not torch.equal(chosen.x, choose_labelled(digits.train, 53, 10, seed=4).x)
+    assert len(chosen.x.unique(dim=0)) == 53
+
+
+def test_labels_that_are_too_few():
+    data = IndexedDataset(torch.zeros(5, 4), torch.tensor([0, 0, 0, 0, 1]))
+    with pytest.raises(ValueError, match="num_labels=4 needs 2 images of class 1, got 1"):
+        choose_labelled(data, 4, 2)
+    with pytest.raises(ValueError, match="data must hold labels to choose from, got none"):
+        choose_labelled(IndexedDataset(torch.zeros(5, 4)), 4, 2)
+
+
+def test_no_other_label_is_looked_at(digits):
+    other = Splits("digits", IndexedDataset(digits.train.x, digits.train.y), digits.valid, image_shape=(8, 8))
+    losses = []
+    for wrong in (False, True):
+        pyro.set_rng_seed(0)
+        built = build(digits if not wrong else other, num_labels=20)
+        x, y, index = digits.train.__getitems__(range(30))
+        y = (y + 1) % 10 if wrong else y
+        losses.append(LocalELBOModule(built.model, built.guide, built.elbo)(x, y, index).item())
+    assert losses[0] == losses[1]
+
+
+def test_loss_is_the_weighted_sum(digits):
+    weights = {"label": 2.0, "reconstruction": 0.3, "entropy": 0.4, "kl": 0.1, "nonnegativity": 0.7}
+    built = build(digits, num_labels=20, batch_norm="none", **{f"{k}_weight": v for k, v in weights.items()})
+    model, x = built.model, digits.train.x[:30]
+    labelled = choose_labelled(digits.train, 20, 10)
+    y = torch.cat([torch.full((30,), -1), labelled.y])
+    losses = training_losses(model.drmm, torch.cat([x, labelled.x]).reshape(-1, 1, 8, 8), y, num_with_label=20)
+    expected = sum(weights[name] * loss for name, loss in losses.items())
+    loss = LocalELBOModule(model, built.guide, built.elbo)(x, None, torch.arange(30))
+    torch.testing.assert_close(loss / 600, expected)
+    sites = poutine.trace(model).get_trace(x).nodes
+    assert sites["entropy"]["fn"].log_factor.item() == pytest.approx(-600 * 0.4 * losses["entropy"].item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["TraceUnorderedSet_ELBO", "TraceVIMCO_ELBO", "TraceMeanField_ELBO"])
+def test_any_elbo_gives_the_same_loss(digits, name):
+    built = build(digits, num_labels=20, batch_norm="none")
+    batch = digits.train.__getitems__(range(30))
+    other = getattr(pyro_ext.inference, name, None) or getattr(pyro.infer, name)
+    losses = [LocalELBOModule(built.model, built.guide, elbo)(*batch) for elbo in (built.elbo, other())]
+    torch.testing.assert_close(*losses)
+
+
+def test_training_in_bfloat16(digits):
+    built = build(digits, num_labels=20)
+    batch = digits.train.__getitems__(range(30))
+    elbo = LocalELBOModule(built.model, built.guide, built.elbo)
+    full = elbo(*batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = elbo(*batch)
+    loss.backward()
+    assert loss.item() == pytest.approx(full.item(), rel=0.05)
+    assert all(p.grad is None or p.grad.isfinite().all() for p in elbo.parameters())
+
+
+def test_labelled_images_are_drawn_anew():
+    drmm = DRMM([Layer(2, 3)], 3, (1, 8, 8))
+    labelled = IndexedDataset(torch.randn(12, 64), torch.arange(12) % 3)
+    model = SemiSupervised(drmm, labelled, Weights(), 100, labelled_batch_size=4)
+    x = torch.randn(5, 64)
+    found = {poutine.trace(model).get_trace(x).log_prob_sum().item() for _ in range(4)}
+    assert len(found) > 1
+    assert not any("labelled" in name for name in model.state_dict())
+    assert model.double().labelled_x.dtype == torch.float64
+
+
+@pytest.mark.parametrize("batch_norm", ["none", "up", "both"])
+def test_gradients_reach_every_parameter(digits, batch_norm):
+    built = build(digits, num_labels=20, batch_norm=batch_norm)
+    elbo = LocalELBOModule(built.model, built.guide, built.elbo)
+    elbo(*digits.train.__getitems__(range(30))).backward()
+    for name, parameter in elbo.named_parameters():
+        assert parameter.grad is not None, name
+        # Batch norm takes out what biases add.
+        if not (name.endswith("biases") and batch_norm != "none"):
+            assert parameter.grad.abs().sum() > 0, name
+
+
+def test_a_short_run_learns(bars, tmp_path):
+    built = build(bars, num_labels=20)
+    before = built.evaluate(loader(bars))["error"]
+    options = {"enable_progress_bar": False, "check_val_every_n_epoch": 12}
+    result = fit(built, bars, max_epochs=12, lr=5e-3, seed=0, batch_size=30, out=tmp_path / "run", **options)
+    assert result.metrics["error"] <= 10 < before
+    assert result.metrics.keys() == {"train_loss", "error", "label_loss", "reconstruction", "entropy"}
+    assert (tmp_path / "run" / "metrics.csv").is_file()
+
+
+def test_metrics(bars):
+    built = build(bars, num_labels=10, batch_norm="none")
+    drmm = built.model.drmm
+    x, y = bars.valid.x.reshape(-1, 1, 8, 8), bars.valid.y
+    logits = drmm.dcn(x)
+    found = built.evaluate(loader(bars, 7))
+    assert found["error"] == pytest.approx(100 * (logits.argmax(-1) != y).float().mean().item())
+    assert found["label_loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, y).item(), rel=1e-5)
+    assert found["reconstruction"] == pytest.approx((x - drmm.reconstruct(x)).square().mean().item(), rel=1e-5)
+    entropy = torch.distributions.Categorical(logits=logits).entropy().mean().item()
+    assert found["entropy"] == pytest.approx(entropy, rel=1e-5)
+    state = torch.get_rng_state()
+    built.evaluate(loader(bars))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(("name", "shape"), [("reconstruction", (19, 91)), ("samples", (37, 19))])
+def test_plots(bars, name, shape):
+    from matplotlib.figure import Figure
+
+    built = build(bars, num_labels=10)
+    built.model.eval()
+    before = {key: value.clone() for key, value in built.model.state_dict().items()}
+    ax, state = Figure().add_subplot(), torch.get_rng_state()
+    assert built.plots[name](ax=ax) is ax
+    assert ax.images[0].get_array().shape == shape
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(value, built.model.state_dict()[key]) for key, value in before.items())
+
+
+def test_architectures_fit_their_images():
+    assert DRMM(ARCHITECTURES["digits"], 10, (1, 8, 8)).class_templates.shape == (10, 32, 2, 2)
+    mnist = DRMM(ARCHITECTURES["mnist"], 10, (1, 28, 28))
+    assert mnist.class_templates.shape == (10, 128, 1, 1)
+    assert [layer.geometry.conv[1] for layer in mnist.layers] == [32, 14, 16, 6]
+    assert mnist.reconstruct(torch.rand(2, 1, 28, 28)).shape == (2, 1, 28, 28)
+
+
+def test_build_repeats_under_a_seed(bars):
+    states = []
+    for _ in range(2):
+        pyro.set_rng_seed(3)
+        states.append(build(bars, num_labels=10).model.state_dict())
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_labels": 0}, "num_labels must be an integer of at least 1, got 0"),
+        ({"num_labels": 151}, "num_labels must be at most 150, the number of images, got 151"),
+        ({"num_labels": 1}, "num_labels must be at least 2, one of each class, got 1"),
+        ({"architecture": "vgg"}, "architecture must be one of digits, mnist; got 'vgg'"),
+        ({"architecture": "mnist"}, r"image_shape \(1, 8, 8\) is smaller than the receptive field of layer"),
+        ({"entropy_weight": -0.5}, "entropy_weight must be a finite number of at least 0, got -0.5"),
+        ({"kl_weight": math.nan}, "kl_weight must be a finite number of at least 0, got nan"),
+        ({"labelled_batch_size": 0}, "labelled_batch_size must be an integer of at least 1, got 0"),
+        ({"batch_norm": "down"}, "batch_norm must be one of none, up, both; got 'down'"),
+        ({"noise": -1.0}, "noise must be a positive, finite standard deviation, got -1.0"),
+    ],
+)
+def test_bad_options(bars, options, message):
+    with pytest.raises(ValueError, match=message):
+        build(bars, **({"num_labels": 10} | options))
+
+
+def test_bad_data(bars):
+    bare = Splits("bare", IndexedDataset(bars.train.x), bars.valid, image_shape=(8, 8))
+    with pytest.raises(ValueError, match=r"data.train must have labels, got none"):
+        build(bare)
+    bare = Splits("bare", bars.train, bars.valid)
+    with pytest.raises(ValueError, match="data must be images as rows of x with an image_shape"):
+        build(bare)
+    negative = Splits("bare", IndexedDataset(bars.train.x, bars.train.y - 1), bars.valid, image_shape=(8, 8))
+    with pytest.raises(ValueError, match=r"data.train.y must hold classes 0 .. 0, got -1"):
+        build(negative)
+    above = Splits("bare", bars.train, IndexedDataset(bars.valid.x, bars.valid.y + 1), image_shape=(8, 8))
+    with pytest.raises(ValueError, match=r"data.valid.y must hold classes 0 .. 1, got 2"):
+        build(above)
+    with pytest.raises(ValueError, match="loader must hold at least one image"):
+        build(bars, num_labels=10).evaluate([])
+    drmm = DRMM([Layer(2, 3)], 2, (1, 8, 8))
+    with pytest.raises(ValueError, match=r"y must hold classes 0 .. 1, or -1 for no label; got 2"):
+        SemiSupervised(drmm, IndexedDataset(bars.train.x, bars.train.y + 1), Weights(), 100)
+
+
+@pytest.mark.slow
+def test_digits_with_few_labels():
+    """One seed of each arm; differences between seeds are about 3 points, that between the arms about 10."""
+    data, errors = load("digits", binarize=None), []
+    for options in ({}, SUPERVISED):
+        pyro.set_rng_seed(0)
+        built = build(data, **options)
+        result = fit(built, data, max_epochs=25, lr=2e-3, seed=0, batch_size=100, enable_progress_bar=False)
+        errors.append(result.metrics["error"])
+    assert errors[0] < errors[1] - 4
+
+
+@pytest.mark.gpu
+def test_on_a_gpu(bars):
+    built = build(bars, num_labels=10)
+    built.model.cuda()
+    batch = [part.cuda() for part in bars.train.__getitems__(range(20))]
+    LocalELBOModule(built.model, built.guide, built.elbo)(*batch).backward()
+    assert built.model.drmm.layers[0].templates.grad.is_cuda
+    assert math.isfinite(built.evaluate(loader(bars))["error"])
+    for plot in built.plots.values():
+        plot()
