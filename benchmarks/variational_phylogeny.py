@@ -82,7 +82,7 @@ def train(estimator: str, out: Path, options: argparse.Namespace) -> None:
     else:
         words = ["--data", str(data / "alignments" / "DS1.fasta"), "--seed", str(options.seed), "--out", str(out)]
         words += ["--trees", *_files(data, "short_runs"), "--golden", *_files(data, "golden")]
-        words += ["--annealing_steps", str(options.steps // 2), "--elbo", *ELBOS[estimator]]
+        words += ["--model.annealing_steps", str(options.steps // 2), "--elbo", *ELBOS[estimator]]
         words += ["--lr_decay_every", str(max(1, options.steps // 10)), "--trainer.accelerator", "cpu"]
     code = pyro_ext(["fit", "phylo", *words, "--trainer.max_epochs", str(steps // STEPS_PER_EPOCH)])
     if code:
@@ -171,13 +171,13 @@ def draw(curves: dict[str, Curve], path: Path) -> None:
     figure, (bounds, divergence) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for name, curve in curves.items():
         rows = [row for row in curve.values() if "kl" in row]
-        steps = [row["step"] for row in rows]
+        steps = [row["step"] / 1000 for row in rows]
         (line,) = bounds.plot(steps, [row["lower_bound_10"] for row in rows], label=f"{name}, K = 10")
         bounds.plot(steps, [row["lower_bound_1"] for row in rows], "--", color=line.get_color(), label=f"{name}, K = 1")
         divergence.plot(steps, [row["kl"] for row in rows], label=name)
     bounds.axhline(EVIDENCE, color="black", linewidth=0.8, label="evidence")
-    bounds.set(xlabel="steps", ylabel="lower bound (nats)", ylim=_range(curves))
-    divergence.set(xlabel="steps", ylabel="KL from golden run to network (nats)", yscale="log")
+    bounds.set(xlabel="thousands of steps", ylabel="lower bound (nats)", ylim=_range(curves))
+    divergence.set(xlabel="thousands of steps", ylabel="KL from golden run to network (nats)", yscale="log")
     for ax in (bounds, divergence):
         ax.legend()
     figure.savefig(path, dpi=150)
