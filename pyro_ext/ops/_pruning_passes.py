@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -11,7 +11,10 @@ from torch import Tensor
 from pyro_ext.ops._tree_plans import TreePlan
 from pyro_ext.ops._workspaces import Lease, lease
 
-__all__ = ["Inside", "Outside", "by_autograd", "inside", "outside"]
+__all__ = ["Inside", "Outside", "by_autograd", "inside", "outside", "rows_per_step"]
+
+# Messages that a step reads or writes should still be in the processor's cache when its next operation wants them.
+_STEP_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -19,27 +22,36 @@ class Inside:
     """What the pass from the leaves to the root found, for M trees, A states, S sites.
 
     Attributes:
-        messages: the messages V of all nodes, ``(nodes, M, A, S)``; the root's is undefined.
-        below: the likelihood U of what lies below each internal node given its state, scaled, ``(I, M, A, S)``.
-        scales: what each of them was divided by, ``(I, M, S)``, if anything.
+        messages: the messages V, each in its sibling's slot, ``(R, 2, A S)``; of one step if they were not kept.
+        below: the likelihood U of what lies below a node given its state: leaves, then rows, scaled, ``(n + R, A S)``.
+        inverse_scales: what each row was multiplied by, ``(R, S)``, if anything.
+        transposed: the transposed matrices above the rows from M on, ``(R - M, A, A)``.
+        top: the matrices above the highest nodes where the root is a leaf, ``(M, A, A)``.
+        highest: U of the highest nodes, ``(M, A, S)``.
         at_root: the likelihood of all but the root's own observation given its state, ``(M, A, S)``.
         observed: the likelihood of the root's state by its own observation, ``(A, S)``; ones if there is none.
         prior: ``observed`` times the probability of the root's state, ``(M, A, S)``.
-        likelihood: of the sites, divided by all scales, ``(M, S)``.
+        likelihood: of the sites, times all inverse scales, ``(M, S)``.
     """
 
     messages: Lease
     below: Lease
-    scales: Lease | None
+    inverse_scales: Lease | None
+    transposed: Tensor
+    top: Tensor | None
+    highest: Tensor
     at_root: Tensor
     observed: Tensor
     prior: Tensor
     likelihood: Tensor
 
-    def log_likelihood(self) -> Tensor:
+    def log_likelihood(self, plan: TreePlan) -> Tensor:
         """Return the log-likelihood of the sites, ``(M, S)``."""
         result = self.likelihood.log()
-        return result if self.scales is None else result + self.scales.tensor.log().sum(0)
+        if self.inverse_scales is None:
+            return result
+        logs = self.inverse_scales.tensor.log().index_select(0, plan.rows.flatten())
+        return result - logs.unflatten(0, plan.rows.shape).sum(1)
 
     def inverse_likelihood(self, grad: Tensor) -> Tensor:
         """Return ``grad / likelihood``, 0 where a site is impossible."""
@@ -47,119 +59,141 @@ class Inside:
         return torch.where(possible, grad / self.likelihood.where(possible, 1), 0)
 
 
-def inside(plan: TreePlan, matrices: Tensor, roots: Tensor, tips: Tensor, scaled: bool) -> Inside:
+def rows_per_step(tips: Tensor) -> int | None:
+    """Return how many rows of messages for tips ``(n, A, S)`` a step should have; as many as may be off the CPU."""
+    return max(4, _STEP_BYTES // max(tips[0].nbytes, 1)) if tips.device.type == "cpu" else None
+
+
+def inside(plan: TreePlan, edges: Tensor, roots: Tensor, tips: Tensor, *, scaled: bool, keep: bool) -> Inside:
     """Pass from the leaves to the root.
 
     Args:
         plan: where the messages lie.
-        matrices: ``(nodes, M, A, A)``, the root's unused.
+        edges: transition matrices, ``(M, E, A, A)``.
         roots: ``(M, A)``.
         tips: ``(n, A, S)``.
         scaled: whether to divide by the largest entry at every internal node.
+        keep: whether to keep the messages for the pass back.
     """
-    num_nodes, num_trees, num_states, _ = matrices.shape
-    shape = (num_trees, num_states, tips.shape[-1])
-    num_internal = num_nodes - plan.num_taxa
-    messages, below = lease((num_nodes, *shape), matrices), lease((num_internal, *shape), matrices)
-    scales = lease((num_internal, num_trees, tips.shape[-1]), matrices) if scaled else None
-    leaves = matrices[plan.leaves].reshape(-1, num_trees * num_states, num_states)
-    torch.bmm(leaves, tips[plan.leaves], out=messages.tensor[plan.leaves].view(len(leaves), -1, shape[-1]))
-    rows, flat = _rows(messages.tensor), below.tensor.flatten(-2)
-    second = lease((num_trees, num_states * shape[-1]), matrices)
-    right = second.tensor
-    sent, factors = messages.tensor.unbind(), matrices.unbind()
-    steps = [*zip(plan.internal, plan.left, plan.right, below.tensor, flat, strict=True)]
-    for node, left_row, right_row, result, flat_result in reversed(steps):
-        torch.index_select(rows, 0, left_row, out=flat_result)
-        torch.index_select(rows, 0, right_row, out=right)
-        flat_result.mul_(right)
+    num_taxa, *shape = tips.shape
+    num_rows, size = plan.rows.numel(), tips[0].numel()
+    messages = lease((num_rows if keep else plan.most_rows, 2, size), tips)
+    below, gathered = lease((num_taxa + num_rows, size), tips), lease((2 * plan.most_rows, size), tips)
+    scales = lease((num_rows, shape[-1]), tips) if scaled else None
+    leaves = below.tensor[:num_taxa].view(-1, *shape).copy_(tips)
+    by_edge = edges.flatten(0, 1)
+    matrices = by_edge.index_select(0, plan.sibling_edges)
+    for start, stop, _, _, _, siblings, _ in reversed(plan.steps):
+        width, own = stop - start, below.tensor[num_taxa + start : num_taxa + stop]
+        sent = messages.tensor[start:stop] if keep else messages.tensor[:width]
+        torch.index_select(below.tensor, 0, siblings, out=gathered.tensor[: 2 * width])
+        observed = gathered.tensor[: 2 * width].view(-1, *shape)
+        torch.bmm(matrices[2 * start : 2 * stop], observed, out=sent.view(-1, *shape))
+        torch.mul(sent[:, 0], sent[:, 1], out=own)
         if scales is not None:
-            _scale(result, scales.tensor[node - plan.num_taxa])
-        if node != plan.root:
-            torch.bmm(factors[node], result, out=sent[node])
-    at_root = below.tensor[0] if plan.rooted else sent[plan.top]
-    observed = tips.new_ones(tips.shape[1:]) if plan.rooted else tips[plan.root]
-    prior = roots.unsqueeze(-1) * observed
-    return Inside(messages, below, scales, at_root, observed, prior, (prior * at_root).sum(1))
+            _scale(own.view(-1, *shape), scales.tensor[start:stop])
+    first = num_taxa if plan.steps else 1  # two taxa have no internal node
+    highest = below.tensor[first : num_taxa + plan.num_trees].view(-1, *shape)
+    top = None if plan.top_edge is None else edges[:, plan.top_edge].clone()
+    at_root = highest if top is None else top @ highest
+    own_root = torch.ones_like(leaves[0]) if plan.rooted else leaves[0]
+    prior = roots.unsqueeze(-1) * own_root
+    likelihood, transposed = (prior * at_root).sum(1), by_edge.index_select(0, plan.inner_edges).mT
+    return Inside(messages, below, scales, transposed, top, highest, at_root, own_root, prior, likelihood)
 
 
-def _scale(below: Tensor, scale: Tensor) -> None:
-    """Divide ``(M, A, S)`` by its largest entries, which ``scale`` ``(M, S)`` then holds; 1 where all are 0."""
-    torch.amax(below, 1, out=scale)
-    scale.masked_fill_(scale == 0, 1)
-    below.div_(scale.unsqueeze(1))
+def _scale(below: Tensor, inverse_scale: Tensor) -> None:
+    """Divide ``(rows, A, S)`` by the largest entries, whose inverses ``(rows, S)`` are kept; zeros stay zeros."""
+    torch.amax(below, 1, out=inverse_scale)
+    inverse_scale.clamp_min_(torch.finfo(below.dtype).tiny).reciprocal_()
+    below.mul_(inverse_scale.unsqueeze(1))
 
 
-class Outside(NamedTuple):
+@dataclass(frozen=True)
+class Outside:
     """What the pass from the root to the leaves found.
 
     Attributes:
-        messages: the gradients in all messages V, ``(nodes, M, A, S)``; the root's is undefined.
-        below: those in the products U before they were scaled, ``(I, M, A, S)``.
+        matrices: the gradients in the transition matrices above the slots, ``(2R, A, A)``.
+        top: those in the matrices above the highest nodes where the root is a leaf, ``(M, A, A)``.
+        below: those in the products U of the rows before they were scaled, ``(R, A S)``.
     """
 
-    messages: Lease
+    matrices: Tensor
+    top: Tensor | None
     below: Lease
 
+    def by_edge(self, plan: TreePlan) -> Tensor:
+        """Return the gradients in all transition matrices, ``(M, E, A, A)``."""
+        num_states = self.matrices.shape[-1]
+        num_edges = 2 * plan.rows.shape[1] + (self.top is not None)
+        result = self.matrices.new_empty((plan.num_trees * num_edges, num_states, num_states))
+        result.index_copy_(0, plan.edges, self.matrices)
+        result = result.view(plan.num_trees, num_edges, num_states, num_states)
+        if self.top is not None:
+            result[:, plan.top_edge] = self.top
+        return result
 
-def outside(plan: TreePlan, matrices: Tensor, passed: Inside, inverse: Tensor) -> Outside:
+
+def outside(plan: TreePlan, passed: Inside, inverse: Tensor) -> Outside:
     """Pass from the root to the leaves.
 
     Args:
         plan: where the messages lie.
-        matrices: ``(nodes, M, A, A)``, the root's unused.
-        passed: the pass before.
+        passed: the pass before, its messages kept.
         inverse: the gradient in the log-likelihoods over ``passed.likelihood``, ``(M, S)``.
     """
-    shape = tuple(passed.messages.tensor.shape)
-    first = plan.num_taxa
-    gradients, above = lease(shape, matrices), lease((shape[0] - first, *shape[1:]), matrices)
-    rows, flat = _rows(above.tensor), gradients.tensor.flatten(-2)
-    # Every message is multiplied by its sibling's.
-    torch.index_select(_rows(passed.messages.tensor), 0, plan.siblings.flatten(), out=_rows(gradients.tensor))
-    top = passed.prior * inverse.unsqueeze(1)
-    if not plan.rooted:
-        gradients.tensor[plan.top] = top
-    factor = lease(tuple(flat.shape[1:]), matrices)
-    from_parent = factor.tensor
-    transposed = matrices.transpose(-1, -2).unbind()
-    for node in plan.internal:
-        result = above.tensor[node - first]
-        if node == plan.root:
-            result.copy_(top)
-        else:
-            if node != plan.top:
-                torch.index_select(rows, 0, plan.parents[node], out=from_parent)
-                flat[node].mul_(from_parent)
-            torch.bmm(transposed[node], gradients.tensor[node], out=result)
-        if passed.scales is not None:
-            result.div_(passed.scales.tensor[node - first].unsqueeze(1))
-    leaves = gradients.tensor[plan.leaves]
-    if len(plan.internal):
-        leaves.flatten(0, 1).flatten(-2).mul_(rows.index_select(0, plan.parents[plan.leaves].flatten()))
-    return Outside(gradients, above)
+    below, messages, shape = passed.below.tensor, passed.messages.tensor, passed.prior.shape[1:]
+    size, num_trees = below.shape[1], plan.num_trees
+    above, scratch = lease((len(messages), size), below), lease((2, 2 * plan.most_rows, size), below)
+    gathered, products = scratch.tensor
+    gradients = passed.prior.new_empty((2 * len(messages), shape[0], shape[0]))
+    scales = None if passed.inverse_scales is None else passed.inverse_scales.tensor.unsqueeze(1)
+    by_state = above.tensor.view(-1, *shape)
+    at_top = passed.prior * inverse.unsqueeze(1)
+    top = None if passed.top is None else at_top @ passed.highest.mT
+    if plan.steps:
+        by_state[:num_trees] = at_top if passed.top is None else passed.top.mT @ at_top
+    if plan.steps and scales is not None:
+        by_state[:num_trees] *= scales[:num_trees]
+    for start, stop, first, last, sources, _, inner in plan.steps:
+        width, own = 2 * (stop - start), above.tensor[start:stop].unsqueeze(1)
+        torch.mul(own, messages[start:stop], out=products[:width].view(-1, 2, size))
+        torch.index_select(below, 0, sources, out=gathered[:width])
+        sent, observed = products[:width].view(-1, *shape), gathered[:width].view(-1, *shape)
+        torch.bmm(sent, observed.mT, out=gradients[2 * start : 2 * stop])
+        if first < last:
+            received = gathered[: last - first]
+            torch.index_select(products, 0, inner, out=received)
+            matrices = passed.transposed[first - num_trees : last - num_trees]
+            torch.bmm(matrices, received.view(-1, *shape), out=by_state[first:last])
+            if scales is not None:
+                by_state[first:last] *= scales[first:last]
+    return Outside(gradients, top, above)
 
 
-def by_autograd(plan: TreePlan, matrices: Tensor, roots: Tensor, tips: Tensor) -> Tensor:
-    """Return log-likelihoods ``(M, S)`` by operations that autograd differentiates as often as one likes."""
-    trees = range(plan.num_trees)
-    messages: dict[int, Tensor] = {node: matrices[node] @ tips[node] for node in range(plan.num_taxa)}
-    children = torch.stack([plan.left, plan.right], -1).div(plan.num_trees, rounding_mode="floor").tolist()
-    log_scale = matrices.new_zeros((plan.num_trees, tips.shape[-1]))
-    for node in reversed(plan.internal):
-        pairs = children[node - plan.num_taxa]
-        below = torch.stack([messages[pairs[m][0]][m] * messages[pairs[m][1]][m] for m in trees])
+def by_autograd(plan: TreePlan, edges: Tensor, roots: Tensor, tips: Tensor) -> Tensor:
+    """Return log-likelihoods ``(M, S)`` by operations that autograd differentiates as often as one likes.
+
+    Args:
+        plan: with whole levels for steps.
+        edges: ``(M, E, A, A)``.
+        roots: ``(M, A)``.
+        tips: ``(n, A, S)``.
+    """
+    matrices, num_taxa = edges.flatten(0, 1)[plan.edges], plan.num_taxa
+    below, scales = tips[1:2], [tips.new_ones((0, tips.shape[-1]))]
+    lower = tips[:0]
+    for start, stop, _, _, sources, _, _ in reversed(plan.steps):
+        places = torch.where(sources < num_taxa, sources, sources - stop)  # rows of the level below come after tips
+        sent = matrices[2 * start : 2 * stop] @ torch.cat([tips, lower])[places]
+        below = sent[::2] * sent[1::2]
         scale = below.detach().amax(1)
         scale = scale.where(scale > 0, 1)
-        log_scale = log_scale + scale.log()
-        below = below / scale.unsqueeze(1)
-        messages[node] = below if node == plan.root else matrices[node] @ below
+        lower = below = below / scale.unsqueeze(1)
+        scales.insert(0, scale)
+    at_root = below if plan.top_edge is None else edges[:, plan.top_edge] @ below
     prior = roots.unsqueeze(-1)
     if not plan.rooted:
-        prior = prior * tips[plan.root]
-    return (prior * messages[plan.top]).sum(1).log() + log_scale
-
-
-def _rows(by_node: Tensor) -> Tensor:
-    """View ``(nodes, M, A, S)`` as one row a node and tree."""
-    return by_node.view(by_node.shape[0] * by_node.shape[1], -1)
+        prior = prior * tips[0]
+    return (prior * at_root).sum(1).log() + torch.cat(scales).log()[plan.rows].sum(1)

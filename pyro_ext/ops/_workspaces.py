@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from typing import Final
 
 import torch
@@ -17,25 +16,37 @@ _Key = tuple[int, torch.dtype]
 
 
 class _Pool:
-    """Idle buffers on the CPU by size and type, up to half a gigabyte of them."""
+    """Idle buffers on the CPU by size and type, up to half a gigabyte of them; those unused for longest make room."""
 
     def __init__(self) -> None:
-        self.idle: defaultdict[_Key, list[Tensor]] = defaultdict(list)
+        self.idle: dict[_Key, list[Tensor]] = {}  # in the order of their last use
         self.bytes = 0
 
     def take(self, key: _Key) -> Tensor:
         try:
             buffer = self.idle[key].pop()
-        except IndexError:
+        except (KeyError, IndexError):
             with torch.inference_mode(False):  # buffers outlive the caller's mode
                 return torch.empty(key[0], dtype=key[1])
         self.bytes -= buffer.nbytes
         return buffer
 
     def give_back(self, key: _Key, buffer: Tensor) -> None:
-        if self.bytes + buffer.nbytes <= _MOST_BYTES:
-            self.bytes += buffer.nbytes
-            self.idle[key].append(buffer)
+        if buffer.nbytes > _MOST_BYTES:
+            return
+        buffers = self.idle.pop(key, [])
+        buffers.append(buffer)
+        self.idle[key] = buffers
+        self.bytes += buffer.nbytes
+        while self.bytes > _MOST_BYTES:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        key = next(iter(self.idle))
+        if self.idle[key]:
+            self.bytes -= self.idle[key].pop().nbytes
+        else:
+            del self.idle[key]
 
 
 _POOL = _Pool()

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_ext.ops._pruning_passes import by_autograd, inside, outside
+from pyro_ext.ops._pruning_passes import by_autograd, inside, outside, rows_per_step
 from pyro_ext.ops._tree_plans import TreePlan, tree_plan
 
 __all__ = ["ancestral_marginals", "site_log_likelihoods"]
@@ -24,6 +24,8 @@ __all__ = ["ancestral_marginals", "site_log_likelihoods"]
 _MARGIN = 1e8
 # Up to so many taxa it is worth trying without rescaling, and again with it where that underflows.
 _FEW_TAXA = {torch.float32: 60, torch.float64: 400}
+# Buffers beyond the first are not kept for the pass back: trees are evaluated in chunks of the second, twice.
+_MOST_BYTES, _CHUNK_BYTES = 1 << 29, 1 << 27
 
 
 def site_log_likelihoods(
@@ -68,16 +70,14 @@ def site_log_likelihoods(
     >>> site_log_likelihoods(parents, transitions, torch.full((4,), 0.25), partials).exp()
     tensor([0.0865, 0.0145])
     """
-    plan, matrices, roots, tips, batch_shape = _arranged(parents, transitions, frequencies, partials)
+    trees, edges, roots, tips, batch_shape = _arranged(parents, transitions, frequencies, partials)
     if differentiable_twice:
-        result = by_autograd(plan, matrices, roots, tips)
-    elif rescale is not None or plan.num_taxa > _FEW_TAXA.get(matrices.dtype, 0) or matrices.is_cuda:
-        result = _Pruning.apply(plan, matrices, roots, tips, rescale is not False)
-    else:
-        result = _Pruning.apply(plan, matrices, roots, tips, False)
-        if float(result.detach().amin().exp()) < _MARGIN * torch.finfo(result.dtype).tiny:
-            result = _Pruning.apply(plan, matrices, roots, tips, True)
-    return result.reshape(*batch_shape, -1)
+        return by_autograd(tree_plan(trees), edges, roots, tips).reshape(*batch_shape, -1)
+    size = _chunk_size(trees, tips)
+    chunks = zip(trees.split(size), edges.split(size), roots.split(size), strict=True)
+    again = size < len(trees)
+    found = [_chunk_log_likelihoods(*chunk, tips, rescale, again) for chunk in chunks]
+    return (found[0] if len(found) == 1 else torch.cat(found)).reshape(*batch_shape, -1)
 
 
 @torch.no_grad()
@@ -101,48 +101,70 @@ def ancestral_marginals(parents: Tensor, transitions: Tensor, frequencies: Tenso
     >>> ancestral_marginals(parents, transitions, torch.full((4,), 0.25), partials)
     tensor([[[0.8448, 0.1207, 0.0172, 0.0172]]])
     """
-    plan, matrices, roots, tips, batch_shape = _arranged(parents, transitions, frequencies, partials)
-    passed = inside(plan, matrices, roots, tips, scaled=True)
-    found = outside(plan, matrices, passed, passed.inverse_likelihood(torch.ones_like(passed.likelihood)))
-    assert passed.scales is not None
-    marginals = found.below.tensor * passed.below.tensor * passed.scales.tensor.unsqueeze(2)
-    marginals = marginals.permute(1, 0, 3, 2)
-    return marginals.reshape(*batch_shape, *marginals.shape[1:])
+    trees, edges, roots, tips, batch_shape = _arranged(parents, transitions, frequencies, partials)
+    plan = tree_plan(trees, rows_per_step(tips))
+    passed = inside(plan, edges, roots, tips, scaled=True, keep=True)
+    found = outside(plan, passed, passed.inverse_likelihood(torch.ones_like(passed.likelihood)))
+    assert passed.inverse_scales is not None
+    below = passed.below.tensor[plan.num_taxa :].view(-1, *tips.shape[1:])
+    marginals = found.below.tensor.view_as(below) * below / passed.inverse_scales.tensor.unsqueeze(1)
+    return marginals[plan.rows].mT.reshape(*batch_shape, -1, *partials.shape[1:])
+
+
+def _chunk_size(trees: Tensor, tips: Tensor) -> int:
+    """Return how many trees to evaluate at once: all, unless buffers would be too large to be used again."""
+    num_trees, num_nodes = trees.shape
+    bytes_each = 4 * (num_nodes - len(tips)) * tips[0].nbytes  # two messages per row, and what lies below and above
+    if tips.device.type != "cpu" or num_trees * bytes_each <= _MOST_BYTES:
+        return max(num_trees, 1)
+    return max(_CHUNK_BYTES // bytes_each, 1)
+
+
+def _chunk_log_likelihoods(
+    trees: Tensor, edges: Tensor, roots: Tensor, tips: Tensor, rescale: bool | None, again: bool
+) -> Tensor:
+    """Return log-likelihoods ``(M, S)``; for their gradients the pass to the root is made ``again`` or kept."""
+    plan = tree_plan(trees, rows_per_step(tips))
+    keep = torch.is_grad_enabled() and not again and (edges.requires_grad or roots.requires_grad)
+    if rescale is not None or plan.num_taxa > _FEW_TAXA.get(tips.dtype, 0) or tips.device.type != "cpu":
+        return _Pruning.apply(plan, edges, roots, tips, rescale is not False, keep)
+    result = _Pruning.apply(plan, edges, roots, tips, False, keep)
+    if float(result.detach().amin().exp()) < _MARGIN * torch.finfo(result.dtype).tiny:
+        result = _Pruning.apply(plan, edges, roots, tips, True, keep)
+    return result
 
 
 class _Pruning(torch.autograd.Function):
-    """Log-likelihoods ``(M, S)`` from matrices ``(nodes, M, A, A)``, roots ``(M, A)`` and tips ``(n, A, S)``."""
+    """Log-likelihoods ``(M, S)`` from matrices ``(M, E, A, A)``, roots ``(M, A)`` and tips ``(n, A, S)``."""
 
     @staticmethod
-    def forward(ctx: Any, plan: TreePlan, matrices: Tensor, roots: Tensor, tips: Tensor, scaled: bool) -> Tensor:
-        passed = inside(plan, matrices, roots, tips, scaled)
-        ctx.plan, ctx.passed = plan, passed
-        ctx.save_for_backward(matrices, tips)
-        return passed.log_likelihood()
+    def forward(
+        ctx: Any, plan: TreePlan, edges: Tensor, roots: Tensor, tips: Tensor, scaled: bool, keep: bool
+    ) -> Tensor:
+        passed = inside(plan, edges, roots, tips, scaled=scaled, keep=keep)
+        ctx.plan, ctx.scaled, ctx.passed = plan, scaled, passed if keep else None
+        if not keep:
+            ctx.save_for_backward(edges, roots, tips)
+        return passed.log_likelihood(plan)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        matrices, tips = ctx.saved_tensors
         plan, passed = ctx.plan, ctx.passed
+        if passed is None:
+            passed = inside(plan, *ctx.saved_tensors, scaled=ctx.scaled, keep=True)
         inverse = passed.inverse_likelihood(grad)
-        root_grad = (passed.at_root * passed.observed * inverse.unsqueeze(1)).sum(-1)
-        messages = outside(plan, matrices, passed, inverse).messages.tensor
-        grads = torch.empty_like(matrices)
-        grads[plan.root] = 0
-        leaves = messages[plan.leaves].flatten(1, 2)
-        grads[plan.leaves] = (leaves @ tips[plan.leaves].transpose(1, 2)).unflatten(1, messages.shape[1:3])
-        first = plan.num_taxa + plan.rooted  # the root's message is undefined
-        below = passed.below.tensor[plan.rooted :].transpose(-1, -2)
-        torch.matmul(messages[first:], below, out=grads[first:])
-        return None, grads, root_grad, None, None
+        root_grad = None
+        if ctx.needs_input_grad[2]:
+            root_grad = (passed.at_root * passed.observed * inverse.unsqueeze(1)).sum(-1)
+        return None, outside(plan, passed, inverse).by_edge(plan), root_grad, None, None, None
 
 
-_Arranged = tuple[TreePlan, Tensor, Tensor, Tensor, torch.Size]
+_Arranged = tuple[Tensor, Tensor, Tensor, Tensor, torch.Size]
 
 
 def _arranged(parents: Tensor, transitions: Tensor, frequencies: Tensor, partials: Tensor) -> _Arranged:
-    """Check the arguments and lay them out for the passes: plan, matrices, roots, tips, batch shape."""
+    """Check the arguments and lay them out for the passes: trees, matrices of their edges, roots, tips, batch shape."""
     num_nodes = parents.shape[-1] if parents.dim() else 0
     num_taxa, num_states = num_nodes // 2 + 1, partials.shape[-1]
     if num_nodes < 2 or parents.dtype != torch.int64:
@@ -162,8 +184,8 @@ def _arranged(parents: Tensor, transitions: Tensor, frequencies: Tensor, partial
     if frequencies.dim() < 1 or frequencies.shape[-1] != num_states:
         raise ValueError(f"frequencies must have shape batch_shape + ({num_states},), got {tuple(frequencies.shape)}")
     batch_shape = torch.broadcast_shapes(parents.shape[:-1], transitions.shape[:-3], frequencies.shape[:-1])
-    plan = tree_plan(parents.expand(*batch_shape, num_nodes))
-    matrices = plan.by_node(transitions.expand(*batch_shape, *transitions.shape[-3:]))
-    roots = frequencies.expand(*batch_shape, num_states).reshape(plan.num_trees, num_states).to(matrices.dtype)
-    tips = partials.transpose(-1, -2).to(matrices.dtype).contiguous()
-    return plan, matrices, roots, tips, batch_shape
+    trees = parents.expand(*batch_shape, num_nodes).reshape(-1, num_nodes)
+    edges = transitions.expand(*batch_shape, *transitions.shape[-3:]).reshape(-1, *transitions.shape[-3:])
+    roots = frequencies.expand(*batch_shape, num_states).reshape(-1, num_states).to(edges.dtype)
+    tips = partials.mT.to(edges.dtype)
+    return trees, edges, roots, tips, batch_shape

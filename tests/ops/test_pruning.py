@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from pyro_ext.ops import _pruning_passes, pruning
 from pyro_ext.ops.pruning import ancestral_marginals, site_log_likelihoods
 from tests.ops.trees import listed_likelihood, random_trees
 
@@ -59,6 +60,63 @@ def test_gradients(rooted, rescale):
     ours = torch.autograd.grad((function(*arguments, rescale=rescale) * weight).sum(), arguments)
     plain = torch.autograd.grad((function(*arguments, differentiable_twice=True) * weight).sum(), arguments)
     torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+def test_levels_cut_into_steps(rescale, monkeypatch):
+    """Many trees of unlike shapes, four nodes a step: as by one tree after the other."""
+    monkeypatch.setattr(_pruning_passes, "_STEP_BYTES", 0)
+    trees, partials = random_trees(9, 15), random_partials(15, 6)
+    matrices, frequencies = random_matrices(9, 27).requires_grad_(), torch.rand(9, 4, dtype=F64)
+    found = site_log_likelihoods(trees, matrices, frequencies, partials, rescale=rescale)
+    (gradient,) = torch.autograd.grad(found.sum(), matrices)
+    one_by_one = zip(trees, matrices, frequencies, strict=True)
+    expected = torch.stack([site_log_likelihoods(*one, partials, differentiable_twice=True) for one in one_by_one])
+    (expected_gradient,) = torch.autograd.grad(expected.sum(), matrices)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("rescale", [None, True])
+def test_large_batches_in_chunks(rescale, monkeypatch):
+    """Three trees at a time, their pass to the root made again: as all at once."""
+    trees, partials = random_trees(8, 7).view(4, 2, 12), random_partials(7, 6)
+    matrices, frequencies = random_matrices(4, 2, 11).requires_grad_(), torch.rand(2, 4, dtype=F64).requires_grad_()
+
+    def differentiate():
+        found = site_log_likelihoods(trees, matrices, frequencies, partials, rescale=rescale)
+        return found, *torch.autograd.grad(found[..., 1:].sum(), (matrices, frequencies))
+
+    expected = differentiate()
+    monkeypatch.setattr(pruning, "_MOST_BYTES", 0)
+    monkeypatch.setattr(pruning, "_CHUNK_BYTES", 3 * 4 * 5 * partials[0].nbytes)
+    assert pruning._chunk_size(trees.view(8, 12), partials) == 3
+    torch.testing.assert_close(differentiate(), expected, rtol=1e-14, atol=0)
+
+
+def test_without_gradients():
+    """Messages are not kept then, and the values are the same."""
+    trees, partials, frequencies = random_trees(3, 12), random_partials(12, 7), torch.rand(4, dtype=F64)
+    matrices = random_matrices(3, 21)
+    kept = site_log_likelihoods(trees, matrices.clone().requires_grad_(), frequencies, partials)
+    assert torch.equal(site_log_likelihoods(trees, matrices, frequencies, partials), kept)
+    with torch.no_grad():
+        found = site_log_likelihoods(trees, matrices.clone().requires_grad_(), frequencies, partials)
+    assert torch.equal(found, kept)
+    with torch.inference_mode():
+        assert torch.equal(site_log_likelihoods(trees, matrices, frequencies, partials), kept)
+
+
+def test_a_graph_outlives_changes_in_place():
+    trees, partials, frequencies = random_trees(2, 6), random_partials(6, 4), torch.rand(4, dtype=F64)
+    matrices = random_matrices(2, 9)
+    first, second = (matrices.clone().requires_grad_() for _ in range(2))
+    likelihoods = [site_log_likelihoods(trees, x, frequencies, partials).sum() for x in (first, second)]
+    with torch.no_grad():
+        second.zero_()
+    for likelihood in likelihoods:
+        likelihood.backward()
+    assert torch.equal(first.grad, second.grad)
 
 
 def test_second_derivatives():
@@ -160,6 +218,7 @@ def test_ancestral_marginals(rooted):
         torch.testing.assert_close(found[node - 4, :, state], share)
 
 
+NOT_IN_PREORDER = torch.tensor([-1, 8, 9, 11, 11, 10, 10, 0, 7, 7, 9, 8])
 TREE, MATRICES, QUARTER = torch.tensor([-1, 3, 3, 0]), torch.eye(4).expand(3, 4, 4), torch.full((4,), 0.25)
 
 
@@ -171,6 +230,7 @@ TREE, MATRICES, QUARTER = torch.tensor([-1, 3, 3, 0]), torch.eye(4).expand(3, 4,
         ((TREE, MATRICES, QUARTER, torch.ones(4, 2, 4)), r"partials must have shape \(n, S, A\) for the n = 3 taxa"),
         ((TREE, MATRICES[:2], QUARTER, torch.ones(3, 2, 4)), "transitions must have shape .* one matrix for each edge"),
         ((TREE, MATRICES, QUARTER[:3], torch.ones(3, 2, 4)), r"frequencies must have shape batch_shape \+ \(4,\)"),
+        ((NOT_IN_PREORDER, torch.eye(4).expand(11, 4, 4), QUARTER, torch.ones(7, 2, 4)), "parents must hold canonical"),
     ],
 )
 def test_refusals(arguments, message):

@@ -1,0 +1,280 @@
+"""The likelihood of trees: milliseconds for many topologies at once, beside loops over trees and torchtree.
+
+The data are the alignment DS1 and a hundred topologies for it, found under PYRO_EXT_DATA; without them, sequences and
+trees of the same size are drawn. No topologies come twice in a row, so that each time a plan is made of the passes over
+them. torchtree, if installed, evaluates many branch lengths on a single topology, which is all it can batch. The public
+code of variational phylogenetics is not run: its figures are quoted. Times are the least of many, taken in turns.
+
+References:
+    | Evolutionary trees from DNA sequences: a maximum likelihood approach (Felsenstein, 1981)
+    | https://doi.org/10.1007/BF01734359
+    | torchtree: flexible phylogenetic model development and inference using PyTorch (Fourment et al., 2025)
+    | https://arxiv.org/abs/2406.18044
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import NamedTuple
+
+import torch
+from support.gradients import Step
+from support.pruning_peers import QUOTED, node_by_node, torchtree_functions
+from support.report import Report
+from support.timing import StepTime
+from torch import Tensor
+
+from pyro_ext.datasets.locate import data_root
+from pyro_ext.distributions import TreeLikelihood
+from pyro_ext.ops.pruning import site_log_likelihoods
+from pyro_ext.phylo import GTR, JC69, GammaRates, random_trees, read_alignment, read_trees
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+TARGETS = {"float32": 10.0, "float64": 20.0}
+NUM_TAXA, NUM_PATTERNS, NUM_DIFFERENT = 27, 934, 32
+
+Times = dict[str, StepTime]
+
+
+class Data(NamedTuple):
+    """An alignment's patterns ``(n, S, 4)`` and weights ``(S,)``, and topologies ``(T, 2n - 2)``."""
+
+    patterns: Tensor
+    weights: Tensor
+    trees: Tensor
+
+    def to(self, dtype: torch.dtype) -> Data:
+        """Return the same in another type."""
+        return Data(self.patterns.to(dtype), self.weights.to(dtype), self.trees)
+
+
+def main() -> None:
+    options = _options()
+    torch.manual_seed(0)
+    report = Report("pruning", "The likelihood of trees: milliseconds")
+    data = load(report)
+    report.text(f"- torchtree {_version('torchtree') or 'is not installed, and not compared with'}", "")
+    best: dict[str, list[Times]] = {name: [] for name in DTYPES}
+    for threads in options.threads:
+        torch.set_num_threads(threads)
+        time_batches(report, data, threads, options.rounds)
+        for name, dtype in DTYPES.items():
+            best[name].append(compare(report, data.to(dtype), f"{name}, {_threads(threads)}", options.rounds))
+    torch.set_num_threads(1)
+    growth = time_growth(report, options.rounds)
+    report.text(f"- load average {os.getloadavg()[0]:.1f} at the end", "")
+    check(report, best, growth)
+    if options.save:
+        print(f"\nwritten to {report.save()}")
+
+
+def load(report: Report) -> Data:
+    """Read DS1 and its topologies, or draw data of that size."""
+    root = data_root()
+    if root is not None:
+        alignment = read_alignment(root / "phylo" / "alignments" / "DS1.fasta")
+        trees = read_trees(root / "phylo" / "reference" / "DS1.100_topologies.nwk", rooted=False, branch_lengths=False)
+        report.text(f"- DS1: {alignment!r}", "")
+        return Data(alignment.patterns, alignment.weights, trees.parents)
+    trees = random_trees(NUM_TAXA, 100)
+    lengths = torch.full((2 * NUM_TAXA - 3,), 0.1, dtype=torch.float64)
+    patterns = TreeLikelihood(trees[0], lengths, num_sites=NUM_PATTERNS).sample()
+    report.text(f"- PYRO_EXT_DATA is not set: {NUM_PATTERNS} simulated sites of {NUM_TAXA} taxa, random trees", "")
+    return Data(patterns, torch.ones(NUM_PATTERNS, dtype=torch.float64), trees)
+
+
+def time_batches(report: Report, data: Data, threads: int, rounds: int) -> None:
+    """Report the times of batches of topologies, from the matrices alone and from the branch lengths."""
+    of_matrices, of_lengths = [], []
+    for name, dtype in DTYPES.items():
+        typed = data.to(dtype)
+        for batch in (1, 10, 100):
+            turns = max(rounds // max(batch // 4, 1), 3)
+            times = fastest(matrix_steps(typed, batch), turns)
+            of_matrices.append([name, str(batch), *(f"{t.wall:.2f}" for t in times.values())])
+            header = ["", "trees", *times]
+            times = fastest(length_steps(typed, batch), turns)
+            of_lengths.append([name, str(batch), *(f"{t.wall:.2f}" for t in times.values())])
+            from_lengths = ["", "trees", *times]
+    report.table(f"From transition matrices, {_threads(threads)}", header, of_matrices)
+    title = f"From branch lengths, with gradients, rescaled where needed, {_threads(threads)}"
+    report.table(title, from_lengths, of_lengths)
+
+
+def _threads(number: int) -> str:
+    return f"{number} thread{'s' if number > 1 else ''}"
+
+
+def matrix_steps(data: Data, batch: int) -> dict[str, Step]:
+    lengths = branch_lengths(batch, data)
+    matrices = JC69(lengths).transition_matrices(lengths).clone().requires_grad_()
+    frequencies, trees = lengths.new_full((4,), 0.25), topologies(data.trees, batch)
+
+    def evaluate(rescale: bool) -> Tensor:
+        return site_log_likelihoods(next(trees), matrices, frequencies, data.patterns, rescale=rescale) @ data.weights
+
+    steps: dict[str, Step] = {}
+    for rescale, name in ((False, "as is"), (True, "rescaled")):
+        steps[name] = without_gradients(lambda rescale=rescale: evaluate(rescale))
+        steps[f"{name}, with gradients"] = with_gradients(lambda rescale=rescale: evaluate(rescale), matrices)
+    return steps
+
+
+def length_steps(data: Data, batch: int) -> dict[str, Step]:
+    lengths, trees = branch_lengths(batch, data).requires_grad_(), topologies(data.trees, batch)
+    rates, frequencies = lengths.new_tensor([1.0, 4.0, 1.0, 1.0, 4.0, 1.0]), lengths.new_tensor([0.3, 0.2, 0.2, 0.3])
+    shape = lengths.new_tensor(0.5)
+
+    def jc() -> Tensor:
+        return TreeLikelihood(next(trees), lengths, weights=data.weights, validate_args=False).log_prob(data.patterns)
+
+    def gtr() -> Tensor:
+        models = GTR(rates, frequencies), GammaRates(shape, 4)
+        law = TreeLikelihood(next(trees), lengths, *models, weights=data.weights, validate_args=False)
+        return law.log_prob(data.patterns)
+
+    return {"JC69": with_gradients(jc, lengths), "GTR+G4": with_gradients(gtr, lengths)}
+
+
+def compare(report: Report, data: Data, title: str, rounds: int) -> Times:
+    """Report the times of ten trees by all ways there are, with gradients in branch lengths; all must agree."""
+    lengths, trees = branch_lengths(10, data).requires_grad_(), topologies(data.trees, 10)
+    tips = data.patterns.mT.contiguous()
+    one_tree = data.trees[0]
+    shared = torchtree_functions(one_tree.tolist(), tips, data.weights)
+
+    def ours(trees: Tensor, rows: Tensor, rescale: bool = False) -> Tensor:
+        model = JC69(rows)
+        matrices = model.transition_matrices(rows)
+        return site_log_likelihoods(trees, matrices, model.frequencies, data.patterns, rescale=rescale) @ data.weights
+
+    def loop() -> Tensor:
+        return torch.stack([ours(tree, row) for tree, row in zip(next(trees), lengths, strict=True)])
+
+    ways: dict[str, Callable[[], Tensor]] = {
+        "10 topologies at once": lambda: ours(next(trees), lengths),
+        "the same, rescaled": lambda: ours(next(trees), lengths, rescale=True),
+        "1 topology, 10 lengths": lambda: ours(one_tree, lengths),
+        "tree after tree": loop,
+        "node by node": lambda: node_by_node(next(trees).tolist(), lengths, tips, data.weights),
+        **{f"{name}, 1 topology": lambda function=function: function(lengths) for name, function in shared.items()},
+    }
+    expected = ours(one_tree, lengths)
+    node = node_by_node([one_tree.tolist()] * 10, lengths, tips, data.weights)
+    for found in (node, *(function(lengths).reshape(10) for function in shared.values())):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+    times = fastest({name: with_gradients(way, lengths) for name, way in ways.items()}, max(rounds // 2, 3))
+    first = times["10 topologies at once"].wall
+    rows = [[name, *_columns(t.wall, first), f"{t.cpu:.1f}"] for name, t in times.items()]
+    rows += [[f"vbpi-torch, quoted {name}", *_columns(t, first), ""] for name, t in QUOTED[10].items()]
+    header = ["", "ms", "ms a tree", "ratio", "processor ms"]
+    report.table(f"Ten trees with gradients in branch lengths, {title}", header, rows)
+    return times
+
+
+def _columns(milliseconds: float, first: float) -> list[str]:
+    return [f"{milliseconds:.1f}", f"{milliseconds / 10:.2f}", f"{milliseconds / first:.2f}"]
+
+
+def time_growth(report: Report, rounds: int) -> dict[int, float]:
+    """Report nanoseconds per tree, taxon and pattern; return those of the largest alignments by the number of taxa."""
+    patterns, rows, last = (250, 1000, 4000), [], {}
+    for num_taxa in (25, 50, 100, 200, 400):
+        row = [str(num_taxa)]
+        for size in patterns:
+            trees = random_trees(num_taxa, NUM_DIFFERENT)
+            states = torch.eye(4)[torch.randint(4, (num_taxa, size))]
+            data = Data(states, torch.ones(size), trees)
+            step = matrix_steps(data, 4)["rescaled, with gradients"]
+            turns = max(rounds * 10**5 // (num_taxa * size), 4)
+            last[num_taxa] = fastest({"": step}, min(turns, rounds))[""].wall * 1e6 / (4 * num_taxa * size)
+            row.append(f"{last[num_taxa]:.1f}")
+        rows.append(row)
+    title = "Nanoseconds per tree, taxon and pattern: four trees with gradients, rescaled, float32, 1 thread"
+    report.table(title, ["taxa", *(f"{size} patterns" for size in patterns)], rows)
+    return last
+
+
+def check(report: Report, best: dict[str, list[Times]], growth: dict[int, float]) -> None:
+    for name, target in TARGETS.items():
+        single, least = best[name][0], {way: min(t[way].wall for t in best[name]) for way in best[name][0]}
+        ours = least["10 topologies at once"]
+        report.check(ours <= target, f"10 topologies with gradients, {name}, within {target:g} ms: {ours:.1f} ms")
+        ratio = single["tree after tree"].wall / single["10 topologies at once"].wall
+        report.check(ratio >= 2.5, f"at least 2.5 x our own loop over trees, {name}, fewest threads: {ratio:.1f} x")
+        peers = [t for way, t in least.items() if "torchtree" in way]
+        if peers:
+            report.check(ours <= min(peers), f"no slower than torchtree's best, {name}: {min(peers) / ours:.2f} x")
+    ratio = QUOTED[10]["at best"] / best["float32"][0]["10 topologies at once"].wall
+    report.check(ratio >= 4, f"at least 4 x the public code as quoted at its best, fewest threads: {ratio:.1f} x")
+    sizes = [*growth]
+    ratio = growth[sizes[-1]] / growth[sizes[0]]
+    report.check(ratio <= 1.25, f"time per taxon and pattern, {sizes[-1]} taxa beside {sizes[0]}: {ratio:.2f} x")
+
+
+def branch_lengths(batch: int, data: Data) -> Tensor:
+    """Draw lengths like those of DS1, .05 on average."""
+    return torch.rand(batch, data.trees.shape[1] - 1, dtype=data.patterns.dtype) * 0.09 + 0.005
+
+
+def topologies(trees: Tensor, batch: int) -> Iterator[Tensor]:
+    """Yield batches of different topologies, more of them in turn than plans are remembered."""
+    batches = [trees[torch.randperm(len(trees))[:batch]] for _ in range(NUM_DIFFERENT)]
+    return (batches[i % NUM_DIFFERENT] for i in count())
+
+
+def with_gradients(function: Callable[[], Tensor], argument: Tensor) -> Step:
+    def step() -> None:
+        torch.autograd.grad(function().sum(), argument)
+
+    return step
+
+
+def without_gradients(function: Callable[[], Tensor]) -> Step:
+    def step() -> None:
+        with torch.no_grad():
+            function()
+
+    return step
+
+
+def fastest(steps: dict[str, Step], rounds: int) -> Times:
+    """Return the least times of every step, all taken in turns: what is added to them is other work's."""
+    least = dict.fromkeys(steps, StepTime(math.inf, math.inf))
+    for turn in range(rounds + 1):
+        for name, step in steps.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            step()
+            wall, cpu = (time.perf_counter() - wall) * 1e3, (time.process_time() - cpu) * 1e3
+            if turn:
+                least[name] = StepTime(min(least[name].wall, wall), min(least[name].cpu, cpu))
+    return least
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=60, help="turns of the fast steps (default: 60)")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of torch, in turn (default: 1 2)")
+    parser.add_argument("--quick", action="store_true", help="a few turns of everything, to see it run")
+    parser.add_argument("--save", action="store_true", help="write the results into benchmarks/results/")
+    options = parser.parse_args()
+    if options.quick:
+        options.rounds = 3
+    return options
+
+
+if __name__ == "__main__":
+    main()
