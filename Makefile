@@ -13,6 +13,7 @@ DEMO_OUT ?= runs/demo
 
 VENV := .venv
 BENCH_VENV := .venv-bench
+SLOW_BENCHMARKS := benchmarks/evidence.py benchmarks/variational_phylogeny.py
 # Set-up runs again when pyproject.toml or the choice of PyTorch changes.
 TORCH_KEY := $(shell printf '%s' '$(TORCH)' | cksum | cut -d' ' -f1)
 READY := $(VENV)/.ready-$(TORCH_KEY)
@@ -23,7 +24,7 @@ BENCH_READY := $(BENCH_VENV)/.ready-$(TORCH_KEY)
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 SMOKE_TEST=1 MPLBACKEND=Agg
 PYTEST := $(TEST_ENV) $(VENV)/bin/python -m pytest
 
-.PHONY: help setup demo test test-slow lint format types bench docs clean
+.PHONY: help setup demo test test-slow lint format types bench bench-slow docs clean
 
 help:
 	@echo "make setup      prepare .venv (PYTHON=$(PYTHON), TORCH=$(TORCH))"
@@ -33,6 +34,7 @@ help:
 	@echo "make lint       ruff and the import contracts; 'make format' repairs what can be repaired"
 	@echo "make types      mypy"
 	@echo "make bench      side-by-side benchmarks, in an environment of their own ($(BENCH_VENV))"
+	@echo "make bench-slow the benchmarks that take hours and continue where they were stopped"
 	@echo "make docs       the HTML documentation, in docs/_build/html"
 	@echo "make clean      remove the environments and everything built"
 
@@ -86,7 +88,10 @@ types: $(READY)
 	$(VENV)/bin/python -m mypy
 
 bench: $(BENCH_READY)
-	for script in benchmarks/*.py; do echo "== $$script"; $(BENCH_VENV)/bin/python "$$script"; done
+	for script in $(filter-out $(SLOW_BENCHMARKS),$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BENCH_VENV)/bin/python "$$script"; done
+
+bench-slow: $(BENCH_READY)
+	for script in $(SLOW_BENCHMARKS); do echo "== $$script"; $(BENCH_VENV)/bin/python "$$script"; done
 
 docs: $(DOCS_READY)
 	$(VENV)/bin/python -m sphinx -W --keep-going -b html docs docs/_build/html
