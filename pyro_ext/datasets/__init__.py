@@ -11,6 +11,7 @@ from pyro_ext.datasets.alignment import AlignedSequences, alignment
 from pyro_ext.datasets.base import Batch, IndexedDataset, Splits, collate
 from pyro_ext.datasets.bundled import digits
 from pyro_ext.datasets.celegans import celegans
+from pyro_ext.datasets.cifar10 import cifar10
 from pyro_ext.datasets.idx import read_idx
 from pyro_ext.datasets.locate import MissingDataError, find_file
 from pyro_ext.datasets.mnist_files import mnist
@@ -28,6 +29,7 @@ __all__ = [
     "WormRecordings",
     "alignment",
     "celegans",
+    "cifar10",
     "collate",
     "digits",
     "find_file",
@@ -42,6 +44,7 @@ AVAILABLE: Mapping[str, Callable[..., Splits]] = MappingProxyType(
     {
         "alignment": alignment,
         "celegans": celegans,
+        "cifar10": cifar10,
         "digits": digits,
         "mnist": mnist,
         "point_matching": point_matching,

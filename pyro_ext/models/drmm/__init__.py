@@ -6,6 +6,7 @@ with the same templates (:class:`~pyro_ext.models.drmm.model.DRMM`), exactly so 
 
 * :mod:`.programs`: the Pyro program and its max-product guide; :mod:`.exact`: tiny models by enumeration.
 * :mod:`.losses`: semi-supervised training by gradients; :mod:`.em`, :mod:`.ecm`: by expectation maximisation.
+* :mod:`.priors`, :mod:`.switch_law`, :mod:`.switch_styles`: laws of switches, the latter for samples alone.
 * :mod:`.conversion`: from and to ``nn.Sequential``; :mod:`.batch_norm`: folding it into the templates.
 
 Data: digits or MNIST, of which a few have labels. Published figure, MNIST with 100 labels: test error 0.57 % with the
@@ -24,5 +25,17 @@ from pyro_ext.models.drmm.build import build
 from pyro_ext.models.drmm.cells import SWITCHES, Switches
 from pyro_ext.models.drmm.geometry import Layer
 from pyro_ext.models.drmm.model import DRMM, Inferred, Rendering
+from pyro_ext.models.drmm.switch_law import SwitchLaw
+from pyro_ext.models.drmm.switch_styles import estimate_switch_law
 
-__all__ = ["DRMM", "SWITCHES", "Inferred", "Layer", "Rendering", "Switches", "build"]
+__all__ = [
+    "DRMM",
+    "SWITCHES",
+    "Inferred",
+    "Layer",
+    "Rendering",
+    "SwitchLaw",
+    "Switches",
+    "build",
+    "estimate_switch_law",
+]

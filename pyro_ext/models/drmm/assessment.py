@@ -1,10 +1,8 @@
-"""Held-out metrics and pictures of a trained model."""
+"""Held-out metrics of a trained model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from copy import deepcopy
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -13,23 +11,16 @@ from torch.nn import functional as F
 from pyro_ext.datasets import Batch
 from pyro_ext.models.drmm.losses import entropy_loss, label_loss
 from pyro_ext.models.drmm.model import DRMM
-from pyro_ext.models.drmm.priors import estimate_priors
 from pyro_ext.models.drmm.programs import as_images
-from pyro_ext.plotting import image_grid
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 __all__ = ["Assessment"]
-
-_ROWS = 500  # images passed upwards at once
 
 
 class Assessment:
     """What there is to say about a model, on images of one's choice.
 
     Args:
-        model: the model; pictures and metrics need it in evaluation mode.
+        model: the model, in evaluation mode where there is batch norm.
 
     Example:
         >>> from pyro_ext.models.drmm import Layer
@@ -71,38 +62,3 @@ class Assessment:
         rendered = model.rendering(model.chosen(found.scores), found.switches).image
         wrong = (logits.argmax(-1) != y).to(logits.dtype).mean()
         return torch.stack([wrong, label_loss(logits, y), F.mse_loss(rendered, x), entropy_loss(logits)])
-
-    def plots(self, train: Tensor, held_out: Tensor, columns: int = 10) -> dict[str, Callable[..., Axes]]:
-        """Return pictures by name.
-
-        Args:
-            train: images from which the probabilities of switches are estimated for samples.
-            held_out: images to reconstruct.
-            columns: how many images in a row.
-        """
-        model = self.model
-
-        @torch.no_grad()
-        def reconstruction(ax: Axes | None = None) -> Axes:
-            """Draw held-out images above what the model renders of them."""
-            x = as_images(model, held_out[:columns].to(model.class_templates))
-            return image_grid(torch.stack([_grey(x), _grey(model.reconstruct(x))]), ax)
-
-        @torch.no_grad()
-        def samples(ax: Axes | None = None) -> Axes:
-            """Draw samples, a column for each class."""
-            like = model.class_templates
-            drawn_from = deepcopy(model)  # the probabilities of switches belong to this picture alone
-            estimate_priors(drawn_from, [as_images(model, part.to(like)) for part in train.split(_ROWS)])
-            c = torch.arange(model.classes, device=like.device).repeat(4)
-            with torch.random.fork_rng(devices=[like.device] if like.is_cuda else []):
-                torch.manual_seed(0)
-                images, _ = drawn_from.sample(len(c), c, with_noise=False)
-            return image_grid(_grey(images), ax, columns=model.classes)
-
-        return {"reconstruction": reconstruction, "samples": samples}
-
-
-def _grey(images: Tensor) -> Tensor:
-    """Return grey values in [0, 1], ``(N, height, width)``."""
-    return images.mean(-3).clamp(0, 1)

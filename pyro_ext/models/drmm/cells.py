@@ -38,8 +38,8 @@ class Switches(NamedTuple):
     position: Tensor
     on: Tensor
 
-    def rows(self, part: slice) -> Switches:
-        """Return those of some of the first dim."""
+    def rows(self, part: slice | Tensor) -> Switches:
+        """Return those of some of the first dim: a slice, or indices of any shape."""
         return Switches(self.position[part], self.on[part])
 
 

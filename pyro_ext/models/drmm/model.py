@@ -17,6 +17,7 @@ from pyro_ext.models.drmm.rendering_layer import BatchNorm, RenderingLayer
 
 if TYPE_CHECKING:
     from pyro_ext.models.drmm.exact import ExactMap
+    from pyro_ext.models.drmm.switch_law import SwitchLaw
 
 __all__ = ["DRMM", "Inferred", "Prior", "Rendering"]
 
@@ -210,23 +211,28 @@ class DRMM(PyroModule):
         found = self.infer(x)
         return self.rendering(self.chosen(found.scores, y), found.switches).image
 
-    def sample(self, n: int, c: Tensor | None = None, with_noise: bool = True) -> tuple[Tensor, Tensor]:
-        """Draw classes and switches from their own probabilities, and render them.
+    def sample(
+        self, n: int, c: Tensor | None = None, with_noise: bool = True, law: SwitchLaw | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw classes and switches, and render them.
 
-        Estimate those first with :func:`~pyro_ext.models.drmm.priors.estimate_priors`. Under the path prior too the
-        draws are from these independent probabilities: its weights by the rendered image are left out.
+        Switches are drawn from the model's own probabilities, independent of each other and of the class: estimate
+        those first with :func:`~pyro_ext.models.drmm.priors.estimate_priors`. Under the path prior too the draws are
+        from these; its weights by the rendered image are left out. Images like those seen need a law of switches
+        given the class, :func:`~pyro_ext.models.drmm.switch_styles.estimate_switch_law`.
 
         Args:
             n: how many.
             c: the classes, ``(n,)``, instead of drawn ones.
             with_noise: whether to add pixel noise.
+            law: to draw the switches from, instead of the model's own probabilities.
 
         Returns:
             Images, ``(n,) + image_shape``, and classes, ``(n,)``.
         """
         from pyro_ext.models.drmm.priors import draw
 
-        return draw(self, positive_int("n", n), c, with_noise)
+        return draw(self, positive_int("n", n), c, with_noise, law)
 
     def exact_map(self, x: Tensor) -> ExactMap:
         """Return the most probable class and switches of images by going through all of them; see :mod:`.exact`."""

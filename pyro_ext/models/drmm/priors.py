@@ -15,6 +15,7 @@ from pyro_ext.models.drmm.cells import Switches
 if TYPE_CHECKING:
     from pyro_ext.models.drmm.model import DRMM
     from pyro_ext.models.drmm.rendering_layer import RenderingLayer
+    from pyro_ext.models.drmm.switch_law import SwitchLaw
 
 __all__ = ["Counts", "Shared", "check_pseudo_count", "draw", "estimate_priors", "log_prior", "set_class_probabilities"]
 
@@ -118,7 +119,9 @@ def _pooled(count: Tensor, shared: Shared) -> Tensor:
 
 
 @torch.no_grad()
-def draw(model: DRMM, n: int, c: Tensor | None = None, with_noise: bool = True) -> tuple[Tensor, Tensor]:
+def draw(
+    model: DRMM, n: int, c: Tensor | None = None, with_noise: bool = True, law: SwitchLaw | None = None
+) -> tuple[Tensor, Tensor]:
     """Draw ``n`` images; see :meth:`~pyro_ext.models.drmm.model.DRMM.sample`.
 
     Raises:
@@ -128,9 +131,11 @@ def draw(model: DRMM, n: int, c: Tensor | None = None, with_noise: bool = True) 
         c = torch.distributions.Categorical(logits=model.class_logits).sample((n,))
     elif c.shape != (n,) or (c < 0).any() or (c >= model.classes).any():
         raise ValueError(f"c must hold {n} classes of 0 .. {model.classes - 1}, got {c!r}")
-    switches = []
-    for layer in model.layers:
-        position = torch.distributions.Categorical(logits=layer.position_logits).sample((n,))
-        switches.append(Switches(position, layer.on_logits.sigmoid().expand(n, *layer.on_logits.shape).bernoulli()))
+    switches = [_independent(layer, n) for layer in model.layers] if law is None else law.draw(c)
     image = model.rendering(c, switches).image
     return (image + model.noise * torch.randn_like(image) if with_noise else image), c
+
+
+def _independent(layer: RenderingLayer, n: int) -> Switches:
+    position = torch.distributions.Categorical(logits=layer.position_logits).sample((n,))
+    return Switches(position, layer.on_logits.sigmoid().expand(n, *layer.on_logits.shape).bernoulli())
