@@ -244,15 +244,18 @@ OPTIMA = {
     "JC69": (0, lambda x, pi: (JC69(pi), None), 0.01),
     "HKY+F": (1, lambda x, pi: (HKY85(x[0].exp(), pi), None), 0.05),
     "GTR+F+G4": (6, lambda x, pi: (GTR(torch.cat([x[:5], x.new_zeros(1)]).exp(), pi), with_shape(x[5])), 0.05),
-    "JC+I+G4": (2, lambda x, pi: (JC69(pi), InvariantSites(x[0].sigmoid(), with_shape(x[1]))), 0.1),
+    "JC+I+G4": (2, lambda x, pi: (JC69(pi), InvariantSites(x[0].sigmoid(), with_shape(x[1]))), 0.01),
 }
+# IQ-TREE 2.0.7 as it comes stops .08 short of the optimum, on a ridge along which the two shape parameters trade off;
+# so does the published value. This is what it finds with -me 0.0001.
+FOUND_BY_A_LONGER_SEARCH = {"JC+I+G4": -6562.60804658}
 
 
 @pytest.mark.data
 @pytest.mark.slow
 @pytest.mark.parametrize("case", OPTIMA)
 def test_published_optima(case):
-    """The joint optimum on one topology of DS1 is that of IQ-TREE; with invariant sites it lies .08 above."""
+    """The joint optimum on one topology of DS1 is that of IQ-TREE, or as little above it as its branches of 1e-6."""
     num_free, models, tolerance = OPTIMA[case]
     tree = read_trees(phylo_data("credible/JC_no_gamma_credible_set_ds1")).parents[0]
     alignment = read_alignment(phylo_data("alignments/DS1.fasta"))
@@ -271,5 +274,32 @@ def test_published_optima(case):
 
     optimiser.step(loss)
     published = json.loads(phylo_data("reference/likelihood.json").read_text())
-    expected = published["ds1_credible_topology_1_optimised_branch_lengths"][case]
-    assert -0.01 < -float(loss().detach()) - expected < tolerance
+    published = published["ds1_credible_topology_1_optimised_branch_lengths"][case]
+    expected = FOUND_BY_A_LONGER_SEARCH.get(case, published)
+    found = -float(loss().detach())
+    assert -0.001 < found - expected < tolerance
+    assert found > published - 0.001
+
+
+# Where IQ-TREE 2.0.7 stops on the first topology of DS1 under JC+I+G4: its lengths, edge by edge.
+IQTREE_LENGTHS = """
+.0051301072 .0255560824 .0180093690 .0155243639 .0260189455 .0054031176 .0300675771 .0000041012 .0110350550
+.0029809030 .0196001395 .0057602258 .0165041711 .0296176429 .0038086601 .0223434695 .0079930691 .0086127485
+.0094818449 .0048158684 .0085192754 .0092497617 .0072311405 .0188983436 .0072430814 .0025832116 .0024526823
+.0032656079 .0044861129 .0146272019 .0171888766 .0124040413 .0142397924 .0124664011 .0021310971 .0063287185
+.0055503220 .0071748891 .0038029396 .0044826069 .0033513715 .0082506123 .0042986355 .0028534341 .0077364819
+.0067180624 .0330907878 .0042023880 .0033726902 .0257940956 .0055620019
+"""
+
+
+@pytest.mark.data
+def test_published_value_with_gamma_rates_and_invariant_sites():
+    """At the parameters where IQ-TREE stops the likelihood is the one it prints, to the digits it prints."""
+    tree = read_trees(phylo_data("credible/JC_no_gamma_credible_set_ds1")).parents[0]
+    alignment = read_alignment(phylo_data("alignments/DS1.fasta"))
+    lengths = torch.tensor([float(x) for x in IQTREE_LENGTHS.split()], dtype=F64)
+    site_model = InvariantSites(
+        torch.tensor(0.6084151207, dtype=F64), GammaRates(torch.tensor(0.6716093488, dtype=F64))
+    )
+    d = TreeLikelihood(tree, lengths, JC69(lengths), site_model, alignment.weights)
+    assert float(d.log_prob(alignment.patterns)) == pytest.approx(-6562.6872, abs=1e-4)
