@@ -20,14 +20,14 @@ from pyro_ext.models.drmm.semi_supervised import SemiSupervised, choose_labelled
 
 __all__ = ["Architecture", "build"]
 
-Architecture = Literal["digits", "mnist"]
+Architecture = Literal["digits", "mnist_small", "mnist", "cifar"]
 
 _SMALL = 16  # pixels; up to this height the network is the one for digits
 
 
 def build(
     data: Splits,
-    num_labels: int = 50,
+    num_labels: int | None = 50,
     architecture: Architecture | None = None,
     switch: Switch = "relu",
     batch_norm: BatchNorm = "both",
@@ -46,9 +46,10 @@ def build(
 
     Args:
         data: images as rows of ``x``, with labels 0 .. C - 1.
-        num_labels: how many labels of the training data to use, equally many of each class.
-        architecture: the layers; those for digits up to 16 pixels of height, else those for MNIST.
-        switch: on/off values of the units.
+        num_labels: how many labels of the training data to use, equally many of each class; all of them if None.
+        architecture: the layers; by default those for digits up to 16 pixels of height, else those for MNIST, or
+            CIFAR-10 in colour.
+        switch: on/off values of the units; the network for CIFAR-10 has leaky ones.
         batch_norm: normalises channels on the way up, or on both ways.
         noise: the standard deviation of pixels, which also divides the scores.
         label_weight: of the negative log-probability of labels.
@@ -67,17 +68,18 @@ def build(
     classes = _check(data)
     shape = data.image_shape
     assert shape is not None
+    channels = data.train.x.shape[1] // (shape[0] * shape[1])
     if architecture is None:
-        architecture = "digits" if shape[0] <= _SMALL else "mnist"
+        architecture = "digits" if shape[0] <= _SMALL else "mnist" if channels == 1 else "cifar"
     elif architecture not in ARCHITECTURES:
         raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}; got {architecture!r}")
-    labelled = choose_labelled(data.train, num_labels, classes, label_seed)
+    labelled = data.train if num_labels is None else choose_labelled(data.train, num_labels, classes, label_seed)
     # Modules made under local parameters serve engines that use them and users who do not.
     with pyro.settings.context(module_local_params=True):
         drmm = DRMM(
             ARCHITECTURES[architecture],
             classes,
-            (data.train.x.shape[1] // (shape[0] * shape[1]), *shape),
+            (channels, *shape),
             switch=switch,
             noise=noise,
             batch_norm=batch_norm,

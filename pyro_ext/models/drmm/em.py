@@ -4,8 +4,10 @@ Given classes and switches, a rendered image is linear in the class templates, a
 
 .. math::  \Lambda^l \leftarrow \arg\min_\Lambda \sum_n |I_n - h^0(c_n, \hat g_n; \Lambda)|^2,
 
-the regression of the images on what is rendered through the layers below. The network's choice of switches leaves out
-:math:`|h^0|^2`, so the error may rise in an E step; with ``e_step="exact"`` (tiny models) it does what EM promises.
+the regression of the images on what is rendered through the layers below. The network's choice of switches and class
+leaves out :math:`|h^0|^2`, so the error may rise in an E step, and the class of the longest template wins images that
+it does not fit. With ``e_step="joint"`` the class is the most probable one given the network's switches, which images
+without labels need; with ``e_step="exact"`` (tiny models) the switches are the most probable ones too, as EM has it.
 """
 
 from __future__ import annotations
@@ -25,9 +27,10 @@ from pyro_ext.models.drmm.least_squares import conjugate_gradients
 from pyro_ext.models.drmm.model import DRMM
 from pyro_ext.models.drmm.priors import Counts, check_pseudo_count, log_prior, set_class_probabilities
 
-__all__ = ["EMStep", "EStep", "fit_templates", "hard_em", "start_classes"]
+__all__ = ["EMStep", "EStep", "expected", "fit_templates", "hard_em"]
 
-EStep = Literal["network", "exact"]
+EStep = Literal["network", "joint", "exact"]
+"""How classes and switches are found: both by the network, the class by the joint density, or both by it."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def hard_em(
         x: images, ``(N,) + image_shape``.
         y: labels that fix the class, -1 for none.
         num_steps: how often to go through E and M.
-        e_step: by the network, or by going through all configurations.
+        e_step: by the network; with the class by the joint density; or by going through all configurations.
         solver_steps: of conjugate gradients for each layer and iteration.
         min_noise: the least :math:`\sigma`.
         pseudo_count: added to all counts of classes and switches.
@@ -87,7 +90,7 @@ def hard_em(
         raise ValueError(f"e_step must be one of {', '.join(get_args(EStep))}; got {e_step!r}")
     history = []
     for _ in range(num_steps):
-        c, g = _network(model, x, y) if e_step == "network" else _exact(model, x, y)
+        c, g = expected(model, x, y, e_step)
         before = (x - model.rendering(c, g).image).square().mean()
         fit_templates(model, x, c, g, solver_steps)
         after = (x - model.rendering(c, g).image).square().mean()
@@ -122,26 +125,6 @@ def fit_templates(model: DRMM, x: Tensor, c: Tensor, g: Sequence[Switches], solv
             layer.templates.copy_(conjugate_gradients(through, x, layer.templates, solver_steps))
 
 
-@torch.no_grad()
-def start_classes(model: DRMM, x: Tensor, generator: torch.Generator | None = None) -> None:
-    """Start the class templates at the features of images far from one another, as k-means++ chooses them.
-
-    Args:
-        model: changed in place.
-        x: images, ``(N,) + image_shape``.
-        generator: of the choice.
-    """
-    features = model.infer(x).features
-    rows = features.flatten(1)
-    distance = rows.new_full((len(rows),), math.inf)
-    chosen = torch.randint(len(rows), (1,), generator=generator)
-    for number in range(model.classes):
-        model.class_templates[number] = features[chosen[0]]
-        distance = torch.minimum(distance, (rows - rows[chosen]).square().sum(-1))
-        weights = distance + torch.finfo(distance.dtype).tiny
-        chosen = torch.multinomial(weights.cpu(), 1, generator=generator)
-
-
 def check_em(model: DRMM, x: Tensor, y: Tensor | None, num_steps: int, min_noise: float) -> None:
     """Raise a ValueError where EM would not be what it should."""
     model.check_plain("EM")
@@ -158,16 +141,40 @@ def check_em(model: DRMM, x: Tensor, y: Tensor | None, num_steps: int, min_noise
         raise ValueError(f"min_noise must be a positive, finite standard deviation, got {min_noise!r}")
 
 
-def _network(model: DRMM, x: Tensor, y: Tensor | None) -> tuple[Tensor, tuple[Switches, ...]]:
+@torch.no_grad()
+def expected(
+    model: DRMM, x: Tensor, y: Tensor | None = None, e_step: EStep = "joint"
+) -> tuple[Tensor, tuple[Switches, ...]]:
+    """Return the classes, ``(N,)``, and the switches that an E step finds in images.
+
+    Args:
+        model: without batch norm.
+        x: images, ``(N,) + image_shape``.
+        y: labels that fix the class, -1 for none.
+        e_step: how.
+
+    Example:
+        >>> from pyro_ext.models.drmm import DRMM, Layer
+        >>> model = DRMM([Layer(2, 2, pool=2)], classes=3, image_shape=(1, 3, 3), prior="factorised")
+        >>> c, _ = expected(model, torch.rand(4, 1, 3, 3), torch.tensor([2, -1, 0, -1]))
+        >>> c[[0, 2]]
+        tensor([2, 0])
+    """
+    if e_step == "exact":
+        from pyro_ext.models.drmm.exact import exact_map
+
+        best = exact_map(model, x, y)
+        return best.c, best.switches
     found = model.infer(x)
-    return model.chosen(found.scores, y), found.switches
+    scores = _class_scores(model, x, found.switches) if e_step == "joint" else found.scores
+    return model.chosen(scores, y), found.switches
 
 
-def _exact(model: DRMM, x: Tensor, y: Tensor | None) -> tuple[Tensor, tuple[Switches, ...]]:
-    from pyro_ext.models.drmm.exact import exact_map
-
-    found = exact_map(model, x, y)
-    return found.c, found.switches
+def _class_scores(model: DRMM, x: Tensor, g: Sequence[Switches]) -> Tensor:
+    r"""Return :math:`-|I - h^0(c, g)|^2 / 2 + \sigma^2 \ln \pi_c` of every class, ``(N, C)``."""
+    each = [model.rendering(x.new_full((), c, dtype=torch.long), g).image for c in range(model.classes)]
+    error = torch.stack([(x - image).square().sum((-1, -2, -3)) for image in each], -1)
+    return model.noise**2 * model.class_logits.log_softmax(-1) - error / 2
 
 
 def _down(model: DRMM, h: Tensor, g: Sequence[Switches], level: int) -> Tensor:

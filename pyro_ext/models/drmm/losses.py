@@ -57,6 +57,11 @@ class Weights:
     kl: float = 0.0
     nonnegativity: float = 0.5
 
+    @property
+    def downwards(self) -> bool:
+        """Whether a loss of what is rendered counts."""
+        return self.reconstruction > 0 or self.nonnegativity > 0
+
     def __post_init__(self) -> None:
         for field in fields(self):
             weight = getattr(self, field.name)
@@ -116,7 +121,9 @@ def nonnegativity_loss(levels: Sequence[Tensor]) -> Tensor:
     return torch.stack([(-h).relu().square().mean() for h in levels[1:]]).sum()
 
 
-def training_losses(model: DRMM, x: Tensor, y: Tensor, num_with_label: int = 0) -> dict[str, Tensor]:
+def training_losses(
+    model: DRMM, x: Tensor, y: Tensor, num_with_label: int = 0, downwards: bool = True
+) -> dict[str, Tensor]:
     r"""Return the losses by the names of :class:`Weights`, from one pass up and one down.
 
     Args:
@@ -124,15 +131,18 @@ def training_losses(model: DRMM, x: Tensor, y: Tensor, num_with_label: int = 0) 
         x: images, ``(B,) + image_shape``.
         y: labels, ``(B,)``, -1 for none.
         num_with_label: how many of the last rows serve :math:`L_H` and batch norm alone.
+        downwards: whether to render at all; without, there is no loss of reconstruction or nonnegativity.
     """
     found = model.infer(x)
     logits = found.scores / model.noise**2
     part = slice(0, len(x) - num_with_label)
-    rendering = model.rendering(model.chosen(found.scores, y)[part], [s.rows(part) for s in found.switches])
-    return {
+    losses = {
         "label": label_loss(logits, y),
-        "reconstruction": reconstruction_loss(x[part], rendering.image),
         "entropy": entropy_loss(logits[part]),
         "kl": kl_loss(logits[part], model.class_logits.log_softmax(-1)),
-        "nonnegativity": nonnegativity_loss(rendering.levels),
     }
+    if downwards:
+        rendering = model.rendering(model.chosen(found.scores, y)[part], [s.rows(part) for s in found.switches])
+        losses["reconstruction"] = reconstruction_loss(x[part], rendering.image)
+        losses["nonnegativity"] = nonnegativity_loss(rendering.levels)
+    return losses

@@ -6,12 +6,11 @@ points, makes minus any ELBO per data point
 .. math::  w_H L_H + w_{RC} L_{RC} + w_E H(q) + w_{KL} KL(q \| \pi) + w_{NN} L_{NN}.
 
 Labelled images are few, so each step takes some of them besides the batch: these serve :math:`L_H` alone, in the same
-pass upwards, so that batch norm sees both kinds in training as in evaluation.
+pass upwards, so that batch norm sees both kinds in training as in evaluation. Nothing is rendered where neither
+:math:`L_{RC}` nor :math:`L_{NN}` counts.
 """
 
 from __future__ import annotations
-
-from dataclasses import asdict
 
 import pyro
 import torch
@@ -47,7 +46,7 @@ class SemiSupervised(PyroModule):
         >>> model = SemiSupervised(drmm, labelled, Weights(), size=100)
         >>> trace = pyro.poutine.trace(model).get_trace(torch.rand(20, 64))
         >>> list(trace.observation_nodes)
-        ['label', 'reconstruction', 'entropy', 'kl', 'nonnegativity']
+        ['label', 'entropy', 'kl', 'reconstruction', 'nonnegativity']
     """
 
     labelled_x: Tensor
@@ -78,11 +77,10 @@ class SemiSupervised(PyroModule):
             rows = torch.randperm(len(labels), device=x.device)[: self.labelled_batch_size]
             known, labels = known[rows], labels[rows]
         every = torch.cat([images, known.to(images)])
-        losses = training_losses(
-            self.drmm, every, torch.cat([labels.new_full((len(x),), -1), labels]), num_with_label=len(labels)
-        )
-        for name, weight in asdict(self.weights).items():
-            pyro.factor(name, -self.size * weight * losses[name])
+        y_all = torch.cat([labels.new_full((len(x),), -1), labels])
+        losses = training_losses(self.drmm, every, y_all, len(labels), self.weights.downwards)
+        for name, loss in losses.items():
+            pyro.factor(name, -self.size * getattr(self.weights, name) * loss)
 
 
 def no_guide(x: Tensor, y: Tensor | None = None, index: Tensor | None = None) -> None:

@@ -53,6 +53,12 @@ def test_labels_are_of_all_classes_and_repeat(digits):
     assert len(chosen.x.unique(dim=0)) == 53
 
 
+def test_all_labels(bars):
+    model = build(bars, num_labels=None).model
+    assert torch.equal(model.labelled_y, bars.train.y)
+    assert torch.equal(model.labelled_x.flatten(1), bars.train.x)
+
+
 def test_labels_that_are_too_few():
     data = IndexedDataset(torch.zeros(5, 4), torch.tensor([0, 0, 0, 0, 1]))
     with pytest.raises(ValueError, match="num_labels=4 needs 2 images of class 1, got 1"):
@@ -85,6 +91,13 @@ def test_loss_is_the_weighted_sum(digits):
     torch.testing.assert_close(loss / 600, expected)
     sites = poutine.trace(model).get_trace(x).nodes
     assert sites["entropy"]["fn"].log_factor.item() == pytest.approx(-600 * 0.4 * losses["entropy"].item(), rel=1e-5)
+
+
+def test_nothing_is_rendered_in_vain(digits, monkeypatch):
+    built = build(digits, num_labels=20, **SUPERVISED)
+    monkeypatch.setattr(DRMM, "rendering", lambda *_: pytest.fail("rendered"))
+    LocalELBOModule(built.model, built.guide, built.elbo)(*digits.train.__getitems__(range(30))).backward()
+    assert built.model.drmm.layers[0].templates.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("name", ["TraceUnorderedSet_ELBO", "TraceVIMCO_ELBO", "TraceMeanField_ELBO"])
@@ -174,6 +187,27 @@ def test_architectures_fit_their_images():
     assert mnist.class_templates.shape == (10, 128, 1, 1)
     assert [layer.geometry.conv[1] for layer in mnist.layers] == [32, 14, 16, 6]
     assert mnist.reconstruct(torch.rand(2, 1, 28, 28)).shape == (2, 1, 28, 28)
+    small = DRMM(ARCHITECTURES["mnist_small"], 10, (1, 28, 28))
+    assert [layer.geometry.conv for layer in small.layers] == [
+        (layer.geometry.conv[0] // 2, *layer.geometry.conv[1:]) for layer in mnist.layers
+    ]
+
+
+def test_the_network_for_colour_images():
+    cifar = DRMM(ARCHITECTURES["cifar"], 10, (3, 32, 32))
+    assert [layer.geometry.coarser for layer in cifar.layers] == [
+        (128, 32, 32), (128, 32, 32), (128, 16, 16), (256, 16, 16), (256, 16, 16), (256, 8, 8),
+        (512, 6, 6), (256, 6, 6), (128, 1, 1),
+    ]  # fmt: skip
+    assert {layer.switch for layer in cifar.layers} == {"leaky"}
+    x, y = torch.rand(12, 3 * 32 * 32), torch.arange(12) % 10
+    colours = Splits("colours", IndexedDataset(x, y), IndexedDataset(x, y), image_shape=(32, 32))
+    built = build(colours, num_labels=10, labelled_batch_size=2)
+    assert [layer.layer for layer in built.model.drmm.layers] == list(ARCHITECTURES["cifar"])
+    loss = LocalELBOModule(built.model, built.guide, built.elbo)(x[:2], None, torch.arange(2))
+    loss.backward()
+    assert math.isfinite(loss.item())
+    assert built.model.drmm.layers[0].templates.grad.abs().sum() > 0
 
 
 def test_build_repeats_under_a_seed(bars):
@@ -190,7 +224,7 @@ def test_build_repeats_under_a_seed(bars):
         ({"num_labels": 0}, "num_labels must be an integer of at least 1, got 0"),
         ({"num_labels": 151}, "num_labels must be at most 150, the number of images, got 151"),
         ({"num_labels": 1}, "num_labels must be at least 2, one of each class, got 1"),
-        ({"architecture": "vgg"}, "architecture must be one of digits, mnist; got 'vgg'"),
+        ({"architecture": "vgg"}, "architecture must be one of digits, mnist_small, mnist, cifar; got 'vgg'"),
         ({"architecture": "mnist"}, r"image_shape \(1, 8, 8\) is smaller than the receptive field of layer"),
         ({"entropy_weight": -0.5}, "entropy_weight must be a finite number of at least 0, got -0.5"),
         ({"kl_weight": math.nan}, "kl_weight must be a finite number of at least 0, got nan"),

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from pyro_ext.models.drmm import DRMM, Layer, Switches
-from pyro_ext.models.drmm.em import fit_templates, hard_em, start_classes
+from pyro_ext.models.drmm.clusters import start_classes
+from pyro_ext.models.drmm.em import expected, fit_templates, hard_em
+from pyro_ext.models.drmm.exact import configurations, log_joint
 from pyro_ext.models.drmm.least_squares import conjugate_gradients
 from pyro_ext.models.drmm.priors import estimate_priors
 from tests.models.drmm.tiny import images, tiny
@@ -135,7 +137,7 @@ def test_labels_fix_classes():
     )
 
 
-@pytest.mark.parametrize("e_step", ["network", "exact"])
+@pytest.mark.parametrize("e_step", ["network", "joint", "exact"])
 def test_a_class_without_data_survives(e_step):
     model = tiny("one", 0, prior="factorised")
     x = images(model, 30)
@@ -158,16 +160,40 @@ def test_images_without_noise_leave_the_least_noise():
     assert model.class_templates.isfinite().all()
 
 
-def test_classes_start_at_different_images():
-    x = torch.randn(50, *SHAPE, dtype=torch.float64)
-    model = make()
-    start_classes(model, x, torch.Generator().manual_seed(0))
-    features = model.infer(x).features.flatten(1)
-    found = [(features - mu.flatten()).abs().sum(-1).argmin().item() for mu in model.class_templates]
-    assert len({*found}) == 3
-    same = torch.ones(5, *SHAPE, dtype=torch.float64)
-    start_classes(model, same)
-    assert model.class_templates.isfinite().all()
+def test_the_joint_e_step_finds_the_best_class_of_the_networks_switches():
+    model = tiny("two", 4, prior="factorised", noise=0.8)
+    x = images(model, 30)
+    c, found = expected(model, x, e_step="joint")
+    table = log_joint(model, x)
+    _, every = configurations(model)
+    for n in range(len(x)):
+        same = torch.stack(
+            [
+                ((own.position[0] == g.position[n]) & (own.on[0] == g.on[n])).flatten(1).all(-1)
+                for own, g in zip(every, found, strict=True)
+            ]
+        ).all(0)
+        assert same.sum() == 1
+        assert table[n, :, same].argmax().item() == c[n]
+    by_network, _ = expected(model, x, e_step="network")
+    assert (by_network != c).any()  # it leaves out the length of what is rendered
+
+
+def test_joint_e_steps_never_lower_the_error_given_the_switches():
+    """Given the switches, E and M steps both lower the error, as classes are equally probable here."""
+    _, x, _, _ = planted(ONE)
+    x = x + 0.3 * torch.randn_like(x)
+    model = make(ONE)
+    start_classes(model, x, torch.Generator().manual_seed(1))
+    c, g = expected(model, x, e_step="joint")
+    errors = []
+    for _ in range(4):
+        fit_templates(model, x, c, g)
+        errors.append((x - model.rendering(c, g).image).square().mean().item())
+        scores = [(x - model.rendering(torch.tensor(k), g).image).square().sum((-1, -2, -3)) for k in range(3)]
+        c = torch.stack(scores, -1).argmin(-1)
+        errors.append((x - model.rendering(c, g).image).square().mean().item())
+    assert all(after <= before + 1e-12 for before, after in itertools.pairwise(errors))
 
 
 def test_samples_of_a_fitted_model():
@@ -186,7 +212,7 @@ def test_samples_of_a_fitted_model():
         ({"batch_norm": "up"}, {}, "EM needs a model without batch norm"),
         ({}, {"num_steps": 0}, "num_steps must be an integer of at least 1, got 0"),
         ({}, {"solver_steps": 0}, "solver_steps must be an integer of at least 1, got 0"),
-        ({}, {"e_step": "soft"}, "e_step must be one of network, exact; got 'soft'"),
+        ({}, {"e_step": "soft"}, "e_step must be one of network, joint, exact; got 'soft'"),
         ({}, {"min_noise": 0.0}, "min_noise must be a positive, finite standard deviation, got 0.0"),
         ({}, {"pseudo_count": 0.0}, "pseudo_count must be positive and finite, got 0.0"),
         ({}, {"y": torch.full((4,), 3)}, "y must hold classes 0 .. 2, or -1 for no label; got 3"),
