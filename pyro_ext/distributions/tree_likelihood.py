@@ -118,7 +118,7 @@ class TreeLikelihood(TorchDistribution):
 
         Args:
             value: alignments ``(..., n, S, 4)``.
-            differentiable_twice: whether to use ordinary autograd, slower, for second derivatives.
+            differentiable_twice: as in :func:`~pyro_ext.ops.pruning.site_log_likelihoods`.
         """
         self._check_value(value)
         if value.dim() == 3:
@@ -141,12 +141,14 @@ class TreeLikelihood(TorchDistribution):
     def ancestral_marginals(self, value: Tensor) -> Tensor:
         """Return the posterior probability of every state at every internal node, ``batch_shape + (I, S, 4)``.
 
+        They are zeros where a site is impossible.
+
         Args:
             value: one alignment, ``(n, S, 4)``.
         """
         arguments = (*self._arguments(), value)
         log_joint = self._mixture.log_probs.unsqueeze(-1) + site_log_likelihoods(*arguments)
-        weight = log_joint.detach().softmax(-2)
+        weight = log_joint.detach().softmax(-2).nan_to_num(0)
         return (ancestral_marginals(*arguments) * weight[..., None, :, None]).sum(-4)
 
     @torch.no_grad()

@@ -196,4 +196,7 @@ def by_autograd(plan: TreePlan, edges: Tensor, roots: Tensor, tips: Tensor) -> T
     prior = roots.unsqueeze(-1)
     if not plan.rooted:
         prior = prior * tips[0]
-    return (prior * at_root).sum(1).log() + torch.cat(scales).log()[plan.rows].sum(1)
+    likelihood = (prior * at_root).sum(1)
+    possible = likelihood > 0
+    log_likelihood = torch.where(possible, likelihood.where(possible, 1).log(), -torch.inf)
+    return log_likelihood + torch.cat(scales).log()[plan.rows].sum(1)

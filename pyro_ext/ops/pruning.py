@@ -10,13 +10,15 @@ gradient in all matrices takes one pass back, from the root to the leaves, whate
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyro_ext.ops._graph_of_gradients import gradients_with_graph
 from pyro_ext.ops._pruning_passes import by_autograd, inside, outside, rows_per_step
-from pyro_ext.ops._tree_plans import TreePlan, tree_plan
+from pyro_ext.ops._tree_plans import tree_plan
 
 __all__ = ["ancestral_marginals", "site_log_likelihoods"]
 
@@ -52,7 +54,8 @@ def site_log_likelihoods(
         partials: the likelihood of each state at each leaf, ``(n, S, A)``: a single one where the state is known, all
             ones where nothing is.
         rescale: whether to divide by the largest entry on the way, which prevents underflow; by default where needed.
-        differentiable_twice: whether to use ordinary autograd, slower, for second derivatives and ``torch.func``.
+        differentiable_twice: whether to use ordinary autograd from the start, slower, as transforms of ``torch.func``
+            need. Second derivatives by ``create_graph=True`` come out right either way.
 
     Returns:
         ``batch_shape + (S,)``, all batch shapes broadcast; -inf, without a gradient, where a site is impossible.
@@ -124,13 +127,12 @@ def _chunk_log_likelihoods(
     trees: Tensor, edges: Tensor, roots: Tensor, tips: Tensor, rescale: bool | None, again: bool
 ) -> Tensor:
     """Return log-likelihoods ``(M, S)``; for their gradients the pass to the root is made ``again`` or kept."""
-    plan = tree_plan(trees, rows_per_step(tips))
     keep = torch.is_grad_enabled() and not again and (edges.requires_grad or roots.requires_grad)
-    if rescale is not None or plan.num_taxa > _FEW_TAXA.get(tips.dtype, 0) or tips.device.type != "cpu":
-        return _Pruning.apply(plan, edges, roots, tips, rescale is not False, keep)
-    result = _Pruning.apply(plan, edges, roots, tips, False, keep)
+    if rescale is not None or len(tips) > _FEW_TAXA.get(tips.dtype, 0) or tips.device.type != "cpu":
+        return _Pruning.apply(trees, edges, roots, tips, rescale is not False, keep)
+    result = _Pruning.apply(trees, edges, roots, tips, False, keep)
     if float(result.detach().amin().exp()) < _MARGIN * torch.finfo(result.dtype).tiny:
-        result = _Pruning.apply(plan, edges, roots, tips, True, keep)
+        result = _Pruning.apply(trees, edges, roots, tips, True, keep)
     return result
 
 
@@ -139,20 +141,22 @@ class _Pruning(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, plan: TreePlan, edges: Tensor, roots: Tensor, tips: Tensor, scaled: bool, keep: bool
+        ctx: Any, trees: Tensor, edges: Tensor, roots: Tensor, tips: Tensor, scaled: bool, keep: bool
     ) -> Tensor:
+        plan = tree_plan(trees, rows_per_step(tips))
         passed = inside(plan, edges, roots, tips, scaled=scaled, keep=keep)
         ctx.plan, ctx.scaled, ctx.passed = plan, scaled, passed if keep else None
-        if not keep:
-            ctx.save_for_backward(edges, roots, tips)
+        ctx.save_for_backward(trees, edges, roots, tips)
         return passed.log_likelihood(plan)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         plan, passed = ctx.plan, ctx.passed
+        if torch.is_grad_enabled():
+            trees, *inputs = ctx.saved_tensors
+            return None, *gradients_with_graph(partial(by_autograd, tree_plan(trees)), tuple(inputs), grad), None, None
         if passed is None:
-            passed = inside(plan, *ctx.saved_tensors, scaled=ctx.scaled, keep=True)
+            passed = inside(plan, *ctx.saved_tensors[1:], scaled=ctx.scaled, keep=True)
         inverse = passed.inverse_likelihood(grad)
         root_grad = None
         if ctx.needs_input_grad[2]:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_ext.ops._graph_of_gradients import gradients_with_graph
+
 __all__ = ["symmetric_exp"]
 
 
@@ -22,7 +24,7 @@ def symmetric_exp(matrix: Tensor, times: Tensor) -> Tensor:
         times: ``batch_shape + (E,)``.
 
     Returns:
-        ``batch_shape + (E, A, A)``; batch shapes broadcast. It can be differentiated once.
+        ``batch_shape + (E, A, A)``; batch shapes broadcast. Time 0 gives the identity; short times keep their digits.
 
     References:
         | Functions of matrices: theory and computation (Higham, 2008), theorem 3.11 (Daleckii and Krein)
@@ -42,19 +44,25 @@ class _SymmetricExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, matrix: Tensor, times: Tensor) -> Tensor:
         values, vectors = torch.linalg.eigh(matrix)
-        ctx.save_for_backward(values, vectors, times)
-        return _sandwich(vectors, (times.unsqueeze(-1) * values.unsqueeze(-2)).exp().diag_embed())
+        ctx.save_for_backward(matrix, times, values, vectors)
+        change = (times.unsqueeze(-1) * values.unsqueeze(-2)).expm1().diag_embed()
+        return _sandwich(vectors, change) + torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        values, vectors, times = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        matrix, times, values, vectors = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return gradients_with_graph(_by_autograd, (matrix, times), grad)
         inner = vectors.mT.unsqueeze(-3) @ grad @ vectors.unsqueeze(-3)
         powers = (times.unsqueeze(-1) * values.unsqueeze(-2)).exp()
         time_grad = (inner.diagonal(dim1=-2, dim2=-1) * values.unsqueeze(-2) * powers).sum(-1)
         weighed = (inner * _divided_differences(values, times)).sum(-3, keepdim=True)
         matrix_grad = _sandwich(vectors, weighed).squeeze(-3)
         return (matrix_grad + matrix_grad.mT) / 2, time_grad
+
+
+def _by_autograd(matrix: Tensor, times: Tensor) -> Tensor:
+    return torch.matrix_exp(times[..., None, None] * matrix.unsqueeze(-3))
 
 
 def _sandwich(vectors: Tensor, inner: Tensor) -> Tensor:

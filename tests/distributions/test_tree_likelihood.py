@@ -115,12 +115,39 @@ def test_gradients(models):
     assert torch.autograd.gradcheck(lambda b: TreeLikelihood(trees, b, *MODELS[models]).log_prob(value), (lengths,))
 
 
-def test_second_derivatives():
+@pytest.mark.parametrize("models", MODELS)
+@pytest.mark.parametrize("differentiable_twice", [False, True])
+def test_second_derivatives(models, differentiable_twice):
     tree, value = random_trees(1, 4)[0], EYE[torch.randint(4, (4, 3))]
     lengths = (torch.rand(5, dtype=F64) + 0.1).requires_grad_()
-    assert torch.autograd.gradgradcheck(
-        lambda b: TreeLikelihood(tree, b).site_log_prob(value, differentiable_twice=True), (lengths,)
-    )
+
+    def function(b):
+        return TreeLikelihood(tree, b, *MODELS[models]).site_log_prob(value, differentiable_twice).sum()
+
+    assert torch.autograd.gradgradcheck(function, (lengths,))
+    hessian = torch.autograd.functional.hessian(function, lengths)  # nothing but zeros if a term is left out
+    assert torch.linalg.matrix_rank(hessian) == 5
+
+
+@pytest.mark.parametrize("models", MODELS)
+def test_branches_of_length_zero(models):
+    """Their likelihood is the limit, their gradient the one-sided derivative."""
+    tree, step = random_trees(1, 5)[0], 1e-6
+    value = EYE[torch.tensor([[0, 1, 2, 0, 3], [0, 1, 2, 1, 3], [0, 1, 0, 0, 3], [0, 1, 1, 2, 3], [0, 1, 2, 3, 3]])]
+    lengths = 0.1 + torch.rand(7, dtype=F64)
+    lengths[2] = lengths[5] = 0
+
+    def function(b):
+        return TreeLikelihood(tree, b, *MODELS[models]).log_prob(value)
+
+    lengths.requires_grad_()
+    (gradient,) = torch.autograd.grad(function(lengths), lengths)
+    with torch.no_grad():
+        at = [torch.stack([function(lengths + k * step * row) for row in torch.eye(7, dtype=F64)]) for k in range(3)]
+        slopes = (-3 * at[0] + 4 * at[1] - at[2]) / (2 * step)
+    torch.testing.assert_close(gradient, slopes, rtol=1e-5, atol=1e-5)
+    still = TreeLikelihood(tree, torch.zeros(7, dtype=F64), *MODELS[models]).site_log_prob(value)
+    assert still.isneginf().tolist() == [False, False, True, True, False]
 
 
 @pytest.mark.parametrize("models", MODELS)
@@ -168,6 +195,9 @@ def test_ancestral_marginals(models):
     shown = [hung.site_log_prob(torch.cat([value, state.expand(1, 5, 4)])).exp() for state in EYE]
     expected = torch.stack(shown, -1) / sum(shown).unsqueeze(-1)
     torch.testing.assert_close(found, expected.unsqueeze(0))
+    unlike = EYE[torch.tensor([[0], [0], [1]])]
+    impossible = TreeLikelihood(tree, torch.zeros(3, dtype=F64), *MODELS[models]).ancestral_marginals(unlike)
+    assert torch.equal(impossible, torch.zeros(1, 1, 4, dtype=F64))
 
 
 def test_observed_in_a_program():

@@ -31,6 +31,11 @@ def test_gradients():
     assert torch.autograd.gradcheck(lambda a: gamma_category_means(a, 4), (shapes,), atol=1e-7, rtol=1e-5)
 
 
+def test_second_derivatives():
+    shapes = torch.tensor([[0.05, 0.1447, 0.5], [1.0, 5.0, 20.0]], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda a: gamma_category_means(a, 4), (shapes,), atol=1e-5, rtol=1e-4)
+
+
 def test_extremes(dtype):
     shapes = torch.tensor([1e-4, 1e4], dtype=dtype, requires_grad=True)
     found = gamma_category_means(shapes, 4)

@@ -1,0 +1,38 @@
+"""Gradients of gradients for functions whose pass back is written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["gradients_with_graph"]
+
+
+def gradients_with_graph(
+    function: Callable[..., Tensor], inputs: tuple[Tensor, ...], grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of a function that autograd can differentiate again.
+
+    A pass back written by hand calls this where gradients are enabled, as they are under ``create_graph=True``: what it
+    returns by itself has no graph, so second derivatives through it would be missing without a word.
+
+    Args:
+        function: takes ``inputs``; made of ordinary operations.
+        inputs: those of the forward pass, as they were saved.
+        grad: the gradient in what the function returns.
+
+    Returns:
+        One gradient for each input, None for those that need none.
+
+    Example:
+        >>> x = torch.tensor(2.0, requires_grad=True)
+        >>> (first,) = gradients_with_graph(lambda x: x**3, (x,), torch.tensor(1.0))
+        >>> torch.autograd.grad(first, x)  # 6 x
+        (tensor(12.),)
+    """
+    wanted = [x for x in inputs if x.requires_grad]
+    with torch.enable_grad():
+        found = iter(torch.autograd.grad(function(*inputs), wanted, grad, create_graph=True))
+    return tuple(next(found) if x.requires_grad else None for x in inputs)
