@@ -29,6 +29,8 @@ class Assembly:
 
     def __init__(self, taxa: Sequence[str] | None, rooted: bool | None, branch_lengths: bool) -> None:
         self.taxa = None if taxa is None else tuple(sorted(taxa))
+        if taxa is not None and len(set(taxa)) < len(taxa):
+            raise ValueError(f"taxa holds a name twice: {', '.join(sorted(taxa))}")
         self._rooted = rooted
         self._told = rooted is not None
         self._want_lengths = branch_lengths
@@ -65,7 +67,11 @@ class Assembly:
             self._rooted = bool(says[0])
         if self._rooted and three.any():
             tree = int(np.argmax(three))
-            raise Problem("three subtrees at the top where the tree should be rooted", int(ends[tree]), tree)
+            raise Problem(
+                "three subtrees at the top where the tree should be rooted: root it, or pass rooted=False",
+                int(ends[tree]),
+                tree,
+            )
         odd = says != self._rooted
         if odd.any() and not self._told:
             tree = int(np.argmax(odd))

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-__all__ = ["LabelTable", "unquote"]
+from pyro_ext.phylo._lexer import Problem
+
+__all__ = ["LabelTable", "read_label", "unquote"]
 
 _WORD = 8
 _MASKS = np.array([(1 << 8 * k) - 1 for k in range(_WORD)] + [2**64 - 1], np.uint64)
@@ -24,6 +26,23 @@ def unquote(label: bytes) -> str:
         if len(name) > 1 and name[0] == name[-1] == mark:
             return name[1:-1].replace(mark * 2, mark)
     return name
+
+
+def read_label(label: bytes, at: int, tree: int | None = None) -> str:
+    """Return the name that a label stands for.
+
+    Args:
+        label: the label.
+        at: where in the text it is.
+        tree: in which tree, if in any.
+
+    Raises:
+        Problem: if it is no UTF-8.
+    """
+    try:
+        return unquote(label)
+    except UnicodeDecodeError as error:
+        raise Problem(f"{label!r} is no UTF-8: convert the file", at, tree) from error
 
 
 class LabelTable:

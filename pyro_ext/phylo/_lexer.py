@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["CLOSE", "COLON", "COMMA", "END", "OPEN", "Chunk", "Problem", "Tokens", "tokenize"]
+__all__ = ["CLOSE", "COLON", "COMMA", "COMMENT", "END", "OPEN", "Chunk", "Problem", "Tokens", "tokenize"]
 
 OPEN, COMMA, CLOSE, COLON, END = 1, 2, 3, 4, 5
 _CODES = np.zeros(256, np.uint8)
@@ -16,9 +16,19 @@ for _code, _character in enumerate(b"(,):;", start=1):
 _BLANK = np.zeros(256, bool)
 _BLANK[list(b" \t\r\n\f\v")] = True
 
+
+def _comment(end: bytes, depth: int = 6) -> bytes:
+    """Return a pattern of comments, nested so many deep; ``end`` is what closes them."""
+    inner = b"" if depth == 1 else b"|" + _comment(end, depth - 1)
+    return rb"\[(?:[^\[\]]++" + inner + rb")*+" + end
+
+
+COMMENT = _comment(rb"\]")
+"""A pattern of one comment."""
+
 # A quote opens a label, never stands within one; what is not closed reaches to the end.
 _COMMENT_OR_QUOTE = re.compile(
-    rb"(\[(?:[^\[\]]|\[[^\[\]]*\])*(?:\]|\Z))|(?:(?<=[(,)\]\s])|\A)(?:'(?:[^']|'')*(?:'|\Z)|\"[^\"]*(?:\"|\Z))"
+    rb"(" + _comment(rb"(?:\]|\Z)") + rb")|(?:(?<=[(,)\]\s])|\A)(?:'(?:[^']|'')*(?:'|\Z)|\"[^\"]*(?:\"|\Z))"
 )
 
 

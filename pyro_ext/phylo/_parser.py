@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pyro_ext.phylo._labels import LabelTable, unquote
+from pyro_ext.phylo._labels import LabelTable, read_label
 from pyro_ext.phylo._lexer import CLOSE, COLON, COMMA, OPEN, Problem, Tokens
 
 __all__ = ["Parsed", "first_labels", "parse"]
@@ -61,10 +61,7 @@ def first_labels(tokens: Tokens, aliases: Mapping[str, str]) -> tuple[str, ...]:
     nodes = _nodes(tokens)
     for token in nodes.leaf[nodes.leaf < tokens.ends[0]]:
         raw = tokens.body[tokens.at[token] + 1 : tokens.at[token + 1]].tobytes()
-        try:
-            label = unquote(raw)
-        except UnicodeDecodeError as error:
-            raise Problem(f"{raw!r} is no UTF-8: convert the file", tokens.place(token), 0) from error
+        label = read_label(raw, tokens.place(token), 0)
         name = aliases.get(label, label)
         if name in names:
             raise Problem(f"taxon {name!r} comes twice", tokens.place(token), 0)
@@ -95,8 +92,7 @@ def parse(tokens: Tokens, taxa: tuple[str, ...], table: LabelTable, want_lengths
     before = np.repeat(np.cumsum(inner_counts) - inner_counts, inner_counts)
     place[nodes.inner] = np.arange(len(before)) - before + n + 1
     level = tokens.depth[nodes.token]
-    level = level.astype(np.uint8 if level.max() < 256 else np.uint16)
-    order = np.argsort(level, kind="stable")
+    order = _by_depth(level)
     at_root = int((level == 1).sum())
     _check_binary(tokens, nodes, level, order[at_root:], inner_counts, n)
     flat = np.repeat(np.arange(num_trees) * width, counts) + place
@@ -108,6 +104,12 @@ def parse(tokens: Tokens, taxa: tuple[str, ...], table: LabelTable, want_lengths
     if want_lengths and (tokens.code == COLON).any():
         lengths = _lengths(tokens, nodes, flat, inner_order, num_trees * width).reshape(num_trees, width)
     return Parsed(parents.reshape(num_trees, width), lengths, inner_counts + 1)
+
+
+def _by_depth(level: np.ndarray) -> np.ndarray:
+    """Return the order by depth, at one depth that of the text; small numbers are sorted faster."""
+    kind = np.uint8 if level.max() < 256 else np.uint16 if level.max() < 65536 else np.int32
+    return np.argsort(level.astype(kind), kind="stable")
 
 
 def _nodes(tokens: Tokens) -> _Nodes:
@@ -175,8 +177,8 @@ def _lengths(tokens: Tokens, nodes: _Nodes, flat: np.ndarray, inner_order: np.nd
     found = np.full(size, np.nan)
     close = np.flatnonzero(code == CLOSE)
     level = tokens.depth[close] + 1
-    order = np.argsort(level.astype(np.uint8 if level.max() < 256 else np.uint16), kind="stable")
-    close = close[order][len(tokens.ends) :]  # without the roots'; the k-th to close at a depth is the k-th to open
+    # without the roots'; the k-th to close at a depth is the k-th to open
+    close = close[_by_depth(level)][len(tokens.ends) :]
     for token, node in ((nodes.leaf, flat[~nodes.inner]), (close, flat[inner_order])):
         has = colon[token + 1]
         found[node[has]] = values[ordinal[token[has] + 1]]
@@ -199,13 +201,12 @@ def _numbers(tokens: Tokens, colons: np.ndarray) -> np.ndarray:
         values = np.empty(0)
     if len(values) == len(colons) and np.isfinite(values).all():
         return values
-    for colon in colons:
-        try:
-            usable = np.isfinite(float(tokens.label(colon)))
-        except ValueError:
-            usable = False
-        if not usable:
-            break
-    raise Problem(
-        f"branch length {tokens.label(colon)!r} is no finite number", tokens.place(int(colon)), tokens.tree(int(colon))
-    )
+    colon = int(next((colon for colon in colons if not _is_number(tokens.label(colon))), colons[0]))
+    raise Problem(f"branch length {tokens.label(colon)!r} is no finite number", tokens.place(colon), tokens.tree(colon))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return text.isascii() and "_" not in text and bool(np.isfinite(float(text)))
+    except ValueError:
+        return False

@@ -8,13 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pyro_ext.phylo._labels import unquote
-from pyro_ext.phylo._lexer import Chunk, Problem
+from pyro_ext.phylo._labels import read_label
+from pyro_ext.phylo._lexer import COMMENT, Chunk, Problem
 
 __all__ = ["Batch", "Header", "NewickFile", "NexusFile", "headers"]
 
-_COMMENT = re.compile(rb"\[(?:[^\[\]]|\[[^\[\]]*\])*\]")
-_KEYWORD = re.compile(rb"(?:\s|\[(?:[^\[\]]|\[[^\[\]]*\])*\]|#NEXUS)*([A-Za-z_]+)\s*([A-Za-z_]*)", re.IGNORECASE)
+_COMMENT = re.compile(COMMENT)
+_KEYWORD = re.compile(
+    rb"(?:\s|" + COMMENT + rb"|#NEXUS)*([A-Za-z_]+)(?:\s|" + COMMENT + rb")*([A-Za-z_]*)", re.IGNORECASE
+)
 _LABEL = rb"('(?:[^']|'')*'|\"[^\"]*\"|[^\s,'\"]+)"
 _PAIR = re.compile(rb"\s*" + _LABEL + rb"\s+" + _LABEL + rb"\s*(,|\Z)")
 _WORD = re.compile(_LABEL)
@@ -87,6 +89,8 @@ class NexusFile:
             if word in (b"tree", b"utree") and self._block == "trees":
                 trees.append(k)
                 continue
+            if match and word in (b"tree", b"utree") and not self._block:
+                raise Problem("a tree stands outside of all blocks: write 'begin trees;' before it", match.start(1))
             if match is None or word not in (b"begin", b"end", b"endblock", b"translate", b"taxlabels"):
                 if self._block == "trees" and _TREE.search(_without_comments(chunk.text[start:end])):
                     raise Problem(
@@ -110,7 +114,7 @@ class NexusFile:
         elif word in (b"end", b"endblock"):
             self._block = ""
         elif word == b"taxlabels":
-            labels = [unquote(label) for label in _WORD.findall(_without_comments(rest))]
+            labels = [read_label(label[1], at + label.start()) for label in _WORD.finditer(_without_comments(rest))]
             self._numbers = {str(k): label for k, label in enumerate(labels, 1) if str(k) not in labels}
         elif self._block == "trees":
             self._aliases = _translation(rest, at)
@@ -139,7 +143,7 @@ def headers(chunk: Chunk, statements: np.ndarray, first: np.ndarray) -> list[Hea
 def tree_name(text: bytes) -> str:
     """Return the name of a NEXUS tree from what stands before it, empty if there is none."""
     match = _NAME.match(_without_comments(text))
-    return unquote(match.group(1)) if match else ""
+    return match.group(1).strip(b"'").decode("utf-8", "replace") if match else ""
 
 
 def _header(text: bytes, at: int, tree: int) -> Header:
@@ -185,7 +189,7 @@ def _translation(text: bytes, at: int) -> dict[str, str]:
         match = _PAIR.match(text, place)
         if match is None:
             raise Problem("'translate' is not a list of 'LABEL NAME,'", at + place)
-        label, name = unquote(match.group(1)), unquote(match.group(2))
+        label, name = (read_label(match[k], at + match.start(k)) for k in (1, 2))
         if label in found:
             raise Problem(f"'translate' has label {label!r} twice", at + match.start(1))
         found[label] = name

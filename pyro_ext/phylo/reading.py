@@ -13,7 +13,7 @@ from typing import IO
 from tqdm.auto import tqdm
 
 from pyro_ext.phylo._assembly import Assembly
-from pyro_ext.phylo._lexer import Chunk, Problem
+from pyro_ext.phylo._lexer import COMMENT, Chunk, Problem
 from pyro_ext.phylo._statements import Batch, NewickFile, NexusFile, tree_name
 from pyro_ext.phylo.trees import TreeSet
 
@@ -21,7 +21,14 @@ __all__ = ["iter_trees", "parse_trees", "read_trees"]
 
 _CHUNK_BYTES = 2**21
 _LONG = 2**23  # bytes from which on a terminal is shown the progress
-_NOTHING = re.compile(rb"(?:\s|\[(?:[^\[\]]|\[[^\[\]]*\])*\])*")
+_SIGNATURES = {
+    b"\xff\xfe": "UTF-16: convert the file to UTF-8",
+    b"\xfe\xff": "UTF-16: convert the file to UTF-8",
+    b"BZh": "compressed with bzip2: unpack it, or use gzip",
+    b"\xfd7zXZ": "compressed with xz: unpack it, or use gzip",
+    b"PK\x03\x04": "a zip archive: unpack it",
+}
+_NOTHING = re.compile(rb"(?:\s|" + COMMENT + rb")*")
 
 
 def read_trees(
@@ -152,6 +159,7 @@ def _sets(
     for chunk, line, is_last in chunks:
         is_empty = is_empty and not chunk.text.strip()
         if kind is None:
+            _check_signature(path, chunk.text)
             kind = NexusFile() if chunk.text.lstrip()[:6].lower() == b"#nexus" else NewickFile()
         batch = None
         try:
@@ -161,7 +169,7 @@ def _sets(
                 batch = None
             if is_last and not allow_truncated:
                 _check_rest(chunk, kind, count)
-        except (Problem, UnicodeDecodeError) as error:
+        except Problem as error:
             raise ValueError(_message(path, line, chunk, batch, count, error)) from error
     if is_empty:
         raise ValueError(f"{path}: the file is empty")
@@ -169,11 +177,14 @@ def _sets(
         raise ValueError(f"{path}: there are no trees in this file; expected Newick, or NEXUS with a block of trees")
 
 
-def _message(
-    path: str, line: int, chunk: Chunk, batch: Batch | None, count: int, error: Problem | UnicodeDecodeError
-) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return f"{path}: {error.object[:40]!r} is no UTF-8: convert the file"
+def _check_signature(path: str, text: bytes) -> None:
+    """Refuse what is no text from its first bytes on."""
+    for begin, what in _SIGNATURES.items():
+        if text.startswith(begin):
+            raise ValueError(f"{path}: this is {what}")
+
+
+def _message(path: str, line: int, chunk: Chunk, batch: Batch | None, count: int, error: Problem) -> str:
     line += chunk.text.count(b"\n", 0, error.at)
     where = f"{path}, line {line}"
     if error.tree is None or batch is None:

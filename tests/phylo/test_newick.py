@@ -2,10 +2,14 @@
 
 import random
 
+import numpy as np
 import pytest
 import torch
 
 from pyro_ext.phylo import TreeSet, parse_trees, random_trees
+from pyro_ext.phylo._labels import LabelTable
+from pyro_ext.phylo._lexer import Chunk, tokenize
+from pyro_ext.phylo._parser import parse
 from tests.phylo import naive
 
 NAMES = ("Homo_sapiens", "Mus musculus", "O'Brien", "a", "b", "c", "d", "e.1", "f-2", "gorilla gorilla [1]; (x, y:z)")
@@ -93,6 +97,7 @@ def test_topologies_and_lengths_against_the_slow_parser():
         ("((((((a,b),c),d),e),f),g);", "(a,b,(c,(d,(e,(f,g)))));"),
         ("(é,b,(日本,d));", "(b,(d,日本),é);"),
         ("(a:1,b:2);", "(a:0.0,b:3.0);"),
+        ("[x [y [z [it's]]]] (a[x [y [z]]],'b b',(c,d));", "(a,'b b',(c,d));"),
     ],
 )
 def test_spellings(text, newick):
@@ -108,6 +113,16 @@ def test_deep_trees():
     assert trees.rooted
     assert trees.parents[0, :3].tolist() == [2 * n - 2, 2 * n - 2, 2 * n - 3]
     assert trees.to_newick() == [text]
+
+
+def test_more_levels_than_two_bytes_count():
+    n = 66_000
+    names = [f"t{k:05d}" for k in range(n)]
+    text = "(" * (n - 1) + names[0] + "".join(f",{name})" for name in names[1:]) + ";"
+    chunk = Chunk(text.encode())
+    tokens = tokenize(chunk, *chunk.bodies(np.array([0])))
+    parents = parse(tokens, tuple(names), LabelTable(names), False).parents[0]
+    assert parents[:n].tolist() == [2 * n - 2, 2 * n - 2, *range(2 * n - 3, n - 1, -1)]
 
 
 def test_weights_and_rooting_before_trees():
@@ -126,6 +141,8 @@ def test_taxa_may_be_given():
     assert parse_trees("(a,b,(c,d));", taxa=["d", "c", "b", "a"]).taxa == tuple("abcd")
     with pytest.raises(ValueError, match="line 1, tree 1: taxon 'e' is missing: all trees must have the same 5 taxa"):
         parse_trees("(a,b,(c,d));", taxa="abcde")
+    with pytest.raises(ValueError, match="taxa holds a name twice: a, a, b"):
+        parse_trees("(a,b,c);", taxa="aab")
 
 
 GOOD = "(a,b,(c,d));\n"
@@ -172,10 +189,11 @@ GOOD = "(a,b,(c,d));\n"
         ("(a:1,b:1.2.3,c:1);", "branch length '1.2.3' is no finite number"),
         ("(a:1,b:inf,c:1);", "branch length 'inf' is no finite number"),
         ("(a:1,b:nan,c:1);", "branch length 'nan' is no finite number"),
+        ("(a:1,b:1_0,c:1);", "branch length '1_0' is no finite number"),
         ("(a:1,b:1,c:1);(a,b,c);", "tree 2: the tree has no branch lengths but others have"),
         ("(a,b,c);(a:1,b:1,c:1);", "tree 2: the tree has branch lengths but others have none"),
         (GOOD + "((a,b),(c,d));", "tree 2: the tree is rooted but those before are unrooted: pass rooted=False"),
-        ("[&R] (a,b,c);", "three subtrees at the top where the tree should be rooted"),
+        ("[&R] (a,b,c);", "three subtrees at the top where the tree should be rooted: .* pass rooted=False"),
         (GOOD + "\n[&W -0.5] " + GOOD, "line 3, tree 2: weight -0.5 is negative"),
         ("[&W x] " + GOOD, "weight 'x' is no number"),
         ("[&W 1/0] " + GOOD, "weight '1/0' is no number"),

@@ -99,6 +99,12 @@ def test_numbers_of_taxlabels_stand_for_them():
     assert len(trees.unique()) == 1
 
 
+def test_comments_anywhere_and_deep():
+    text = MRBAYES.replace("begin trees;", "begin [here [come [some [very; deep]] ones]] trees;")
+    text = text.replace("[&W 0.700000]", "[a [b [c [d; ']]]] [&W 0.7]")
+    assert parse_trees(text).to_newick() == parse_trees(MRBAYES).to_newick()
+
+
 def test_names_beside_a_translation():
     trees = parse_trees(MRBAYES.replace("(2,(4,3),1)", "(Bufo,('O_x','Homo sapiens'),1)"))
     assert (trees.parents == parse_trees(MRBAYES).parents).all()
@@ -107,7 +113,7 @@ def test_names_beside_a_translation():
 @pytest.mark.parametrize("piece", [1, 7, 64])
 def test_the_length_of_pieces_does_not_matter(tmp_path, monkeypatch, piece):
     monkeypatch.setattr("pyro_ext.phylo.reading._CHUNK_BYTES", piece)
-    for text in (MRBAYES, BEAST, PAUP):
+    for text in (MRBAYES, BEAST, PAUP, MRBAYES.replace("[ID:", "[it's; [more; [and more;]] 'so")):
         path = tmp_path / "some.nex"
         path.write_text(text)
         assert read_trees(path).to_newick() == parse_trees(text).to_newick()
@@ -149,6 +155,7 @@ def edited(old, new, text=MRBAYES):
         (edited("tree tree_2", "tre tree_2"), "line 14: 'tre' stands where 'tree NAME = "),
         (edited("tree_2 [p = 0.3, P = 1.0] =", "tree_2"), "line 14, tree 2 .*: 'tree tree_2' before the tree"),
         (edited("end;", "begin trees;"), "line 15: a block begins within a block of trees"),
+        (MRBAYES + "tree late = (1,2,3,4);", "line 16: a tree stands outside of all blocks"),
     ],
 )
 def test_bad_input(text, message):

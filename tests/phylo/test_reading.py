@@ -1,5 +1,6 @@
 """Files of trees: formats, compression, several at a time, progress, errors; and posterior samples of real data."""
 
+import bz2
 import gzip
 import json
 import os
@@ -79,7 +80,11 @@ GOOD = "(a,b,(c,d));\n"
         (["[&W 1]" + GOOD, "[&W 0]" + GOOD], 1, "all trees have weight 0"),
         ([gzip.compress(GOOD.encode() * 99)[:-12]], 0, "not a whole gzip file"),
         ([b"(a,\xff,c);"], 0, "is no UTF-8"),
+        ([b"#NEXUS begin trees;\ntranslate 1 a, 2 \xe9, 3 c;"], 0, "line 2: .* is no UTF-8"),
+        ([b"#NEXUS begin trees;\ntree \xe9 = (a,b);\ntree \xe9 = (a,c);"], 0, r"line 3, tree 2 \(\ufffd\): unknown"),
         ([b"\x89PNG\r\n\x1a\n\0\0"], 0, "has no ';'"),
+        (["(a,b,c);".encode("utf-16")], 0, "this is UTF-16: convert the file to UTF-8"),
+        ([GOOD, bz2.compress(GOOD.encode())], 1, "this is compressed with bzip2: unpack it, or use gzip"),
     ],
 )
 def test_bad_files_are_named(tmp_path, contents, which, message):
