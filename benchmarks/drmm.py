@@ -49,7 +49,7 @@ PARTS = ("digits", "mnist", "speed", "clusters", "samples")
 def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     lines, report = Lines(options.work / "runs.jsonl"), Report("drmm", "The Deep Rendering Mixture Model")
     digits, mnist = load("digits", binarize=None), _mnist()
     if "digits" in options.parts:

@@ -32,7 +32,7 @@ from pyro_ext.plotting import image_grid
 
 SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
 EPOCHS = 2 if SMOKE_TEST else 25
-logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
 pyro.set_rng_seed(0)
 
 # %% [markdown]

@@ -24,6 +24,11 @@ Architecture = Literal["digits", "mnist_small", "mnist", "cifar"]
 
 _SMALL = 16  # pixels; up to this height the network is the one for digits
 
+_REMARKS = (
+    "`error` is in per cent of the images, `label_loss` and `entropy` are in nats. `reconstruction` is the mean square "
+    "error per pixel of what the best class and switches render; that of a blank image is {blank:.4f}."
+)
+
 
 def build(
     data: Splits,
@@ -92,6 +97,7 @@ def build(
         elbo=Trace_ELBO(),
         evaluate=Assessment(drmm).metrics,
         plots=pictures(drmm, data.train.x, data.valid.x),
+        remarks=_REMARKS.format(blank=data.valid.x.square().mean().item()),
     )
 
 

@@ -148,6 +148,7 @@ def test_a_short_run_learns(bars, tmp_path):
     built = build(bars, num_labels=20)
     before = built.evaluate(loader(bars))["error"]
     options = {"enable_progress_bar": False, "check_val_every_n_epoch": 12}
+    assert f"a blank image is {bars.valid.x.square().mean().item():.4f}" in built.remarks
     result = fit(built, bars, max_epochs=12, lr=5e-3, seed=0, batch_size=30, out=tmp_path / "run", **options)
     assert result.metrics["error"] <= 10 < before
     assert result.metrics.keys() == {"train_loss", "error", "label_loss", "reconstruction", "entropy"}
