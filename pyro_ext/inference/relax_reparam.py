@@ -31,6 +31,9 @@ __all__ = ["RelaxReparam", "relax"]
 
 Temperature = Tensor | float | TemperatureSchedule
 
+_DISCRETE_ONLY = ("enumerate", "expand", "num_samples", "estimator", "num_summed")
+"""Marks of a site that ask for its enumeration or for an estimator without reparameterisation."""
+
 
 class RelaxReparam(Reparam):
     r"""Turns a Categorical, OneHotCategorical or Bernoulli site into a relaxed or straight-through one.
@@ -172,7 +175,8 @@ def relax(
 
     Like :func:`pyro.poutine.reparam`, but where ``program`` is a module the result is one too, with the same
     parameters, as :func:`pyro_ext.inference.fit.fit` and ``elbo(model, guide)`` need; a schedule of the temperature
-    becomes a part of it.
+    becomes a part of it. Marks that ask for the enumeration of a relaxed site, or for another estimator, are dropped
+    from it; other sites keep theirs.
 
     Args:
         program: a model or a guide; do the same to the other one.
@@ -180,7 +184,7 @@ def relax(
         sites: the names of the sites to relax; by default all latent sites that can be.
 
     Raises:
-        ValueError: if ``sites`` is given beside a mapping by name.
+        ValueError: if ``sites`` is given beside a mapping by name, or is a single string.
 
     Example:
         >>> guide = lambda: pyro.sample("z", dist.Bernoulli(torch.full((3,), 0.3)).to_event(1))
@@ -190,26 +194,34 @@ def relax(
     if isinstance(reparam, Mapping):
         if sites is not None:
             raise ValueError(f"give sites={sites!r} as the keys of reparam, or a single RelaxReparam for all of them")
-        config: Any = dict(reparam)
-        reparams = list(config.values())
+        by_name: Mapping[str, RelaxReparam] | None = dict(reparam)
+    elif isinstance(sites, str):
+        raise ValueError(f"sites must be a collection of names, got {sites!r}: write [{sites!r}]")
     else:
-        config, reparams = _Config(reparam, sites), [reparam]
+        by_name = None if sites is None else dict.fromkeys(sites, reparam)
+    config = _Config(by_name, None if isinstance(reparam, Mapping) else reparam)
     if not isinstance(program, torch.nn.Module):
         return poutine.reparam(program, config=config)
+    reparams = reparam.values() if isinstance(reparam, Mapping) else [reparam]
     return _RelaxedModule(program, config, [r.temperature for r in reparams])
 
 
 class _Config:
-    """Chooses the sites to relax; a class, for it must be picklable."""
+    """Chooses how to relax a site: by name, or all that can be; a class, for it must be picklable."""
 
-    def __init__(self, reparam: RelaxReparam, sites: Collection[str] | None) -> None:
-        self.reparam = reparam
-        self.sites = sites
+    def __init__(self, by_name: Mapping[str, RelaxReparam] | None, of_all: RelaxReparam | None) -> None:
+        self.by_name = by_name
+        self.of_all = of_all
 
     def __call__(self, msg: Any) -> RelaxReparam | None:
-        if self.sites is not None:
-            return self.reparam if msg["name"] in self.sites else None
-        return self.reparam if can_relax(msg["fn"]) else None
+        if self.by_name is not None:
+            found = self.by_name.get(msg["name"])
+        else:
+            found = self.of_all if can_relax(msg["fn"]) else None
+        if found is not None and not msg["is_observed"]:
+            for mark in _DISCRETE_ONLY:
+                msg["infer"].pop(mark, None)
+        return found
 
 
 class _RelaxedModule(torch.nn.Module):

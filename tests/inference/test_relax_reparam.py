@@ -9,12 +9,19 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO, config_enumerate
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule
 
 from pyro_ext.distributions import ExpRelaxedOneHotCategorical, LogitRelaxedBernoulli, kl_divergence
-from pyro_ext.inference import LocalELBOModule, RelaxReparam, TemperatureSchedule, TraceUnorderedSet_ELBO, relax
+from pyro_ext.inference import (
+    LocalELBOModule,
+    RelaxReparam,
+    TemperatureSchedule,
+    TraceUnorderedSet_ELBO,
+    config_sample_set,
+    relax,
+)
 
 OBJECTIVES = ["relaxed_density", "relaxed_categorical", "categorical"]
 P, Q = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64), torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
@@ -288,6 +295,7 @@ def test_objective_agrees_with_the_divergence_of_that_name():
             "site 'u' is Normal, which RelaxReparam cannot relax",
         ),
         (lambda: relax(lambda: None, {"z": RelaxReparam(0.5)}, sites=["z"]), "as the keys of reparam"),
+        (lambda: relax(lambda: None, RelaxReparam(0.5), sites="z"), r"collection of names, got 'z': write \['z'\]"),
     ],
 )
 def test_wrong_calls_are_refused(call, message):
@@ -299,3 +307,50 @@ def test_a_guide_left_unrelaxed_is_noticed():
     model, guide = programs("one-hot")
     with pytest.warns(UserWarning, match="Found vars in model but not guide: {'z_log'}"):
         Trace_ELBO().loss(relax(model, RelaxReparam(0.5)), guide)
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_relaxed_beside_enumerated_sites(objective, by_name):
+    """Marks for enumeration, or for an estimator, do not outlive the relaxation; other sites keep theirs."""
+
+    @config_enumerate
+    def model(*_):
+        a = pyro.sample("a", dist.OneHotCategorical(P))
+        b = pyro.sample("b", dist.Categorical(torch.tensor([0.3, 0.7], dtype=torch.float64)))
+        pyro.sample("x", dist.Normal(a @ VALUES + b, 1.0), obs=torch.tensor(1.0, dtype=torch.float64))
+
+    marks = {"enumerate": "parallel"}
+
+    def guide(probs):
+        pyro.sample("a", dist.OneHotCategorical(probs), infer=marks)
+
+    reparam = RelaxReparam(0.5, objective)
+    given = {"reparam": {"a": reparam}} if by_name else {"reparam": reparam, "sites": ["a"]}
+    probs = Q.clone().requires_grad_()
+    relaxed_model, relaxed_guide = relax(model, **given), relax(guide, **given)
+    loss = TraceEnum_ELBO(max_plate_nesting=0).differentiable_loss(relaxed_model, relaxed_guide, probs)
+    assert torch.autograd.grad(loss, probs)[0].any()
+    assert poutine.trace(relaxed_model).get_trace().nodes["b"]["infer"]["enumerate"] == "parallel"
+    assert marks == {"enumerate": "parallel"}
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_relaxed_beside_sites_with_sample_sets(objective):
+    def model(*_):
+        with pyro.plate("data", 4):
+            a = pyro.sample("a", dist.OneHotCategorical(P))
+            b = pyro.sample("b", dist.Categorical(torch.ones(5, dtype=torch.float64)))
+            pyro.sample("x", dist.Normal(a @ VALUES + b, 1.0), obs=torch.ones(4, dtype=torch.float64))
+
+    def guide(probs, others):
+        with pyro.plate("data", 4):
+            pyro.sample("a", dist.OneHotCategorical(probs))
+            pyro.sample("b", dist.Categorical(logits=others))
+
+    parameters = Q.clone().requires_grad_(), torch.zeros(5, dtype=torch.float64, requires_grad=True)
+    reparam = RelaxReparam(0.5, objective)
+    marked = config_sample_set(guide, num_samples=3, estimator="sum_and_sample")
+    programs = (relax(program, reparam, sites=["a"]) for program in (model, marked))
+    loss = TraceUnorderedSet_ELBO(num_samples=2).differentiable_loss(*programs, *parameters)
+    assert all(grad.any() for grad in torch.autograd.grad(loss, parameters))
