@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 from pyro_ext.ops._matrices import check_square
 
@@ -45,10 +47,8 @@ def linear_assignment(scores: Tensor) -> Tensor:
     tensor([1, 0, 2])
     """
     check_square("scores", scores)
-    flat = scores.detach().reshape(-1, *scores.shape[-2:])
-    on_device = _device_solver() if scores.is_cuda else None
-    index = _by_scipy(flat) if on_device is None else _on_device(flat, on_device)
-    return index.reshape(scores.shape[:-1])
+    index: Tensor = _Assignment.apply(scores.detach())
+    return index
 
 
 def permutation_matrix(index: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -58,7 +58,7 @@ def permutation_matrix(index: Tensor, dtype: torch.dtype | None = None) -> Tenso
     tensor([[0., 1.], [1., 0.]])
     """
     matrix = torch.zeros(*index.shape, index.shape[-1], dtype=dtype or torch.get_default_dtype(), device=index.device)
-    return matrix.scatter_(-1, index.unsqueeze(-1), 1)
+    return matrix.scatter(-1, index.unsqueeze(-1), 1)
 
 
 def best_permutation(scores: Tensor) -> Tensor:
@@ -114,6 +114,25 @@ def total_support(mask: Tensor) -> Tensor:
     flat = mask.detach().cpu().numpy().reshape(-1, *mask.shape[-2:])
     kept = np.stack([_cells_on_cycles(cells) for cells in flat]) if len(flat) else flat
     return torch.from_numpy(kept).to(mask.device).reshape(mask.shape)
+
+
+class _Assignment(Function):
+    """The solution as a function that ``torch.func.vmap`` hands whole batches."""
+
+    @staticmethod
+    def forward(scores: Tensor) -> Tensor:
+        flat = scores.reshape(-1, *scores.shape[-2:])
+        on_device = _device_solver() if scores.is_cuda else None
+        index = _by_scipy(flat) if on_device is None else _on_device(flat, on_device)
+        return index.reshape(scores.shape[:-1])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int], scores: Tensor) -> tuple[Tensor, int]:
+        return _Assignment.apply(scores.movedim(in_dims[0], 0)), 0
 
 
 def _by_scipy(flat: Tensor) -> Tensor:

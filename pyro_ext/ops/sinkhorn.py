@@ -30,7 +30,8 @@ def log_sinkhorn(log_potentials: Tensor, tolerance: float = 1e-8, num_iterations
     Without ``num_iterations`` the scalings are found to ``tolerance``: a few Sinkhorn iterations, then regularised
     Newton steps on the convex dual, which need tens of solves where alternate scaling needs 10^5 iterations (low
     temperatures). The gradient is then that of the solution, by implicit differentiation; it can be differentiated
-    again. With ``num_iterations`` the classical algorithm runs that often and is differentiated step by step.
+    again. With ``num_iterations`` the classical algorithm runs that often and is differentiated step by step; whether
+    the finite entries hold a permutation is then not looked at, unless a row or column has none.
 
     Args:
         log_potentials: ``batch_shape + (N, N)``; -inf where the result is to be 0.
@@ -42,7 +43,8 @@ def log_sinkhorn(log_potentials: Tensor, tolerance: float = 1e-8, num_iterations
 
     Raises:
         ValueError: if the matrices are not square or hold NaN or +inf, if ``tolerance`` or ``num_iterations`` is not
-            positive, or if no doubly stochastic matrix has its positive entries where ``log_potentials`` is finite.
+            positive, or if no doubly stochastic matrix has its positive entries where ``log_potentials`` is finite
+            (with ``num_iterations``: if a row or a column has no finite entry).
 
     References:
         | A relationship between arbitrary positive matrices and doubly stochastic matrices (Sinkhorn, 1964)
@@ -61,7 +63,7 @@ def log_sinkhorn(log_potentials: Tensor, tolerance: float = 1e-8, num_iterations
         return solution.to(log_potentials.dtype)
     if isinstance(num_iterations, bool) or not isinstance(num_iterations, int) or num_iterations < 1:
         raise ValueError(f"num_iterations must be an integer of at least 1, got {num_iterations!r}")
-    log_x = log_potentials.double()
+    log_x: Tensor = _Scalable.apply(log_potentials.double())
     for _ in range(num_iterations):
         log_x = log_x.log_softmax(-2).log_softmax(-1)
     return log_x.to(log_potentials.dtype)
@@ -74,6 +76,28 @@ def sinkhorn(log_potentials: Tensor, tolerance: float = 1e-8, num_iterations: in
     tensor([[0.1824, 0.8176], [0.8176, 0.1824]])
     """
     return log_sinkhorn(log_potentials, tolerance, num_iterations).exp()
+
+
+class _Scalable(Function):
+    """The identity on what alternate scaling keeps free of NaN; a ValueError, also under ``vmap``, for the rest."""
+
+    @staticmethod
+    def forward(log_potentials: Tensor) -> Tensor:
+        if bool((log_potentials.amax(-1) + log_potentials.amax(-2)).isfinite().all()):
+            return log_potentials.clone()
+        raise ValueError(_why_not_ever(log_potentials))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int], log_potentials: Tensor) -> tuple[Tensor, int]:
+        return _Scalable.apply(log_potentials.movedim(in_dims[0], 0)), 0
 
 
 class _Balanced(Function):
@@ -196,10 +220,18 @@ def _pull_back(log_x: Tensor, grad: Tensor) -> Tensor:
     return grad - x * (rows - x @ b + b.mT)
 
 
-def _why_not(log_potentials: Tensor, tolerance: float) -> str:
+def _why_not_ever(log_potentials: Tensor) -> str:
     bad = log_potentials.isnan() | (log_potentials == torch.inf)
     if bool(bad.any()):
         return f"log_potentials must not hold NaN or +inf, got {float(log_potentials[bad][0])}"
+    return "log_potentials has a row or a column of -inf, which cannot be scaled to a sum of 1: allow more cells"
+
+
+def _why_not(log_potentials: Tensor, tolerance: float) -> str:
+    nothing = (log_potentials == -torch.inf).all(-1) | (log_potentials == -torch.inf).all(-2)
+    bad = log_potentials.isnan() | (log_potentials == torch.inf)
+    if bool(bad.any()) or bool(nothing.any()):
+        return _why_not_ever(log_potentials)
     return (
         f"log_potentials cannot be scaled to column sums of 1 within tolerance={tolerance}: its finite entries must "
         "hold a permutation (see ops.assignment.has_perfect_matching); if they do, allow a larger tolerance"

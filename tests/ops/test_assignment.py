@@ -45,6 +45,13 @@ def test_types_gradients_and_empty_batches():
     assert linear_assignment(torch.zeros(0, 3, 3)).shape == (0, 3)
 
 
+def test_vmap():
+    scores = torch.randn(3, 2, 4, 4)
+    index = torch.func.vmap(torch.func.vmap(linear_assignment), in_dims=1, out_dims=1)(scores)
+    assert torch.equal(index, linear_assignment(scores))
+    assert torch.equal(torch.func.vmap(best_permutation)(scores), best_permutation(scores))
+
+
 def test_forbidden_cells():
     scores = torch.tensor([[5.0, 0.0, 0.0], [0.0, 0.0, 9.0], [0.0, 1.0, 0.0]])
     scores[0, 0] = scores[1, 2] = -INF

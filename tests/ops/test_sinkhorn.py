@@ -1,6 +1,7 @@
 """Scaling to doubly stochastic matrices: sums, form, gradients of the solution, masks, refusals."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -86,6 +87,9 @@ def test_batch_and_vmap():
     torch.testing.assert_close(sinkhorn(potentials), one_by_one, rtol=0, atol=1e-8)
     torch.testing.assert_close(torch.func.vmap(sinkhorn, in_dims=1, out_dims=1)(potentials), sinkhorn(potentials))
     assert sinkhorn(torch.zeros(0, 3, 3)).shape == (0, 3, 3)
+    iterated = partial(sinkhorn, num_iterations=3)
+    torch.testing.assert_close(torch.func.vmap(iterated, in_dims=1, out_dims=1)(potentials), iterated(potentials))
+    assert iterated(torch.zeros(0, 3, 3)).shape == (0, 3, 3)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +105,10 @@ def test_batch_and_vmap():
         ),
         (lambda: sinkhorn(torch.full((2, 2), math.nan)), "must not hold NaN"),
         (lambda: sinkhorn(torch.full((2, 2), INF)), "must not hold NaN or \\+inf, got inf"),
-        (lambda: sinkhorn(torch.tensor([[0.0, 0.0], [-INF, -INF]])), "finite entries must hold a permutation"),
+        (lambda: sinkhorn(torch.full((2, 2), math.nan), num_iterations=3), "must not hold NaN or \\+inf, got nan"),
+        (lambda: sinkhorn(torch.full((2, 2), INF), num_iterations=3), "must not hold NaN or \\+inf, got inf"),
+        (lambda: sinkhorn(torch.tensor([[0.0, 0.0], [-INF, -INF]]), num_iterations=3), "a row or a column of -inf"),
+        (lambda: sinkhorn(torch.tensor([[0.0, -INF], [0.0, -INF]])), "a row or a column of -inf"),
         (
             lambda: sinkhorn(torch.tensor([[0.0, 0.0, 0.0], [-INF, -INF, 0.0], [-INF, -INF, 0.0]])),
             "cannot be scaled to column sums of 1 within tolerance=1e-08",

@@ -150,6 +150,17 @@ def test_masks():
     assert d.expand((4, 2)).sample().shape == (4, 2, 3, 3)
 
 
+@pytest.mark.parametrize("mask", [None, torch.ones(3, 3, dtype=torch.bool).tril(1)])
+def test_density_under_vmap(mask):
+    loc = torch.randn(2, 3, 3, dtype=torch.float64)
+    d = RelaxedRoundingPermutation(loc, 0.3, 0.5, mask=mask, validate_args=False)
+    x = d.sample((4,)).clone()
+    torch.testing.assert_close(torch.func.vmap(d.log_prob)(x), d.log_prob(x))
+    gradient = torch.func.vmap(torch.func.grad(lambda value: d.log_prob(value).sum()))(x)
+    value = x.requires_grad_()
+    torch.testing.assert_close(gradient, torch.autograd.grad(d.log_prob(value).sum(), value)[0])
+
+
 def test_a_single_element():
     d = RelaxedRoundingPermutation(torch.zeros(1, 1), 0.5, 0.5)
     assert torch.equal(d.centre, torch.ones(1, 1))
