@@ -14,7 +14,13 @@ import torch
 from tqdm.auto import tqdm
 
 from pyro_ext.cli.evidence_report import Report
-from pyro_ext.inference.evidence import EvidenceComparison, EvidenceSettings, EvidenceWarning, compare_evidence
+from pyro_ext.inference.evidence import (
+    EVIDENCE_METHODS,
+    EvidenceComparison,
+    EvidenceSettings,
+    EvidenceWarning,
+    compare_evidence,
+)
 from pyro_ext.inference.evidence.methods import method_named
 from pyro_ext.inference.fit.folder import RunFolder
 from pyro_ext.models.phylo import FixedTopology, Process
@@ -92,30 +98,34 @@ class Job:
     def run(self) -> Report:
         """Estimate the evidence of every tree.
 
+        What comes out is kept, whatever else fails.
+
         Raises:
-            ValueError: if a method does not apply or comes to no finite number, or, with ``--all``, none does.
+            ValueError: if a method does not apply, or none comes to an estimate for any tree.
         """
-        comparisons, notes = [], []
+        comparisons: list[EvidenceComparison] = []
+        notes: list[str] = []
         with tqdm(total=len(self.models), desc="trees", disable=not self.progress or len(self.models) == 1) as bar:
             for number, model in enumerate(self.models, 1):
                 label = f"tree {number}: " if len(self.models) > 1 else ""
                 with warnings.catch_warnings(record=True) as caught:
                     warnings.simplefilter("always", EvidenceWarning)
-                    comparisons.append(self._compare(model, label))
-                notes += [label + text for text in _texts(caught)]
+                    found = self._compare(model)
+                comparisons.append(found)
+                texts = _texts(caught) if found else [next(iter(found.refused.values()))]
+                notes += [label + text for text in texts]
                 bar.update(1)
+        if not any(comparisons):
+            raise ValueError(notes[0])
         return Report(self.trees.to_newick(), comparisons, notes, self.facts)
 
-    def _compare(self, model: FixedTopology, label: str) -> EvidenceComparison:
+    def _compare(self, model: FixedTopology) -> EvidenceComparison:
         try:
-            found = compare_evidence(
+            return compare_evidence(
                 model, methods=self.methods, settings=self.settings, seed=self.seed, progress=self.progress
             )
         except ValueError as error:
-            raise ValueError(f"{label}{error}") from error
-        if not found:
-            raise ValueError(f"{label}no method applies; {next(iter(found.refused.values()))}")
-        return found
+            return EvidenceComparison({}, dict.fromkeys(self.methods or EVIDENCE_METHODS, str(error)))
 
 
 def _methods(options: Namespace) -> list[str] | None:

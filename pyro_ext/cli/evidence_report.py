@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from pyro_ext.inference.evidence import EvidenceComparison, EvidenceEstimate
+from pyro_ext.inference.evidence import EVIDENCE_METHODS, EvidenceComparison, EvidenceEstimate
 from pyro_ext.inference.fit.folder import write_atomically
 from pyro_ext.plotting import save
 from pyro_ext.plotting.evidence import plot_evidence
@@ -43,14 +43,16 @@ class Report:
 
     @property
     def methods(self) -> list[str]:
-        """The methods that have estimates for all topologies."""
-        return [name for name in self.comparisons[0] if all(name in found for found in self.comparisons)]
+        """The methods that have an estimate for some topology."""
+        return [*dict.fromkeys(name for found in self.comparisons for name in found)]
 
-    def probabilities(self, method: str) -> list[float]:
+    def probabilities(self, method: str) -> list[float] | None:
         """Return the posterior probabilities of the topologies by a method, if they are all there are, and as likely.
 
-        For a score, it is what takes the place of the evidence.
+        For a score, it is what takes the place of the evidence. None where the method lacks one of the topologies.
         """
+        if not all(method in found for found in self.comparisons):
+            return None
         log_evidence = torch.tensor([found[method].log_evidence for found in self.comparisons], dtype=torch.float64)
         return log_evidence.softmax(0).tolist()
 
@@ -67,7 +69,7 @@ class Report:
         """Return a Markdown table with straight columns, the topologies of a method below one another."""
         several = len(self.newick) > 1
         header = ["method", "tree", "log evidence", "std. error", "probability", "seconds", "diagnostics", ""]
-        rows = [self._cells(name, i) for name in self.methods for i in range(len(self.newick))]
+        rows = [self._cells(*place) for place in self._places()]
         if not several:
             header, *rows = ([cell for i, cell in enumerate(line) if i not in (1, 4)] for line in [header, *rows])
         widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
@@ -77,7 +79,7 @@ class Report:
 
     def csv(self) -> str:
         """Return everything as comma-separated values, all figures of diagnostics included."""
-        rows = [self._values(name, i) for name in self.methods for i in range(len(self.newick))]
+        rows = [self._values(*place) for place in self._places()]
         text = io.StringIO()
         columns = dict.fromkeys(column for row in rows for column in row)
         writer = csv.DictWriter(text, [*columns], lineterminator="\n")
@@ -96,44 +98,60 @@ class Report:
     def write(self, out: Path) -> None:
         """Write ``evidence.csv``, ``report.md`` and ``evidence.png`` into a folder."""
         out.mkdir(parents=True, exist_ok=True)
-        if len(self.newick) > 1:
-            ax = plot_topology_probabilities({name: self.probabilities(name) for name in self.methods})
+        complete = {name: shares for name in self.methods if (shares := self.probabilities(name)) is not None}
+        if len(self.newick) > 1 and complete:
+            ax = plot_topology_probabilities(complete)
         else:
-            found = self.comparisons[0]
+            found = max(self.comparisons, key=len)
             ax = plot_evidence(found, scores=all(estimate.is_score for estimate in found.values()))
         save(ax, out / "evidence.png")
         write_atomically(out / "evidence.csv", self.csv())
         write_atomically(out / "report.md", self.markdown())
 
+    def _places(self) -> list[tuple[str, int]]:
+        """Return the method and the topology of each estimate there is."""
+        places = [(name, i) for name in self.methods for i in range(len(self.newick))]
+        return [(name, i) for name, i in places if name in self.comparisons[i]]
+
     def _legend(self) -> list[str]:
         """Return what has to be known to read the table."""
         lines = ["Log evidences are in nats."]
-        if any(self.comparisons[0][name].is_score for name in self.methods):
+        if any(found[name].is_score for found in self.comparisons for name in found):
             lines[0] += " A score ranks topologies but estimates no evidence."
         if len(self.newick) > 1:
             lines[0] += " Probabilities: if these are all topologies there are, each as likely beforehand."
-        refused = {name: reason for found in self.comparisons for name, reason in found.refused.items()}
-        return lines + [f"- {name}: {reason}" for name, reason in refused.items()]
+        return lines + [f"- {text}" for text in self._missing()]
+
+    def _missing(self) -> list[str]:
+        """Return what has no estimate, and why."""
+        found = []
+        for name in EVIDENCE_METHODS:
+            reasons = {i: c.refused[name] for i, c in enumerate(self.comparisons, 1) if name in c.refused}
+            if len(reasons) == len(self.newick) and len(set(reasons.values())) == 1:
+                found.append(f"{name}: {reasons[1]}")
+            else:
+                found += [f"{name}, tree {i}: {reason}" for i, reason in reasons.items()]
+        return found
 
     def _cells(self, method: str, tree: int) -> list[str]:
-        found = self.comparisons[tree][method]
+        found, shares = self.comparisons[tree][method], self.probabilities(method)
         error = "-" if math.isnan(found.std_error) else f"{found.std_error:.4f}"
         return [
             method,
             str(tree + 1),
             f"{found.log_evidence:.4f}" if abs(found.log_evidence) < _LONG else f"{found.log_evidence:.6g}",
             error,
-            f"{self.probabilities(method)[tree]:.4f}",
+            "-" if shares is None else f"{shares[tree]:.4f}",
             f"{found.seconds:.2f}",
             _figures(found),
             _kind(method, found),
         ]
 
     def _values(self, method: str, tree: int) -> dict[str, str | float]:
-        found = self.comparisons[tree][method]
+        found, shares = self.comparisons[tree][method], self.probabilities(method)
         values: dict[str, str | float] = {"method": method, "tree": tree + 1, "topology": self.newick[tree]}
         values |= {"log_evidence": found.log_evidence, "std_error": found.std_error}
-        values |= {"probability": self.probabilities(method)[tree], "seconds": found.seconds}
+        values |= {"probability": math.nan if shares is None else shares[tree], "seconds": found.seconds}
         values |= {"is_score": str(found.is_score)}
         figures = {name: value for name, value in found.diagnostics.items() if isinstance(value, numbers.Real)}
         return values | {name: float(value) for name, value in figures.items()}

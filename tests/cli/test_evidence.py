@@ -131,6 +131,43 @@ def test_what_does_not_apply_is_told_by_all(files, capsys):
     assert "- gamma_laplus: gamma_laplus needs positive latents, but site 'frequencies'" in shown
 
 
+def test_what_fails_loses_nothing_else(files, tmp_path, monkeypatch, capsys):
+    """One method on one tree, and every method on another."""
+    from pyro_ext.inference.evidence import methods
+
+    calls = {"elbo": 0, "vbis": 0}
+
+    def failing(name, when):
+        method = methods._METHODS[name]
+
+        def run(workspace):
+            calls[name] += 1
+            if calls[name] in when:
+                raise ValueError("no luck")
+            return method.run(workspace)
+
+        return method._replace(run=run)
+
+    monkeypatch.setitem(methods._METHODS, "elbo", failing("elbo", (2, 3)))
+    monkeypatch.setitem(methods._METHODS, "vbis", failing("vbis", (2,)))
+    words = ["a.fasta", "three.nwk", "--method", "vbis", "--method", "elbo", *QUICK, "--out", str(tmp_path / "found")]
+    assert call(files, *words) == 0
+    shown = capsys.readouterr().out
+    rows = rows_of(shown)
+    assert [(row[0], row[1], row[4]) for row in rows] == [("vbis", "1", "-"), ("vbis", "3", "-"), ("elbo", "1", "-")]
+    assert "warning: tree 2: no luck" in shown
+    assert "warning: tree 3: elbo failed: no luck" in shown
+    assert "- elbo, tree 3: no luck" in shown
+    assert (tmp_path / "found" / "evidence.png").stat().st_size > 5000
+    table = (tmp_path / "found" / "evidence.csv").read_text().splitlines()
+    assert len(table) == 4
+    assert all(",nan," in line for line in table[1:])
+    calls["elbo"] = 1
+    assert call(files, "a.fasta", "one.nwk", "--method", "elbo", *QUICK, "--out", str(tmp_path / "none")) == 2
+    assert capsys.readouterr().err.endswith("no luck\n")
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_seed_is_drawn_and_printed(files, capsys):
     pyro.set_rng_seed(0)
     words = ["a.fasta", "one.nwk", "--method", "vbis", *QUICK[:-2]]

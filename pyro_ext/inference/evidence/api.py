@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyro_ext.inference.elbo import ModelOrGuide
-from pyro_ext.inference.evidence.estimate import EvidenceEstimate
+from pyro_ext.inference.evidence.estimate import EvidenceEstimate, EvidenceWarning
 from pyro_ext.inference.evidence.methods import EVIDENCE_METHODS, check_applies, method_named
 from pyro_ext.inference.evidence.problem import Problem
 from pyro_ext.inference.evidence.settings import EvidenceSettings
@@ -116,13 +117,15 @@ class EvidenceComparison(Mapping[str, EvidenceEstimate]):
 
     Args:
         estimates: method -> estimate.
-        refused: method -> why it does not apply.
+        refused: method -> why there is no estimate: the method does not apply, or failed.
     """
 
     estimates: Mapping[str, EvidenceEstimate]
     refused: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, method: str) -> EvidenceEstimate:
+        if method in self.refused:
+            raise KeyError(f"there is no estimate by {method}: {self.refused[method]}")
         return self.estimates[method]
 
     def __iter__(self) -> Iterator[str]:
@@ -146,7 +149,7 @@ class EvidenceComparison(Mapping[str, EvidenceEstimate]):
             error = "-" if math.isnan(found.std_error) else f"{found.std_error:.4f}"
             ess = found.diagnostics.get("weight_ess", found.diagnostics.get("ess"))
             ess = "-" if ess is None else f"{ess:.0f}"
-            note = "score" if found.is_score else ""
+            note = "score" if found.is_score else "lower bound" if name == "elbo" else ""
             lines.append(f"| {name} | {found.log_evidence:.4f} | {error} | {ess} | {found.seconds:.2f} | {note} |")
         lines += [f"| {name} | - | - | - | - | {reason} |" for name, reason in self.refused.items()]
         return "\n".join(lines)
@@ -166,7 +169,8 @@ def compare_evidence(
     """Estimate the evidence of a model by several methods that share modes, draws and fits.
 
     The seconds of a method are those it would take by itself. A seed gives each method the numbers that
-    :func:`estimate_evidence` gives it alone.
+    :func:`estimate_evidence` gives it alone. A method that fails on the way is warned about and listed in ``refused``;
+    the others go on.
 
     Args:
         model: as in :func:`estimate_evidence`, like all that is not named here.
@@ -180,7 +184,8 @@ def compare_evidence(
         **kwargs: keyword arguments of the model.
 
     Raises:
-        ValueError: as :func:`estimate_evidence`; a method that does not apply is passed over if ``methods`` is None.
+        ValueError: as :func:`estimate_evidence`, before anything is estimated; where none of the methods comes to an
+            estimate; not for a method that does not apply if ``methods`` is None, which is listed in ``refused``.
 
     Example:
         >>> def model():
@@ -190,21 +195,31 @@ def compare_evidence(
         >>> {name: round(estimate.log_evidence, 4) for name, estimate in found.items()}
         {'vbis': -1.5155, 'elbo': -1.5155}
     """
-    names = list(methods if methods is not None else EVIDENCE_METHODS)
+    names = list(EVIDENCE_METHODS if methods is None else dict.fromkeys(methods))
+    if not names:
+        raise ValueError("methods must name at least one method")
     for name in names:
         method_named(name)
     sizes = settings or EvidenceSettings()
     workspace = _workspace(model, args, kwargs, sizes, guide=guide, posterior=posterior, seed=seed, progress=progress)
-    for name in names if methods is not None else ():
-        check_applies(name, workspace.problem)  # before the others take their time
     estimates, refused = {}, {}
-    for name in names:
+    for name in names:  # before others take their time
         try:
-            estimates[name] = _estimated(workspace, name)
+            check_applies(name, workspace.problem)
         except ValueError as error:
             if methods is not None:
                 raise
             refused[name] = str(error)
+    for name in names:
+        if name in refused:
+            continue
+        try:
+            estimates[name] = _estimated(workspace, name)
+        except (ValueError, torch.linalg.LinAlgError) as error:
+            refused[name] = str(error)
+            warnings.warn(f"{name} failed: {error}", EvidenceWarning, stacklevel=2)
+    if not estimates:
+        raise ValueError("; ".join(dict.fromkeys(refused.values())))
     return EvidenceComparison(estimates, refused)
 
 

@@ -5,7 +5,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_ext.inference.evidence import EvidenceSettings, compare_evidence, estimate_evidence
+from pyro_ext.inference.evidence import EvidenceSettings, EvidenceWarning, compare_evidence, estimate_evidence
 from tests.inference.evidence.toys import copies, gamma_exponential, regression
 
 ONE = torch.ones(())
@@ -61,6 +61,11 @@ def noisy():
 def impossible():
     a = pyro.sample("a", dist.Normal(0.0, 1.0))
     pyro.factor("never", torch.where(a > 100, 0.0, -torch.inf))
+
+
+def half():
+    a = pyro.sample("a", dist.Normal(0.0, 1.0))
+    pyro.factor("positive", torch.where(a > 0, 0.0, -torch.inf))
 
 
 TINY = EvidenceSettings(
@@ -159,3 +164,19 @@ def test_comparison_passes_over_or_raises():
         compare_evidence(normal, methods=["gamma_laplus"])
     with pytest.raises(ValueError, match="got 'nope'"):
         compare_evidence(normal, methods=["nope"])
+    with pytest.raises(ValueError, match="at least one method"):
+        compare_evidence(normal, methods=[])
+    with pytest.raises(KeyError, match="no estimate by gamma_laplus: gamma_laplus needs positive latents"):
+        found["gamma_laplus"]
+
+
+def test_a_method_that_fails_does_not_take_the_others_along():
+    with pytest.warns(EvidenceWarning, match="nested_sampling failed: nested_sampling needs a positive likelihood"):
+        found = compare_evidence(half, methods=["nested_sampling", "naive_monte_carlo"], seed=0, settings=TINY)
+    assert list(found) == ["naive_monte_carlo"]
+    assert "needs a positive likelihood" in found.to_markdown()
+    with (
+        pytest.warns(EvidenceWarning, match="nested_sampling failed"),
+        pytest.raises(ValueError, match="nested_sampling needs a positive"),
+    ):
+        compare_evidence(half, methods=["nested_sampling"], seed=0, settings=TINY)
