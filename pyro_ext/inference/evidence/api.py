@@ -80,8 +80,8 @@ def estimate_evidence(
         **kwargs: keyword arguments of the model.
 
     Raises:
-        ValueError: if there is no such method, it does not apply to the model, a latent site is discrete or its prior
-            improper, a plate is subsampled, or a density is not a number.
+        ValueError: if there is no such method, it does not apply to the model, a latent site is discrete, its prior
+            improper, masked or scaled, a plate is subsampled, or a density is not a number.
 
     References:
         | 19 dubious ways to compute the marginal likelihood of a phylogenetic tree topology (Fourment et al., 2020)

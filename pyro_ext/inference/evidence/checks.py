@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyro.distributions as dist
+import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -16,25 +17,35 @@ __all__ = ["PriorCheck", "check_finite", "check_sites"]
 
 
 class PriorCheck(Messenger):
-    """Raises ValueError where a latent site has no density that could be integrated."""
+    """Raises ValueError where a latent site has no density that could be integrated.
+
+    Attributes:
+        problem: what is wrong, without what Pyro adds to the errors raised in a model; None while nothing is.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.problem: str | None = None
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] or site_is_subsample(msg) or msg["infer"].get("_deterministic"):
             return
         name, fn = msg["name"], unwrapped(msg["fn"])
         if isinstance(fn, dist.ImproperUniform):
-            raise ValueError(f"latent site {name!r} has an improper prior, so no evidence: give it a proper law")
-        if isinstance(fn, dist.Delta):
-            raise ValueError(f"latent site {name!r} is a Delta, which has no density: use pyro.deterministic")
-        if getattr(fn.support, "is_discrete", False):
-            raise ValueError(
+            self.problem = f"latent site {name!r} has an improper prior, so no evidence: give it a proper law"
+        elif isinstance(fn, dist.Delta):
+            self.problem = f"latent site {name!r} is a Delta, which has no density: use pyro.deterministic"
+        elif getattr(fn.support, "is_discrete", False):
+            self.problem = (
                 f"latent site {name!r} is discrete, and evidence is estimated for continuous latents: sum it out "
                 "in the model, for instance by a mixture"
             )
+        if self.problem is not None:
+            raise ValueError(self.problem)
 
 
 def check_sites(sites: Mapping[str, Site]) -> None:
-    """Raise ValueError if a model has no latent or no observed sites, or subsamples its data.
+    """Raise ValueError if a model has no latent or no observed sites, subsamples its data, or alters a prior.
 
     Args:
         sites: the sample sites of a run of the model.
@@ -49,6 +60,26 @@ def check_sites(sites: Mapping[str, Site]) -> None:
                 f"plate {frame.name!r} subsamples {frame.size} of {frame.full_size} data, but evidence is that of all: "
                 "call the model without subsampling"
             )
+    for name, site in sites.items():
+        if not site["is_observed"]:
+            _check_whole(name, site)
+
+
+def _check_whole(name: str, site: Site) -> None:
+    """Raise ValueError if the density of a latent site is masked or scaled, so that it does not integrate to 1."""
+    masks, fn = [site["mask"]], site["fn"]
+    while hasattr(fn, "base_dist"):
+        masks.append(getattr(fn, "_mask", None))
+        fn = fn.base_dist
+    if any(mask is not None and not bool(torch.as_tensor(mask).all()) for mask in masks):
+        raise ValueError(
+            f"latent site {name!r} is masked, which leaves it an improper prior, so no evidence: mask observed sites "
+            "only, and leave latents out of the model that nothing depends on"
+        )
+    if not bool((torch.as_tensor(site["scale"]) == 1).all()):
+        raise ValueError(
+            f"latent site {name!r} is scaled, so that its prior does not integrate to 1: scale observed sites only"
+        )
 
 
 def check_finite(log_likelihood: Tensor, log_prior: Tensor) -> None:

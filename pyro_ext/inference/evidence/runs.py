@@ -55,15 +55,14 @@ class ModelRuns:
 
     Raises:
         ValueError: if there are no latent or no observed sites, a latent one is discrete or has an improper or
-            degenerate law, a plate is subsampled, or the density is random or not a number.
+            degenerate law, is masked or scaled, a plate is subsampled, or the density is random or not a number.
     """
 
     def __init__(
         self, model: ModelOrGuide, args: tuple[Any, ...], kwargs: Mapping[str, Any], vectorize: bool | None = None
     ) -> None:
         self._model, self._args, self._kwargs = model, args, kwargs
-        with PriorCheck(), torch.no_grad():
-            trace = poutine.trace(model).get_trace(*args, **kwargs)
+        trace = _first_trace(model, args, kwargs)
         sites = sample_sites(trace)
         check_sites(sites)
         with pyro.validation_enabled(False):  # infinite ones are reported by check_finite
@@ -222,3 +221,14 @@ class ModelRuns:
     def _guide_trace(self, guide: ModelOrGuide, size: int) -> Any:
         with self._plate(size):
             return poutine.trace(guide).get_trace(*self._args, **self._kwargs)
+
+
+def _first_trace(model: ModelOrGuide, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    check = PriorCheck()
+    try:
+        with check, torch.no_grad():
+            return poutine.trace(model).get_trace(*args, **kwargs)
+    except ValueError:
+        if check.problem is None:
+            raise
+        raise ValueError(check.problem) from None

@@ -25,6 +25,22 @@ def improper():
     observed(pyro.sample("a", dist.ImproperUniform(dist.constraints.real, (), ())))
 
 
+def flat():
+    observed(pyro.sample("a", dist.Normal(0.0, 1.0).mask(False)))
+
+
+def flat_in_part():
+    with pyro.plate("copies", 2), pyro.poutine.mask(mask=torch.tensor([True, False])):
+        a = pyro.sample("a", dist.Normal(0.0, 1.0))
+    observed(a.sum(-1))
+
+
+def tempered_prior():
+    with pyro.poutine.scale(scale=0.5):
+        a = pyro.sample("a", dist.Normal(0.0, 1.0))
+    observed(a)
+
+
 def point_mass():
     observed(pyro.sample("a", dist.Delta(ONE)))
 
@@ -80,6 +96,9 @@ def normal():
 TABLE = [
     (discrete, {}, "site 'z' is discrete.*sum it out"),
     (improper, {}, "site 'a' has an improper prior"),
+    (flat, {}, "site 'a' is masked, which leaves it an improper prior"),
+    (flat_in_part, {}, "site 'a' is masked"),
+    (tempered_prior, {}, "site 'a' is scaled, so that its prior does not integrate to 1"),
     (point_mass, {}, "site 'a' is a Delta"),
     (nothing_latent, {}, "no latent sites"),
     (nothing_observed, {}, "no observed sites"),
@@ -110,8 +129,21 @@ TABLE = [
 
 @pytest.mark.parametrize(("model", "options", "message"), TABLE)
 def test_calls(model, options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         estimate_evidence(model, **{"method": "vbis", "seed": 0, **options})
+    assert "\n" not in str(caught.value)
+
+
+def test_observed_sites_may_be_masked_or_scaled():
+    def model():
+        a = pyro.sample("a", dist.Normal(0.0, 1.0).mask(True))
+        with pyro.plate("data", 3), pyro.poutine.mask(mask=torch.tensor([True, False, False])):
+            pyro.sample("y", dist.Normal(a, 1.0), obs=X)
+        with pyro.poutine.scale(scale=1e-12):
+            pyro.sample("more", dist.Normal(a, 1.0), obs=ONE)
+
+    exact = float(dist.Normal(0.0, 2**0.5).log_prob(X[0]))
+    assert estimate_evidence(model, method="vbis", seed=0).log_evidence == pytest.approx(exact, abs=1e-4)
 
 
 def test_live_points_that_collapse():
