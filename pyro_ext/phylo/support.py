@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from pyro_ext.ops.subsplits.bits import leaf_words, members
-from pyro_ext.ops.subsplits.collect import CladeSplits, collect_splits
+from pyro_ext.ops.subsplits.collect import CladeSplits, check_splits, collect_splits
 from pyro_ext.ops.subsplits.draws import all_choices
 from pyro_ext.ops.subsplits.graph import SplitGraph
 from pyro_ext.ops.subsplits.layout import Layout, lay_out
 from pyro_ext.ops.subsplits.programs import log_count
 from pyro_ext.ops.subsplits.rootings import TreeIndex, index_trees, log_prob_rootings, with_constants
-from pyro_ext.phylo.support_files import read_arrays, write_arrays
+from pyro_ext.phylo.support_files import named, read_arrays, write_arrays
 from pyro_ext.phylo.support_graph import subsplit_graph
 from pyro_ext.phylo.support_trees import TreesAndWeights, difference, trees_and_weights
 from pyro_ext.phylo.trees import TreeSet
@@ -258,13 +258,16 @@ class SubsplitSupport:
         Raises:
             ValueError: if the arrays describe none.
         """
-        taxa = tuple(str(name) for name in arrays["taxa"])
-        rooted, sisters = bool(arrays["rooted"]), bool(arrays["sisters"])
-        words, splits = (torch.from_numpy(arrays[name].astype(np.int64)) for name in ("clades", "splits"))
-        if splits.dim() != 2 or splits.shape[1] != 4 or int(splits.max()) >= len(words) or int(splits.min()) < -1:
-            raise ValueError(f"splits of shape {tuple(splits.shape)} do not refer to the {len(words)} clades")
+        taxa = tuple(str(name) for name in arrays["taxa"].reshape(-1))
+        if len(taxa) < 2 or list(taxa) != sorted(set(taxa)):
+            raise ValueError(f"taxa are {len(taxa)} names, {taxa[:3]} the first: they must be different and sorted")
+        rooted, sisters = (bool(arrays[name].all()) for name in ("rooted", "sisters"))
+        if any(arrays[name].dtype.kind not in "iu" for name in ("clades", "splits")):
+            raise ValueError("clades and splits must hold integers")
+        found = CladeSplits(*(torch.from_numpy(arrays[name].astype(np.int64)) for name in ("clades", "splits")))
+        check_splits(found, len(taxa), sisters)
         num_choices = len(taxa) - 1 if sisters or rooted else len(taxa) - 2
-        return cls(taxa, rooted, lay_out(CladeSplits(words, splits), len(taxa), num_choices, sisters), sisters)
+        return cls(taxa, rooted, lay_out(found, len(taxa), num_choices, sisters), sisters)
 
     def save(self, path: str | Path) -> None:
         """Write the support to an ``.npz`` file, whole or not at all."""
@@ -277,7 +280,10 @@ class SubsplitSupport:
         Raises:
             ValueError: if there is none in the file.
         """
-        return cls.from_arrays(read_arrays(path, ARRAYS))
+        try:
+            return cls.from_arrays(read_arrays(path, ARRAYS))
+        except ValueError as error:
+            raise named(error, path) from error
 
     def __eq__(self, other: object) -> bool:
         if self is other:

@@ -140,7 +140,7 @@ def test_nothing_is_left_where_writing_fails(tmp_path, monkeypatch):
 
 def test_bad_files(tmp_path):
     path = tmp_path / "file.npz"
-    path.write_bytes(b"PK no zip")
+    path.write_bytes(b"PK\x03\x04 no zip")
     with pytest.raises(ValueError, match=r"file\.npz is no file of subsplits, or damaged"):
         SubsplitSupport.load(path)
     np.savez(path, a=np.zeros(2))
@@ -150,19 +150,56 @@ def test_bad_files(tmp_path):
     write_arrays(path, {name: x for name, x in arrays.items() if name != "clades"})
     with pytest.raises(ValueError, match=r"file\.npz has no clades"):
         SubsplitSupport.load(path)
-    write_arrays(path, {**arrays, "splits": arrays["splits"][:-1]})
-    with pytest.raises(ValueError, match="nowhere split"):
+    for options, version in (({}, 0), ({"version": 99}, 99), ({"version": [1, 1]}, "")):
+        np.savez(path, kind="pyro_ext subsplits", **options)
+        with pytest.raises(ValueError, match=rf"file\.npz has version .*{version}.*, not 1 to 1: read it with a later"):
+            SubsplitSupport.load(path)
+    np.savez(path, kind="pyro_ext subsplits", version=1, taxa=np.array([{}], dtype=object))
+    with pytest.raises(ValueError, match="allow_pickle=False"):
         SubsplitSupport.load(path)
-    write_arrays(path, {**arrays, "splits": arrays["splits"] + 100})
-    with pytest.raises(ValueError, match="do not refer to"):
-        SubsplitSupport.load(path)
-    write_arrays(path, arrays)
-    monkey = dict(np.load(path, allow_pickle=False))
-    np.savez(path, **{**monkey, "version": 99})
-    with pytest.raises(ValueError, match="version 99"):
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(ValueError, match=r"file\.npz is no file of subsplits, or damaged: it is no \.npz"):
         SubsplitSupport.load(path)
     with pytest.raises(FileNotFoundError):
         SubsplitSupport.load(tmp_path / "missing.npz")
+
+
+ARRAYS = SubsplitSupport.from_trees(random_trees(5, 2, generator=torch.Generator().manual_seed(0))).to_arrays()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("splits", lambda x: x[:-1], "nowhere split"),
+        ("splits", lambda x: x + 100, "do not refer to"),
+        ("splits", lambda x: x[:, ::-1], "do not refer to"),
+        ("splits", lambda x: x[:, [0, 1, 2, 2]], "does not part its clade in two, beside its sister"),
+        ("splits", lambda x: x[:, [1, 1, 2, 3]], "does not part its clade in two, beside its sister"),
+        ("splits", lambda x: x[:0], "splits have shape (0, 4)"),
+        ("splits", lambda x: x * 1.5, "must hold integers"),
+        ("clades", lambda x: np.concatenate([x, x[:1]]), "a clade is empty, or there twice"),
+        ("clades", lambda x: x * 0, "a clade is empty, or there twice"),
+        ("clades", lambda x: x + 32, "are no sets of 5 taxa"),
+        ("clades", lambda x: x[:, [0, 0]], "are no sets of 5 taxa"),
+        ("taxa", lambda x: x[::-1], "must be different and sorted"),
+        ("taxa", lambda x: x[:4], "are no sets of 4 taxa"),
+    ],
+)
+def test_files_that_hold_no_support(tmp_path, name, change, message):
+    path = tmp_path / "file.npz"
+    write_arrays(path, {**ARRAYS, name: change(ARRAYS[name])})
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        SubsplitSupport.load(path)
+    assert str(error.value).startswith(str(path))
+
+
+def test_a_support_is_checked_by_its_own_checks(tmp_path):
+    for trees in (random_trees(70, 3), random_trees(9, 3, rooted=True)):
+        for sisters in (False, True):
+            support = SubsplitSupport.from_trees(trees, sisters=sisters)
+            support.save(tmp_path / "file.npz")
+            assert SubsplitSupport.load(tmp_path / "file.npz") == support
 
 
 def test_networkx():

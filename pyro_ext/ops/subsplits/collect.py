@@ -13,7 +13,7 @@ from pyro_ext.ops.subsplits.relations import Relations
 from pyro_ext.ops.subsplits.rootings import subsplits_of
 from pyro_ext.ops.subsplits.trees import node_sums
 
-__all__ = ["CladeSplits", "CodeCollisionError", "collect_splits"]
+__all__ = ["CladeSplits", "CodeCollisionError", "check_splits", "collect_splits"]
 
 _ENTRIES = 1 << 21  # subsplits and words of clades in one go
 _ATTEMPTS = 5
@@ -53,6 +53,37 @@ def collect_splits(parents: Tensor, num_taxa: int, kind: str) -> CladeSplits:
             if attempt + 1 == _ATTEMPTS:
                 raise
     raise AssertionError
+
+
+def check_splits(found: CladeSplits, num_taxa: int, sisters: bool) -> None:
+    """Check clades and splits that come from elsewhere.
+
+    Args:
+        found: these.
+        num_taxa: n.
+        sisters: whether the splits of all clades but the whole go with a sister.
+
+    Raises:
+        ValueError: if a clade is none or there twice, or a split is not one of its clade beside its sister.
+    """
+    words, splits = found
+    all_taxa = leaf_words(num_taxa).sum(0)
+    if words.dim() != 2 or words.shape[1:] != all_taxa.shape or bool(((words & ~all_taxa) != 0).any()):
+        raise ValueError(f"clades of shape {tuple(words.shape)} are no sets of {num_taxa} taxa")
+    if len(words.unique(dim=0)) < len(words) or bool((words == 0).all(-1).any()):
+        raise ValueError("a clade is empty, or there twice")
+    if splits.dim() != 2 or splits.shape[1] != 4 or not len(splits):
+        raise ValueError(f"splits have shape {tuple(splits.shape)}: they must be (M, 4), M at least 1")
+    if int(splits.max()) >= len(words) or int(splits[:, 0].min()) < -1 or int(splits[:, 1:].min()) < 0:
+        raise ValueError(f"splits of shape {tuple(splits.shape)} do not refer to the {len(words)} clades")
+    sister, focal, first, second = (words[column] for column in splits.unbind(-1))
+    alone = splits[:, 0] < 0
+    parts = ((first & second) == 0).all(-1) & ((first | second) == focal).all(-1)
+    beside = ((sister & focal) == 0).all(-1) & sisters
+    # the whole has no sister, and only that goes without one if sisters are told apart
+    right = parts & torch.where(alone, (focal == all_taxa).all(-1) | (not sisters), beside)
+    if not bool(right.all()):
+        raise ValueError(f"splits[{int((~right).nonzero()[0, 0])}] does not part its clade in two, beside its sister")
 
 
 def _collect(parents: Tensor, codes: Tensor, kind: str) -> CladeSplits:
