@@ -25,9 +25,14 @@ class LastIndex:
 
     def __call__(self, trees: Tensor) -> TreeIndex:
         """Return the index of trees ``(..., N)``, in one row, ``(T, L)``."""
+        if trees.is_inference():  # nobody counts its changes
+            return self._find(trees)
         last = self._last
         if last is not None and last[0] is trees and last[1] == trees._version:
             return last[2]
-        found = self._support.index(trees.reshape(-1, trees.shape[-1]), self._rooted)
+        found = self._find(trees)
         self._last = (trees, trees._version, found)
         return found
+
+    def _find(self, trees: Tensor) -> TreeIndex:
+        return self._support.index(trees.flatten(0, -2) if trees.dim() > 1 else trees.unsqueeze(0), self._rooted)

@@ -44,10 +44,10 @@ class SplitLaw(TorchDistribution):
     ) -> None:
         if logits is None:
             logits = torch.zeros(support.num_parameters, device=support.device)
-        if not logits.dim() or logits.shape[-1] != support.num_parameters:
+        if not logits.dim() or logits.shape[-1] != support.num_parameters or not logits.is_floating_point():
             raise ValueError(
-                f"logits has shape {tuple(logits.shape)} but {support!r} has {support.num_parameters} parameters: "
-                "give batch_shape + (parameters,)"
+                f"logits has shape {tuple(logits.shape)} of {logits.dtype} but {support!r} has "
+                f"{support.num_parameters} parameters: give floating point numbers, batch_shape + (parameters,)"
             )
         if logits.device != support.device:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,10 +15,10 @@ from pyro_ext.distributions.trees.clade import ConditionalCladeDistribution
 from pyro_ext.distributions.trees.subsplit import SubsplitBayesianNetwork
 from pyro_ext.ops.subsplits.programs import expected_log_ratio
 from pyro_ext.ops.subsplits.rows import distinct_rows
-from pyro_ext.phylo.support_trees import trees_and_weights
+from pyro_ext.phylo.support_trees import difference, trees_and_weights
 from pyro_ext.phylo.trees import TreeSet
 
-__all__ = ["tree_kl"]
+__all__ = ["log_prob_in_parts", "tree_kl"]
 
 _CHUNK = 1 << 19  # subsplits of trees looked up in one go
 
@@ -47,7 +48,8 @@ def tree_kl(
         The divergence in nats, in the shape of the law's batch.
 
     Raises:
-        ValueError: if there are no trees, they do not fit the law, or the weights are negative or all zero.
+        ValueError: if there are no trees, they do not fit the law or have other taxa, the weights are negative or all
+            zero, or the floor is not positive.
 
     Example:
         >>> from pyro_ext.distributions import TreeFrequency
@@ -56,7 +58,11 @@ def tree_kl(
         >>> tree_kl(trees, law)
         tensor(0.5108, dtype=torch.float64)
     """
+    if floor is not None and not 0 < floor < math.inf:
+        raise ValueError(f"floor must be a positive number, such as 2.220446e-16, or None, got {floor}")
     given = trees_and_weights(trees, weights)
+    if isinstance(trees, TreeSet) and isinstance(law, SplitLaw) and trees.taxa != law.subsplits.taxa:
+        raise ValueError(f"trees and law {difference(trees.taxa, law.subsplits.taxa)}: relabel the trees")
     distinct, number = distinct_rows(given.parents)
     if distinct.shape[1:] != law.event_shape:
         raise ValueError(f"trees have {distinct.shape[1]} nodes but those of {law!r} {law.event_shape[0]}")
@@ -65,13 +71,22 @@ def tree_kl(
         weights = trees.weights
     if not normalize and weights is not None:
         share = share * torch.as_tensor(weights, dtype=torch.float64).sum().to(share.device)
-    ones = (1,) * len(law.batch_shape)
-    parts = distinct.split(max(1, _CHUNK // (9 * distinct.shape[1])))
-    log_prob = torch.cat([law.log_prob(part.view(len(part), *ones, -1)).double() for part in parts])
+    log_prob = log_prob_in_parts(law, distinct).double()
     if floor is not None:
         log_prob = log_prob.exp().clamp_min(floor).log()
-    share = share.view(-1, *ones)
+    share = share.view(-1, *(1,) * len(law.batch_shape))
     return (share * (share.log() - log_prob)).sum(0)
+
+
+@torch.no_grad()
+def log_prob_in_parts(law: Any, trees: Tensor) -> Tensor:
+    """Return the log-probabilities of trees ``(T, N)``, ``(T,) + batch_shape``, some thousands of them at a time.
+
+    However many the trees, the memory is that of some tens of megabytes for each law of the batch.
+    """
+    ones = (1,) * len(law.batch_shape)
+    parts = trees.split(max(1, _CHUNK // (9 * trees.shape[1])))
+    return torch.cat([law.log_prob(part.view(len(part), *ones, -1)) for part in parts])
 
 
 @register_kl(SubsplitBayesianNetwork, SubsplitBayesianNetwork)

@@ -43,6 +43,10 @@ class FitHistory(NamedTuple):
         """The number of updates."""
         return len(self.objective)
 
+    def __repr__(self) -> str:
+        ended = "converged" if self.converged else "not converged"
+        return f"FitHistory({self.num_iterations} iterations, {ended}, log_likelihood={self.log_likelihood[-1]:.6f})"
+
 
 def fit_log_theta(
     trees: TreeSet | Tensor,
@@ -61,12 +65,13 @@ def fit_log_theta(
 
     The arguments are those of :meth:`.SubsplitBayesianNetwork.fit`.
     """
-    _check_options(method, alpha, prior, max_iterations)
+    _check_options(method, alpha, prior, max_iterations, tolerance)
     given = trees_and_weights(trees, weights, taxa=support.taxa if support and isinstance(trees, Tensor) else None)
     if (given.rooted and method == "em") or (not given.rooted and method == "maximum_likelihood"):
         raise ValueError(
             f"method={method!r} is not for {'' if given.rooted else 'un'}rooted trees: "
             f"use {'maximum_likelihood' if given.rooted else 'em'!r}"
+            + (", or forget their roots by reading them with rooted=False" if given.rooted else "")
         )
     if support is None:
         support = SubsplitSupport.from_trees(given.parents, taxa=given.taxa)
@@ -94,7 +99,7 @@ def count_splits(
     return support, _normalised(_Sample(support, given).once_per_tree(), support.graph)
 
 
-def _check_options(method: str, alpha: float, prior: str, max_iterations: int) -> None:
+def _check_options(method: str, alpha: float, prior: str, max_iterations: int, tolerance: float) -> None:
     if method not in METHODS:
         raise ValueError(f"method must be one of {METHODS}, got {method!r}")
     if prior not in PRIORS:
@@ -105,6 +110,8 @@ def _check_options(method: str, alpha: float, prior: str, max_iterations: int) -
         raise ValueError(f"alpha={alpha} means nothing to the simple average: use em or maximum_likelihood")
     if max_iterations < 1:
         raise ValueError(f"max_iterations must be at least 1, got {max_iterations}")
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance must not be negative, got {tolerance}")
 
 
 class _Sample:

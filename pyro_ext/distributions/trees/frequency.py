@@ -30,6 +30,9 @@ class TreeFrequency(TorchDistribution):
         trees: distinct canonical parent vectors, int64 ``(K, N)``.
         logits: their log-probabilities up to a constant, ``batch_shape + (K,)``; zeros if None.
 
+    Raises:
+        ValueError: if there are no trees, one is there twice or not canonical, or the logits do not fit.
+
     References:
         | Generalizing tree probability estimation via Bayesian networks (Zhang and Matsen, 2018), section 5
         | https://arxiv.org/abs/1805.07834
@@ -44,8 +47,10 @@ class TreeFrequency(TorchDistribution):
     arg_constraints: ClassVar[dict[str, Any]] = {"logits": torch_constraints.real_vector}
 
     def __init__(self, trees: Tensor, logits: Tensor | None = None, validate_args: bool | None = None) -> None:
-        if trees.dim() != 2 or trees.shape[1] < 3 or not len(trees):
-            raise ValueError(f"trees has shape {tuple(trees.shape)}: give one or more parent vectors, (K, N)")
+        if trees.dim() != 2 or trees.shape[1] < 3 or not len(trees) or trees.dtype != torch.int64:
+            raise ValueError(
+                f"trees has shape {tuple(trees.shape)} of {trees.dtype}: give one or more parent vectors, int64 (K, N)"
+            )
         if logits is None:
             logits = torch.zeros(len(trees), device=trees.device)
         if not logits.dim() or logits.shape[-1] != len(trees):
@@ -55,6 +60,8 @@ class TreeFrequency(TorchDistribution):
         self.trees = trees
         self.logits = logits
         super().__init__(logits.shape[:-1], trees.shape[1:], validate_args=validate_args)
+        if self._validate_args:
+            _check(trees, logits)
 
     @classmethod
     def from_trees(cls, trees: TreeSet | Tensor, weights: Tensor | Sequence[float] | None = None) -> TreeFrequency:
@@ -152,3 +159,13 @@ class TreeFrequency(TorchDistribution):
     def __repr__(self) -> str:
         shape = tuple(self.batch_shape)
         return f"TreeFrequency(batch_shape: {shape}, trees={len(self.trees)}, nodes={self.event_shape[-1]})"
+
+
+def _check(trees: Tensor, logits: Tensor) -> None:
+    canonical = constraints.tree_topology.check(trees)
+    if not bool(canonical.all()):
+        row = int((~canonical).nonzero()[0, 0])
+        raise ValueError(f"trees[{row}] = {trees[row].tolist()} is not in canonical form: see phylo.canonicalize")
+    largest = logits.amax(-1)
+    if bool((largest.abs() == math.inf).any()):
+        raise ValueError("logits are finite, or -inf for a tree that is never drawn, but not all of them")

@@ -16,7 +16,7 @@ from pyro_ext.ops.subsplits.assembly import grown_trees, unrooted_trees
 from pyro_ext.ops.subsplits.rootings import log_prob_rootings, log_sum
 from pyro_ext.ops.subsplits.rows import distinct_rows
 from pyro_ext.phylo.support import ARRAYS, SubsplitSupport
-from pyro_ext.phylo.support_files import read_arrays, write_arrays
+from pyro_ext.phylo.support_files import named, read_arrays, write_arrays
 from pyro_ext.phylo.trees import TreeSet
 
 __all__ = ["SubsplitBayesianNetwork"]
@@ -177,7 +177,7 @@ class SubsplitBayesianNetwork(SplitLaw):
         if self._rooted:
             raise NotImplementedError("a rooted tree has one rooting: use log_prob, or a network with rooted=False")
         terms, relations, shape = self._terms(value)
-        return log_prob_rootings(terms, relations).view(*shape, -1)
+        return log_prob_rootings(terms, relations).view(*shape, 2 * self.graph.num_taxa - 3)
 
     def rooted_law(self) -> SubsplitBayesianNetwork:
         """Return the law of the rooted trees that this one's are drawn as; itself if they are rooted.
@@ -199,5 +199,9 @@ class SubsplitBayesianNetwork(SplitLaw):
             ValueError: if there is none in the file.
         """
         arrays = read_arrays(path, [*ARRAYS, "logits"])
-        rooted = bool(arrays.get("rooted_values", arrays["rooted"]))
-        return cls(SubsplitSupport.from_arrays(arrays), torch.from_numpy(arrays["logits"]), rooted)
+        rooted = bool(arrays.get("rooted_values", arrays["rooted"]).all())
+        try:
+            logits = torch.from_numpy(arrays["logits"])
+            return cls(SubsplitSupport.from_arrays(arrays), logits, rooted, validate_args=True)
+        except (ValueError, TypeError) as error:
+            raise named(error, path) from error

@@ -115,7 +115,7 @@ def _smaller_children(below: Tensor, relations: Relations) -> Tensor:
     smaller = torch.minimum(below, _at(below, relations.sister))
     slots = smaller.new_zeros(len(below) * (relations.num_internal + 1))
     slots = slots.scatter(0, relations.parent.reshape(-1), smaller.reshape(-1))  # both children write the same
-    return slots.view(len(below), -1)[:, :-1]
+    return slots.view(len(below), relations.num_internal + 1)[:, :-1]
 
 
 def _at(x: Tensor, index: Tensor) -> Tensor:

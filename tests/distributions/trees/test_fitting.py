@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from pyro_ext.distributions import ConditionalCladeDistribution, SubsplitBayesianNetwork, TreeFrequency, tree_kl
-from pyro_ext.phylo import SubsplitSupport, all_trees, random_trees, read_trees
+from pyro_ext.distributions.trees.divergence import log_prob_in_parts
+from pyro_ext.phylo import SubsplitSupport, TreeSet, all_trees, random_trees, read_trees
 from tests.phylo.brute_force import BruteForceNetwork, rooted_subsplits
 
 fit = SubsplitBayesianNetwork.fit
@@ -54,6 +55,7 @@ def test_em_never_decreases(options):
     trees, weights = random_trees(8, 40), torch.rand(40, dtype=torch.float64)
     q, history = fit(trees, weights, "em", **options)
     assert history.converged
+    assert re.fullmatch(r"FitHistory\(\d+ iterations, converged, log_likelihood=-\d\.\d{6}\)", repr(history))
     assert 52 <= history.num_iterations == len(history.log_likelihood)
     assert (history.objective.diff() > -1e-13).all()
     share = weights / weights.sum()
@@ -116,6 +118,7 @@ def test_small_chunks_make_no_difference(monkeypatch):
     monkeypatch.setattr("pyro_ext.distributions.trees.fitting._CHUNK", 500)
     monkeypatch.setattr("pyro_ext.distributions.trees.divergence._CHUNK", 500)
     parts, _ = fit(trees, None, "em", max_iterations=5)
+    torch.testing.assert_close(log_prob_in_parts(parts, trees), parts.log_prob(trees))
     torch.testing.assert_close(parts.logits, whole.logits)
     assert float(tree_kl(trees, parts)) == pytest.approx(float(tree_kl(trees, whole)), abs=1e-12)
 
@@ -137,8 +140,6 @@ def test_clade_frequencies():
 
 def test_the_taxon_an_unrooted_clade_law_hangs_from_does_not_matter():
     trees, weights = random_trees(8, 20), torch.rand(20, dtype=torch.float64)
-    from pyro_ext.phylo import TreeSet
-
     shuffled = TreeSet.from_parents([*"hcadbgfe"], trees)
     one, other = (ConditionalCladeDistribution.from_trees(x, weights) for x in (trees, shuffled))
     torch.testing.assert_close(one.log_prob(trees), other.log_prob(shuffled.parents), rtol=0, atol=1e-12)
@@ -184,7 +185,11 @@ BAD = {
     "negative alpha": (lambda: fit(TREES, method="em", alpha=-1.0), "alpha must be a finite nonnegative number"),
     "alpha of an average": (lambda: fit(TREES, alpha=1.0), "means nothing to the simple average"),
     "no iteration": (lambda: fit(TREES, method="em", max_iterations=0), "max_iterations must be at least 1"),
-    "EM of rooted trees": (lambda: fit(ROOTED, method="em"), "method='em' is not for rooted trees"),
+    "a negative tolerance": (lambda: fit(TREES, method="em", tolerance=-1), "tolerance must not be negative, got -1"),
+    "EM of rooted trees": (
+        lambda: fit(ROOTED, method="em"),
+        "method='em' is not for rooted trees: use 'maximum_likelihood', or forget their roots",
+    ),
     "maximum likelihood": (lambda: fit(TREES, method="maximum_likelihood"), "is not for unrooted trees: use 'em'"),
     "negative weight": (lambda: fit(TREES, [1, -1, 1]), "weights holds -1.0"),
     "no weight": (lambda: fit(TREES, [0, 0, 0]), "weights are all zero"),
@@ -198,6 +203,14 @@ BAD = {
     "clades with sisters": (lambda: ConditionalCladeDistribution(SubsplitSupport.from_trees(TREES)), "sisters=False"),
     "a tree twice": (lambda: TreeFrequency(TREES[[0, 0]]), "holds a topology twice"),
     "frequencies of other trees": (lambda: TreeFrequency(TREES, torch.zeros(4)), "one for each"),
+    "frequencies of no trees": (lambda: TreeFrequency(TREES.flip(1)), "trees[0] = [6"),
+    "trees of floats": (lambda: TreeFrequency(TREES.float()), "of torch.float32"),
+    "no tree is ever drawn": (lambda: TreeFrequency(TREES, torch.full((3,), -math.inf)), "but not all of them"),
+    "divergence of trees of other taxa": (
+        lambda: tree_kl(TreeSet(tuple("abcde"), TREES), fit(TreeSet(tuple("vwxyz"), TREES))[0]),
+        "trees and law differ in taxa, such as 'a', 'b', 'c'",
+    ),
+    "no floor": (lambda: tree_kl(TREES, TreeFrequency(TREES), floor=0.0), "floor must be a positive number"),
     "divergence of other trees": (lambda: tree_kl(random_trees(6, 2), TreeFrequency(TREES)), "trees have 10 nodes"),
 }
 

@@ -13,10 +13,12 @@ from pyro_ext.phylo import (
     all_trees,
     canonicalize,
     is_canonical,
+    parse_trees,
     random_trees,
     root_on_edge,
     unroot,
 )
+from pyro_ext.phylo.support_files import write_arrays
 from tests.phylo.brute_force import rootings
 from tests.phylo.test_support import listed
 
@@ -134,6 +136,55 @@ def test_files(tmp_path):
         SubsplitBayesianNetwork.load(tmp_path / "support.npz")
 
 
+def test_files_that_hold_no_network(tmp_path):
+    q = random_network(random_trees(5, 3))
+    arrays = {**q.subsplits.to_arrays(), "rooted_values": torch.tensor(False).numpy()}
+    for logits, message in (
+        (q.logits[:-1], "logits has shape"),
+        (q.logits * math.nan, "logits"),
+        (q.logits.long(), "give floating point numbers"),
+    ):
+        write_arrays(tmp_path / "q.npz", {**arrays, "logits": logits.numpy()})
+        with pytest.raises(ValueError, match=message) as error:
+            SubsplitBayesianNetwork.load(tmp_path / "q.npz")
+        assert str(error.value).startswith(str(tmp_path / "q.npz"))
+
+
+def test_no_trees_at_all():
+    trees = random_trees(6, 4)
+    for batch_shape in ((), (2,)):
+        q = random_network(trees, *batch_shape)
+        none = q.sample((0,))
+        assert none.shape == (0, *batch_shape, 10)
+        assert q.log_prob(none).shape == (0, *batch_shape)
+        assert q.log_prob_rootings(none).shape == (0, *batch_shape, 9)
+        assert q.rooted_law().log_prob(q.rooted_law().sample((0,))).shape == (0, *batch_shape)
+
+
+def test_inference_mode():
+    q = random_network(random_trees(6, 4))
+    with torch.inference_mode():
+        trees = q.sample((3,))
+        log_prob = q.log_prob(trees)
+        trees.copy_(q.sample((3,)))
+        assert torch.equal(q.log_prob(trees), q.log_prob(trees.clone()))
+    assert log_prob.shape == (3,)
+
+
+@pytest.mark.parametrize("n", [5, 8])
+def test_where_a_tree_was_rooted_does_not_matter(n):
+    """A tree rooted on any edge, written and read again, is the same tree of the same probability."""
+    trees = random_trees(n, 3)
+    taxa = tuple("abcdefgh"[:n])
+    q = random_network(trees)
+    for tree in trees:
+        rooted = root_on_edge(tree, torch.arange(2 * n - 3)).parents
+        text = "\n".join(TreeSet(taxa, rooted, rooted=True).to_newick())
+        read = parse_trees(text, rooted=False).parents
+        assert (read == tree).all()
+        assert (q.log_prob(read) == q.log_prob(tree)).all()
+
+
 def interchanged(n, num):
     """Caterpillars that differ by the order of two neighbouring leaves here and there: very many combinations."""
     rows = []
@@ -154,6 +205,7 @@ Q = SubsplitBayesianNetwork(SUPPORT)
 BAD = {
     "too few logits": (lambda: SubsplitBayesianNetwork(SUPPORT, torch.zeros(3)), ValueError, "logits has shape (3,)"),
     "a number": (lambda: SubsplitBayesianNetwork(SUPPORT, torch.zeros(())), ValueError, "logits has shape ()"),
+    "integers": (lambda: SubsplitBayesianNetwork(SUPPORT, Q.logits.long()), ValueError, "give floating point numbers"),
     "NaN": (lambda: SubsplitBayesianNetwork(SUPPORT, Q.logits * math.nan), ValueError, "logits"),
     "infinite": (lambda: SubsplitBayesianNetwork(SUPPORT, Q.logits + math.inf), ValueError, "logits holds inf"),
     "a context without splits": (
