@@ -14,6 +14,7 @@ _METHODS = ("em", "simple_average", "maximum_likelihood")
 def add_parser(commands: Commands) -> None:
     """Add the parser and those of the three tasks."""
     parser = ArgumentParser(
+        usage="pyro-ext sbn fit|evaluate|sample [options]",
         description="Subsplit Bayesian networks: laws of tree topologies learnt from samples of trees.",
         exit_on_error=False,
     )

@@ -57,7 +57,8 @@ class Comparison:
 
     def text(self) -> str:
         """Return everything as lines to print."""
-        lines = [f"{name + ':':<50} {value}" for name, value in self.rows()]
+        width = max(len(name) for name, _ in self.rows()) + 1
+        lines = [f"{name + ':':<{width}} {value}" for name, value in self.rows()]
         if self.best:
             lines += ["", "probability  frequency  most probable trees"]
             lines += [
@@ -78,11 +79,10 @@ class Comparison:
 
 def write_comparison(out: Path, found: Comparison) -> None:
     """Write ``report.md``, ``trees.csv`` and ``probabilities.png`` into a folder."""
-    out.mkdir(parents=True, exist_ok=True)
     golden = found.golden
     frequency = golden.probabilities()
-    positive = frequency > 0
-    plot = tree_probabilities(frequency[positive], found.log_prob[positive], xlabel="frequency in the reference sample")
+    plot = tree_probabilities(frequency, found.log_prob, xlabel="frequency in the reference sample")
+    out.mkdir(parents=True, exist_ok=True)
     save(plot, out / "probabilities.png")
     table = io.StringIO()
     writer = csv.writer(table)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,7 +12,9 @@ from tqdm.auto import tqdm
 
 from pyro_ext.cli.sbn_report import Comparison, write_comparison
 from pyro_ext.distributions import SubsplitBayesianNetwork, tree_kl
+from pyro_ext.distributions.trees.divergence import log_prob_in_parts
 from pyro_ext.phylo import TreeSet, read_trees, reference_sample, write_trees
+from pyro_ext.phylo.writing import format_of
 from pyro_ext.plotting import save, tree_probabilities
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def fit(options: Namespace) -> None:
     """Fit a network to files of trees, write it and its plot."""
     out = _new_file(options.out, ".npz", options.overwrite)
     picture = _new_file(str(out.with_suffix(".png")), ".png", options.overwrite)
-    trees = _read(options.trees, options.rooted, options.progress).unique()
+    read = read_trees(*options.trees, rooted=options.rooted, branch_lengths=False, progress=options.progress)
+    trees = read.unique()
     network, history = SubsplitBayesianNetwork.fit(
         trees,
         method=options.method,
@@ -39,15 +41,16 @@ def fit(options: Namespace) -> None:
         tolerance=options.tolerance,
         progress=options.progress,
     )
+    frequency, log_prob = trees.probabilities(), log_prob_in_parts(network, trees.parents)
+    plot = tree_probabilities(frequency, log_prob, xlabel="frequency in the sample")
     network.save(out)
-    frequency = trees.probabilities()
-    _plot(picture, frequency, network.log_prob(trees.parents), "frequency in the sample")
+    save(plot, picture)
     print(trees)
     print(network.subsplits)
     if options.method == "em":
         ended = "converged" if history.converged else "stopped before it converged"
         print(f"{history.num_iterations} iterations, {ended}")
-    print(f"mean log-likelihood {float((frequency * network.log_prob(trees.parents)).sum()):.6f}")
+    print(f"mean log-likelihood {float((frequency * log_prob).sum()):.6f}")
     print(f"the network is in {out}, its plot in {picture}")
 
 
@@ -56,28 +59,34 @@ def evaluate(options: Namespace) -> None:
     out = None if options.out is None else _new_folder(options.out, options.overwrite)
     if options.top < 0:
         raise ValueError(f"--top must not be negative, got {options.top}")
-    network = SubsplitBayesianNetwork.load(options.network)
-    support = network.subsplits
-    rooted = support.rooted if options.rooted is None else options.rooted
+    network, rooted = _network(options.network)
+    if rooted != network.subsplits.rooted:
+        raise ValueError(
+            f"{options.network} draws {'' if rooted else 'un'}rooted trees by the splits of "
+            f"{'un' if rooted else ''}rooted ones, of which no coverage is known: use tree_kl in Python"
+        )
     golden = reference_sample(
-        *options.golden, taxa=support.taxa, rooted=rooted, counts=options.counts, progress=options.progress
+        *options.golden,
+        taxa=network.subsplits.taxa,
+        rooted=rooted if options.rooted is None else options.rooted,
+        counts=options.counts,
+        progress=options.progress,
     )
-    divergence = tree_kl(
-        golden.parents, network, golden.weights, floor=options.floor, normalize=not options.unnormalized
-    )
+    divergence = tree_kl(golden, network, floor=options.floor, normalize=not options.unnormalized)
     found = Comparison(
         network=options.network,
         kl=float(divergence),
         floor=options.floor,
         normalized=not options.unnormalized,
-        coverage=support.coverage(golden),
+        coverage=network.subsplits.coverage(golden),
         golden=golden,
-        log_prob=network.log_prob(golden.parents),
+        log_prob=log_prob_in_parts(network, golden.parents),
         best=_most_probable(network, golden, options.top),
     )
-    print(found.text())
     if out is not None:
         write_comparison(out, found)
+    print(found.text())
+    if out is not None:
         print(f"results are in {out}")
 
 
@@ -86,29 +95,35 @@ def sample(options: Namespace) -> None:
     if options.num < 1:
         raise ValueError(f"--num must be at least 1, got {options.num}")
     out = _new_file(options.out, None, options.overwrite)
+    format_of(out)
     stem = out.with_suffix("") if out.suffix == ".gz" else out
     picture = _new_file(str(stem.with_suffix(".png")), ".png", options.overwrite)
-    network = SubsplitBayesianNetwork.load(options.network)
+    network, rooted = _network(options.network)
     seed = options.seed if options.seed is not None else int(torch.seed() % 2**31)
     torch.manual_seed(seed)
-    taxa, rooted = network.subsplits.taxa, network.subsplits.rooted
+    taxa = network.subsplits.taxa
     if options.distinct:
         drawn = network.sample_without_replacement(options.num)
         possible = drawn.log_prob > -torch.inf
-        trees = TreeSet(taxa, drawn.values[possible], rooted=rooted, weights=drawn.log_prob[possible].exp())
+        weights = drawn.log_prob[possible].double().exp()
+        trees = TreeSet(taxa, drawn.values[possible], rooted=rooted, weights=weights)
     else:
         trees = TreeSet(taxa, _drawn(network, options.num), rooted=rooted)
-    write_trees(out, trees)
     distinct = trees.unique()
-    _plot(picture, distinct.probabilities(), network.log_prob(distinct.parents), "frequency among the trees drawn")
+    xlabel = f"{'share' if options.distinct else 'frequency'} among the trees drawn"
+    plot = tree_probabilities(distinct.probabilities(), log_prob_in_parts(network, distinct.parents), xlabel=xlabel)
+    write_trees(out, trees)
+    save(plot, picture)
     print(f"{len(trees)} trees, {len(distinct)} of them distinct, seed {seed}")
     print(f"they are in {out}, a plot in {picture}")
 
 
-def _read(
-    paths: Sequence[str], rooted: bool | None, progress: bool | None, taxa: Sequence[str] | None = None
-) -> TreeSet:
-    return read_trees(*paths, taxa=taxa, rooted=rooted, branch_lengths=False, progress=progress)
+def _network(path: str) -> tuple[SubsplitBayesianNetwork, bool]:
+    """Read a network, and whether its trees are rooted."""
+    network = SubsplitBayesianNetwork.load(path)
+    if network.batch_shape:
+        raise ValueError(f"{path} holds a batch of networks, {tuple(network.batch_shape)}: save the one to be used")
+    return network, bool(network.event_shape[0] % 2)
 
 
 def _drawn(network: SubsplitBayesianNetwork, number: int) -> Tensor:
@@ -132,22 +147,18 @@ def _most_probable(network: SubsplitBayesianNetwork, golden: TreeSet, number: in
     distinct, place = candidates.unique(dim=0, return_inverse=True)
     frequency = torch.zeros(len(distinct), dtype=torch.float64)
     frequency.index_add_(0, place[: len(golden)], golden.probabilities())
-    log_prob = network.log_prob(distinct)
+    log_prob = log_prob_in_parts(network, distinct)
     top = log_prob.topk(min(number, len(distinct))).indices
     newick = TreeSet(golden.taxa, distinct[top], rooted=golden.rooted).to_newick()
     return list(zip(newick, log_prob[top].exp().tolist(), frequency[top].tolist(), strict=True))
-
-
-def _plot(path: Path, frequency: Tensor, log_prob: Tensor, xlabel: str) -> None:
-    positive = frequency > 0
-    ax: Any = tree_probabilities(frequency[positive], log_prob.detach()[positive], xlabel=xlabel)
-    save(ax, path)
 
 
 def _new_file(name: str, suffix: str | None, overwrite: bool) -> Path:
     path = Path(name)
     if suffix is not None and path.suffix != suffix:
         raise ValueError(f"--out must end in {suffix}, got {name!r}")
+    if path.is_dir():
+        raise ValueError(f"--out: {name!r} is a folder; name a file")
     if path.exists() and not overwrite:
         raise ValueError(f"{name!r} exists; choose another name, or say --overwrite")
     if not path.parent.is_dir():

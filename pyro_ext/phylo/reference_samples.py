@@ -50,6 +50,8 @@ def reference_sample(
         weights = torch.full((len(trees),), 1 / len(trees)).double() if trees.weights is None else trees.weights
         if counts is not None:
             weights = (weights * counts).round() / counts
+            if not bool(weights.any()):
+                raise ValueError(f"{path}: counts={counts} rounds all weights to 0: give the size of the file's sample")
         parts.append(replace(trees, weights=weights / len(paths), branch_lengths=None))
     if not parts:
         raise ValueError("paths is empty: name at least one file of trees")

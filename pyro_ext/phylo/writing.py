@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_ext.phylo._newick_text import newick_lines, quoted
 from pyro_ext.phylo.trees import TreeSet
 
-__all__ = ["write_trees"]
+__all__ = ["format_of", "write_trees"]
 
 _FORMATS = {
     **dict.fromkeys((".nwk", ".newick", ".tre", ".tree"), "newick"),
@@ -48,7 +48,7 @@ def write_trees(path: str | Path, trees: TreeSet, *, format: str | None = None) 
         (a,b,c);
     """
     path = Path(path)
-    kind = _format(path) if format is None else format
+    kind = format_of(path) if format is None else format
     if kind not in _FORMATS.values():
         raise ValueError(f"format must be 'newick', 'nexus' or 'trprobs', got {kind!r}")
     lines = _newick(trees) if kind == "newick" else _nexus(trees, by_weight=kind == "trprobs")
@@ -66,10 +66,18 @@ def write_trees(path: str | Path, trees: TreeSet, *, format: str | None = None) 
     return path
 
 
-def _format(path: Path) -> str:
+def format_of(path: Path) -> str:
+    """Return the format that a file's name says.
+
+    Raises:
+        ValueError: if it says none.
+    """
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     if suffix not in _FORMATS:
-        raise ValueError(f"{path}: cannot tell the format from the name; pass format='newick', 'nexus' or 'trprobs'")
+        raise ValueError(
+            f"{path}: cannot tell the format from the name; end it in .nwk, .nex or .trprobs, or pass format='newick', "
+            "'nexus' or 'trprobs'"
+        )
     return _FORMATS[suffix]
 
 

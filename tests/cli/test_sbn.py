@@ -3,12 +3,14 @@
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from pyro_ext.cli.__main__ import main
+from pyro_ext.distributions import SubsplitBayesianNetwork
 from pyro_ext.phylo import read_trees
 
 TREES = """#NEXUS
@@ -34,6 +36,10 @@ def network(tmp_path, trees, capsys):
     assert main(["sbn", "fit", trees, "--out", path]) == 0
     capsys.readouterr()
     return path
+
+
+def files_in(folder):
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
 def kl_in(text):
@@ -115,18 +121,24 @@ WRONG = [
     (["fit", "{trees}", "--out", "{network}"], "exists; choose another name, or say --overwrite"),
     (["fit", "{trees}", "--out", "{folder}/none/sbn.npz"], "make it first"),
     (["fit", "{trees}", "--out", "{new}", "--alpha", "-1"], "alpha must be a finite nonnegative number, got -1"),
+    (["fit", "{trees}", "--out", "{new}", "--tolerance", "-1"], "tolerance must not be negative, got -1"),
+    (["fit", "{trees}", "--out", "{subfolder}", "--overwrite"], "is a folder; name a file"),
     (["fit", "{empty}", "--out", "{new}"], "empty.nwk"),
     (["evaluate", "{trees}", "--golden", "{trees}"], "is no file of subsplits"),
     (["evaluate", "{network}", "--golden", "{trees}", "--counts", "0"], "counts must be at least 1, got 0"),
     (["evaluate", "{network}", "--golden", "{trees}", "--top", "-1"], "--top must not be negative, got -1"),
+    (["evaluate", "{network}", "--golden", "{trees}", "--floor", "0"], "floor must be a positive number"),
+    (["evaluate", "{network}", "--golden", "{trees}", "--out", "{trees}"], "is a file; name a folder"),
     (["sample", "{network}", "--num", "0", "--out", "{new}.nwk"], "--num must be at least 1, got 0"),
     (["sample", "{network}", "--out", "{trees}"], "exists; choose another name"),
+    (["sample", "{network}", "--out", "{new}.txt"], "end it in .nwk, .nex or .trprobs"),
 ]
 
 
 @pytest.mark.parametrize(("words", "message"), WRONG)
 def test_bad_input_leaves_nothing(tmp_path, trees, network, words, message, capsys):
     (tmp_path / "empty.nwk").write_text("")
+    (tmp_path / "folder.npz").mkdir()
     names = {
         "missing": tmp_path / "missing.nwk",
         "new": tmp_path / "new.npz",
@@ -134,19 +146,56 @@ def test_bad_input_leaves_nothing(tmp_path, trees, network, words, message, caps
         "network": network,
         "folder": tmp_path,
         "empty": tmp_path / "empty.nwk",
+        "subfolder": tmp_path / "folder.npz",
     }
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    before = files_in(tmp_path)
     assert main(["sbn", *(word.format(**names) for word in words)]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert files_in(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["fit", "{trees}", "--out", "{folder}/new.npz"],
+        ["evaluate", "{network}", "--golden", "{trees}", "--out", "{folder}/new"],
+        ["sample", "{network}", "--out", "{folder}/new.nwk"],
+    ],
+)
+def test_without_matplotlib_nothing_is_left(tmp_path, trees, network, words, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    before = files_in(tmp_path)
+    assert main(["sbn", *(word.format(trees=trees, network=network, folder=tmp_path) for word in words)]) == 2
+    assert "pip install 'pyro-ext[plot]'" in capsys.readouterr().err
+    assert files_in(tmp_path) == before
+
+
+def test_networks_saved_in_python(tmp_path, trees, capsys):
+    """Of other values than their support, in float32, and batches."""
+    law = SubsplitBayesianNetwork.from_trees(read_trees(trees))
+    paths = {name: str(tmp_path / f"{name}.npz") for name in ("rooted", "single", "batch")}
+    law.rooted_law().save(paths["rooted"])
+    SubsplitBayesianNetwork(law.subsplits, law.logits.float()).save(paths["single"])
+    law.expand((2,)).save(paths["batch"])
+    assert main(["sbn", "sample", paths["rooted"], "--num", "5", "--out", str(tmp_path / "a.nex")]) == 0
+    assert read_trees(tmp_path / "a.nex").rooted
+    for options in ([], ["--distinct", "--overwrite"]):
+        assert main(["sbn", "sample", paths["single"], "--num", "3", "--out", str(tmp_path / "b.nex"), *options]) == 0
+    capsys.readouterr()
+    assert main(["sbn", "evaluate", paths["rooted"], "--golden", trees]) == 2
+    assert "draws rooted trees by the splits of unrooted ones" in capsys.readouterr().err
+    for words in (["evaluate", paths["batch"], "--golden", trees], ["sample", paths["batch"], "--out", "x.nwk"]):
+        assert main(["sbn", *words]) == 2
+        assert "holds a batch of networks, (2,)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["--help"], ["fit", "--help"], ["evaluate", "--help"], ["sample", "--help"]])
 def test_help(words, capsys):
     assert main(["sbn", *words]) == 0
-    assert "usage" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: pyro-ext sbn {words[0] if len(words) > 1 else 'fit|evaluate|sample'}")
 
 
 @pytest.mark.data

@@ -27,3 +27,10 @@ def test_wrong_calls(tmp_path):
         reference_sample()
     with pytest.raises(ValueError, match="counts must be at least 1, got 0"):
         reference_sample(tmp_path / "run.nwk", counts=0)
+
+
+def test_counts_too_small_for_the_weights(tmp_path):
+    path = tmp_path / "many.nwk"
+    path.write_text("(a,b,(c,d)); (a,c,(b,d)); (a,(b,c),d);")
+    with pytest.raises(ValueError, match=r"many\.nwk: counts=1 rounds all weights to 0"):
+        reference_sample(path, counts=1)
