@@ -1,17 +1,19 @@
-"""Alignments from files: FASTA, relaxed PHYLIP and NEXUS, read by Biopython."""
+"""Alignments from files: relaxed PHYLIP, and FASTA and NEXUS, which Biopython reads."""
 
 from __future__ import annotations
 
 import gzip
 import io
+import re
 import zlib
 from pathlib import Path
 
+from pyro_ext.phylo._phylip import phylip_records
 from pyro_ext.phylo.alignment import Alignment
 
 __all__ = ["read_alignment"]
 
-_FORMATS = {"fasta": "fasta", "phylip": "phylip-relaxed", "nexus": "nexus"}
+_FORMATS = ("fasta", "phylip", "nexus")
 
 
 def read_alignment(path: str | Path, *, format: str | None = None, compress: bool = True) -> Alignment:
@@ -19,14 +21,14 @@ def read_alignment(path: str | Path, *, format: str | None = None, compress: boo
 
     Args:
         path: the file.
-        format: ``"fasta"``, ``"phylip"`` (relaxed: names end at a blank) or ``"nexus"``; by default what the
-            content looks like.
+        format: ``"fasta"``, ``"phylip"`` (relaxed: names end at a blank; interleaved or not) or ``"nexus"``; by
+            default what the content looks like.
         compress: whether equal columns become one pattern.
 
     Raises:
         ValueError: naming the file, and taxon and column where there are such, if it is empty or in none of these
             formats, a taxon comes twice, the lengths differ, or a character is unknown.
-        ImportError: if Biopython is not installed.
+        ImportError: if Biopython is not installed, for FASTA and NEXUS.
         OSError: if the file cannot be opened.
 
     Example:
@@ -45,6 +47,8 @@ def read_alignment(path: str | Path, *, format: str | None = None, compress: boo
         raise ValueError(f"format must be 'fasta', 'phylip' or 'nexus', got {kind!r}")
     sequences: dict[str, str] = {}
     for name, sequence in _records(text, kind, str(path)):
+        if not name:
+            raise ValueError(f"{path}: sequence {len(sequences) + 1} has no name")
         if name in sequences:
             raise ValueError(f"{path}: taxon {name!r} comes twice")
         sequences[name] = sequence
@@ -61,7 +65,7 @@ def _text(path: Path) -> str:
     try:
         if content[:2] == b"\x1f\x8b":
             content = gzip.decompress(content)
-        return content.decode("utf-8-sig")
+        return re.sub("\r\n?", "\n", content.decode("utf-8-sig"))
     except (EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{path}: not a whole gzip file ({error}); get it again") from error
     except UnicodeDecodeError as error:
@@ -81,11 +85,16 @@ def _guess(text: str, path: str) -> str:
 
 
 def _records(text: str, kind: str, path: str) -> list[tuple[str, str]]:
+    if kind == "phylip":
+        try:
+            return phylip_records(text)
+        except ValueError as error:
+            raise ValueError(f"{path}: no alignment in phylip: {error}") from error
     try:
         from Bio import SeqIO
     except ImportError as error:
         raise ImportError("reading alignments needs Biopython: pip install 'pyro-ext[phylo]'") from error
     try:
-        return [(record.id, str(record.seq)) for record in SeqIO.parse(io.StringIO(text), _FORMATS[kind])]
+        return [(record.id, str(record.seq)) for record in SeqIO.parse(io.StringIO(text.lstrip()), kind)]
     except Exception as error:  # Biopython's parsers raise many kinds
         raise ValueError(f"{path}: no alignment in {kind}: {error}") from error

@@ -56,6 +56,7 @@ def test_dtype(dtype):
 FASTA = ">b first one\nACG\nT-\n>a\nACGTN\n"
 PHYLIP = " 2 5\nb  ACG T-\na_longer_name  ACGTN\n"
 INTERLEAVED = "2 6\nb ACG\na ACG\n\nT-A\nTNA\n"
+WRAPPED = "\n2 6\nb\nACG T-\nA\n\na ACG\nTNA\n"
 NEXUS = """#NEXUS
 begin data;
 dimensions ntax=2 nchar=5;
@@ -77,6 +78,10 @@ end;
         (FASTA, ("a", "b"), 5),
         (PHYLIP, ("a_longer_name", "b"), 5),
         (INTERLEAVED, ("a", "b"), 6),
+        (WRAPPED, ("a", "b"), 6),
+        ("\n\n" + FASTA, ("a", "b"), 5),
+        (FASTA.replace("\n", "\r\n"), ("a", "b"), 5),
+        (FASTA.replace("\n", "\r"), ("a", "b"), 5),
         (NEXUS, ("a b", "b"), 5),
     ],
 )
@@ -105,7 +110,13 @@ def test_formats_by_content(tmp_path, text, taxa, sites):
         (">a\nACG\n>b\nACé\n", {}, "no alignment in fasta: 'ascii' codec"),
         (">a\nACG\n>a\nACG\n", {}, "taxon 'a' comes twice"),
         (">a\n>b\nACG\n", {}, "taxon 'a' has an empty sequence"),
-        ("2 5\na ACGT\nb ACGTA\n", {}, "no alignment in phylip"),
+        (">\nACG\n>b\nACG\n", {}, "sequence 1 has no name"),
+        ("2 5\na ACGT\nb ACGTA\n", {}, "no alignment in phylip: .* 5 columns, but the sequence of 'a' in line 2 has 4"),
+        ("2 8\na ACGT\nb ACGT\n", {}, "says 2 taxa and 8 columns, but the sequence of 'a' in line 2 has 4"),
+        ("3 4\na ACGT\nb ACGT\n", {}, "says 3 taxa and 4 columns, but only 2 lines follow: the file is truncated"),
+        ("2 4\na ACGT\nb ACGT\nc ACGT\n", {}, "but the 3 lines that follow are no sequences of this number"),
+        (" 2 4\nHomo_sapieACGT\nMus_musculACGT\n", {}, "but line 2 is no name and sequence with a blank between"),
+        ("hello", {"format": "phylip"}, "the first line must hold the numbers of taxa and of columns, got 'hello'"),
         (NEXUS[:130], {}, "there are no sequences in this file, read as nexus"),
     ],
 )
