@@ -37,7 +37,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     report = Report("sbn", "Subsplit Bayesian networks: reading, fitting, evaluating, sampling")
     ds1 = time_ds1(report)
-    ds8 = time_ds8(report)
+    ds8, ds8_peak = time_ds8(report)
     flood = time_reading(report, options.trees)
     if options.peer is not None:
         compare(report, Peer(options.peer), ds1)
@@ -46,6 +46,7 @@ def main() -> None:
     report.check(ds1["sample 10,000"] < 0.2, "10,000 trees sampled in under .2 s")
     report.check(ds1["log_prob of 1,000"] < 0.02, "log_prob of 1,000 trees in under 20 ms")
     report.check(ds8 < 60, "DS8's short run fitted by EM in under 60 s")
+    report.check(ds8_peak < 1, "DS8's short run fitted and evaluated in under 1 GB, DS1's golden run included")
     report.check(flood < 6, f"{options.trees:,} trees of 50 taxa read in under 6 s")
     if options.save:
         print(f"\nwritten to {report.save()}")
@@ -86,17 +87,21 @@ def time_ds1(report: Report) -> dict[str, float]:
     return times
 
 
-def time_ds8(report: Report) -> float:
-    """Time a fit by EM to a short run of DS8."""
-    sample = read_trees(_files("short_runs", "DS8")[0], rooted=False, branch_lengths=False)
+def time_ds8(report: Report) -> tuple[float, float]:
+    """Time a fit by EM to a short run of DS8, held against another; return its seconds, and the memory in GB."""
+    sample, other = (read_trees(path, rooted=False, branch_lengths=False) for path in _files("short_runs", "DS8")[:2])
     seconds, (law, history) = _timed(lambda: SubsplitBayesianNetwork.fit(sample, method="em"))
+    evaluation, divergence = _timed(lambda: tree_kl(other, law, floor=_FLOOR))
+    coverage = law.subsplits.coverage(other)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     report.text(
         f"- DS8, 64 taxa, {len(sample):,} trees, {law.subsplits.num_parameters:,} splits: EM in {seconds:.1f} s, "
-        f"{history.num_iterations} iterations; largest memory so far {peak:.2f} GB",
+        f"{history.num_iterations} iterations; divergence of another run of {len(other):,} trees, {coverage.trees:.0%} "
+        f"of them in the support, {float(divergence):.3f} nats in {evaluation * 1e3:.0f} ms; "
+        f"largest memory so far {peak:.2f} GB",
         "",
     )
-    return seconds
+    return seconds, peak
 
 
 def time_reading(report: Report, num_trees: int) -> float:
