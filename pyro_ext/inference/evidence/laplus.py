@@ -36,6 +36,7 @@ __all__ = [
     "refuse_real_latents",
 ]
 
+# In units of the latent, which is 1 for lengths of branches whose prior has mean 0.1.
 _BOUNDARY = 1e-6  # a mode below lies at zero
 _NEAR_BOUNDARY = 1e-4
 _WIDE = 0.1  # variance above which a law with its mode near zero is doubted
@@ -55,6 +56,7 @@ class LocalShape(NamedTuple):
         shape: of the fitted Gamma laws.
         rate: of the fitted Gamma laws.
         at_boundary: where the mode lies at zero, or f is not concave.
+        units: in which the latents are measured.
         height: f at the mode, ``()``.
     """
 
@@ -64,6 +66,7 @@ class LocalShape(NamedTuple):
     shape: Tensor
     rate: Tensor
     at_boundary: Tensor
+    units: Tensor
     height: Tensor
 
 
@@ -77,25 +80,30 @@ def refuse_real_latents(problem: Problem, method: str) -> None:
             )
 
 
-def local_shape(problem: Problem, mode: Mode) -> LocalShape:
+def local_shape(problem: Problem, mode: Mode, units: Tensor) -> LocalShape:
     r"""Fit Gamma laws to the density around its mode.
 
     With bend h at the mode m, rate :math:`r = -h m` and shape :math:`a = r m + 1`. Where m lies at zero or h is not
     negative, r is the size of the slope, and a in (0.001, 1] is fitted by least squares to the profile of the density,
-    relative to its height, at ten points up to 0.5. Where the law comes out wide although m is close to zero, the mode
-    is kept and a fitted.
+    relative to its height, at ten points up to half a unit. Where the law comes out wide although m is close to zero,
+    the mode is kept and a fitted.
+
+    Args:
+        problem: the model, all latents positive.
+        mode: where f is highest.
+        units: in which latents are measured, ``(D,)``; what is close to zero depends on them.
 
     Raises:
         ValueError: if f is flat in a coordinate, or its derivatives are not finite.
     """
     m = mode.point
     slope, bend = curvature(problem, m)
-    at_boundary = (m < _BOUNDARY) | (bend >= 0)
+    at_boundary = (m < _BOUNDARY * units) | (bend >= 0)
     rate = torch.where(at_boundary, slope.abs(), -bend * m)
     shape = torch.where(at_boundary, torch.ones_like(m), rate * m + 1)
     _check_rates(problem, rate)
-    shape, rate = _fitted_to_profiles(problem, mode, shape, rate, at_boundary)
-    return LocalShape(m, slope, bend, shape, rate, at_boundary, m.new_tensor(mode.value))
+    shape, rate = _fitted_to_profiles(problem, mode, units, shape, rate, at_boundary)
+    return LocalShape(m, slope, bend, shape, rate, at_boundary, units, m.new_tensor(mode.value))
 
 
 def gamma_laplus(local: LocalShape) -> EvidenceEstimate:
@@ -106,12 +114,12 @@ def gamma_laplus(local: LocalShape) -> EvidenceEstimate:
 def lognormal_laplus(local: LocalShape) -> EvidenceEstimate:
     r"""Return the approximation by lognormal laws, :math:`\sigma^2 = -1 / (h m^2)`, :math:`\mu = \log m + \sigma^2`.
 
-    Gamma laws stand in at the boundary and where :math:`\mu > 5`.
+    Gamma laws stand in at the boundary and where :math:`\mu > 5` in units of the latent.
     """
     inside = ~local.at_boundary
     variance = torch.where(inside, -1 / (local.bend * local.mode.square()), torch.ones_like(local.mode))
     location = local.mode.log() + variance
-    inside = inside & (location <= _LARGEST_LOCATION)
+    inside = inside & (location - local.units.log() <= _LARGEST_LOCATION)
     own = LogNormal(location, variance.sqrt(), validate_args=False).log_prob(local.mode)
     return _estimate(local, torch.where(inside, own, Gamma(local.shape, local.rate).log_prob(local.mode)), ~inside)
 
@@ -162,17 +170,17 @@ def _check_rates(problem: Problem, rate: Tensor) -> None:
 
 
 def _fitted_to_profiles(
-    problem: Problem, mode: Mode, shape: Tensor, rate: Tensor, at_boundary: Tensor
+    problem: Problem, mode: Mode, units: Tensor, shape: Tensor, rate: Tensor, at_boundary: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Replace the shapes of doubtful laws by those of least squares against the profile of the density."""
     m = mode.point
-    doubtful = ~at_boundary & (m < _NEAR_BOUNDARY) & (shape > _WIDE * rate.square())
-    which = (at_boundary & (m < _PROFILE_END) | doubtful).nonzero().squeeze(-1)
+    doubtful = ~at_boundary & (m < _NEAR_BOUNDARY * units) & (shape > _WIDE * (rate * units).square())
+    which = (at_boundary & (m < _PROFILE_END * units) | doubtful).nonzero().squeeze(-1)
     if not len(which):
         return shape, rate
     start = m[which, None]
     ramp = torch.linspace(0, 1, _PROFILE_POINTS, dtype=m.dtype, device=m.device)[1:]
-    x = start * (_PROFILE_END / start) ** ramp  # (doubtful, points), spaced by the logarithm
+    x = start * (_PROFILE_END * units[which, None] / start) ** ramp  # (doubtful, points), spaced by the logarithm
     density = (_profile(problem, m, which, x) - mode.value).exp()
     log_ratio, distance = (x / start).log(), x - start
     below_one = torch.linspace(1e-3, 1, _GRID, dtype=m.dtype, device=m.device) - 1

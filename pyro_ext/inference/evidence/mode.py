@@ -13,9 +13,10 @@ from pyro_ext.inference.evidence.estimate import EvidenceEstimate, EvidenceWarni
 from pyro_ext.inference.evidence.optimize import Maximum, maximize
 from pyro_ext.inference.evidence.problem import Problem
 
-__all__ = ["Mode", "curvature", "find_mode", "mode_score"]
+__all__ = ["Mode", "curvature", "find_mode", "mode_score", "prior_units"]
 
-_FLOOR = 1e-8  # positive latents are not followed any closer to zero
+_FLOOR = 1e-8  # units; positive latents are not followed any closer to zero
+_LOG_MEAN = math.log(0.1) - 0.5772156649  # of the logarithm of a branch length, exponential with mean 0.1
 _STEP = {torch.float32: 1e-2, torch.float64: 1e-4}
 
 
@@ -33,12 +34,28 @@ class Mode(NamedTuple):
     search: Maximum
 
 
-def find_mode(problem: Problem, start: Tensor, prior: bool = True) -> Mode:
+def prior_units(problem: Problem, prior_loc: Tensor) -> Tensor:
+    """Return the unit in which each positive latent is measured, a power of ten, ``(D,)``; 1 for others.
+
+    What is close to zero depends on it. Lengths whose prior is exponential with mean 0.1 have the unit 1.
+
+    Args:
+        problem: the model.
+        prior_loc: means of z under the prior, ``(D,)``.
+    """
+    digits = ((prior_loc - _LOG_MEAN) / math.log(10)).round()
+    positive = problem.coordinates.positive().to(prior_loc.device)
+    tiny = torch.finfo(prior_loc.dtype).tiny
+    return torch.where(positive, torch.pow(10.0, digits.double()).to(prior_loc), 1.0).clamp(tiny, 1 / tiny)
+
+
+def find_mode(problem: Problem, start: Tensor, units: Tensor, prior: bool = True) -> Mode:
     """Maximise f over the constrained values; no Jacobian enters, whatever the coordinates of the search.
 
     Args:
         problem: the model.
         start: where to begin, unconstrained, ``(D,)``.
+        units: of positive latents, ``(D,)``.
         prior: whether f includes the log-prior density.
     """
 
@@ -47,7 +64,7 @@ def find_mode(problem: Problem, start: Tensor, prior: bool = True) -> Mode:
         return value[0], gradient[0]
 
     positive = problem.coordinates.positive().to(start.device)
-    bound = torch.where(positive, math.log(_FLOOR), -math.inf).to(start)
+    bound = torch.where(positive, math.log(_FLOOR) + units.log(), -math.inf)
     found = maximize(function, torch.maximum(start, bound), bound)
     if not found.converged:
         warnings.warn(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_ext.inference.elbo import ModelOrGuide
 from pyro_ext.inference.evidence.laplus import LocalShape, local_shape
-from pyro_ext.inference.evidence.mode import Mode, find_mode
+from pyro_ext.inference.evidence.mode import Mode, find_mode, prior_units
 from pyro_ext.inference.evidence.posterior import Posterior, draw_posterior, given_posterior
 from pyro_ext.inference.evidence.powers import PowerDraws, draw_powers
 from pyro_ext.inference.evidence.problem import Problem
@@ -56,15 +56,15 @@ class Workspace:
 
     def highest_likelihood(self) -> Mode:
         """Return where the likelihood is highest."""
-        return self._part("highest_likelihood", lambda: find_mode(self.problem, self._start(), prior=False))
+        return self._part("highest_likelihood", lambda: find_mode(self.problem, *self._start(), prior=False))
 
     def mode(self) -> Mode:
         """Return where the posterior density of the constrained values is highest."""
-        return self._part("mode", lambda: find_mode(self.problem, self._start()))
+        return self._part("mode", lambda: find_mode(self.problem, *self._start()))
 
     def local_shape(self) -> LocalShape:
         """Return the shape of the posterior around its mode."""
-        return self._part("local_shape", lambda: local_shape(self.problem, self.mode()))
+        return self._part("local_shape", lambda: local_shape(self.problem, self.mode(), self._start()[1]))
 
     def mean_field(self) -> MeanField:
         """Return the variational law."""
@@ -134,8 +134,14 @@ class Workspace:
         with self.bar("powers", self.power_steps()) as advance:
             return draw_powers(self.problem, law, self.settings, advance)
 
-    def _start(self) -> Tensor:
-        return self._part("start", lambda: self.problem.prior_moments()[2])
+    def _start(self) -> tuple[Tensor, Tensor]:
+        """Return where searches begin and the units of positive latents, both ``(D,)``."""
+
+        def make() -> tuple[Tensor, Tensor]:
+            loc, _, best = self.problem.prior_moments()
+            return best, prior_units(self.problem, loc)
+
+        return self._part("start", make)
 
     def _part(self, name: str, make: Callable[[], T]) -> T:
         if self._open:

@@ -1,5 +1,6 @@
 """Every consistent estimator against evidence in closed form; the approximations where they are exact."""
 
+import math
 import warnings
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 
 from pyro_ext.inference.evidence import EvidenceSettings, EvidenceWarning, compare_evidence, estimate_evidence
 from tests.inference.evidence.toys import (
+    RATE,
     TOYS,
+    X,
     beta_prime,
     copies,
     gamma_exponential,
@@ -94,6 +97,22 @@ def test_gamma_laplus_is_exact_on_gamma_posteriors(make):
     found = estimate_evidence(toy, method="gamma_laplus_is", seed=0, num_samples=100)
     assert found.log_evidence == pytest.approx(toy.exact, abs=1e-6)
     assert found.std_error < 1e-6
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e9])
+def test_units_of_latents_do_not_matter(unit):
+    """Rates per year or per second: modes at 1e-12, or wide laws, are no boundary."""
+    toy = gamma_exponential(X / unit, rate=RATE / unit)
+    found = compare_evidence(toy, methods=["gamma_laplus", "gamma_laplus_is", "lognormal_laplus", "ml", "map"], seed=0)
+    assert found["gamma_laplus"].log_evidence == pytest.approx(toy.exact, abs=1e-6)
+    assert found["gamma_laplus"].diagnostics["num_at_boundary"] == 0
+    assert found["gamma_laplus_is"].log_evidence == pytest.approx(toy.exact, abs=1e-6)
+    assert found["lognormal_laplus"].diagnostics["num_fallbacks"] == 0
+    plain = gamma_exponential()
+    shift = plain.exact - toy.exact  # the density of data in other units
+    for method, change in (("ml", shift), ("map", shift + math.log(unit))):
+        score = estimate_evidence(plain, method=method, seed=0).log_evidence
+        assert found[method].log_evidence == pytest.approx(score - change, abs=1e-6)
 
 
 def test_gamma_laplus_in_float32():
