@@ -22,12 +22,14 @@ class TemperatureSchedule(torch.nn.Module):
 
     Called without arguments it returns the present temperature. It is a module whose buffers are the temperature and
     the number of steps, so as a part of a model or guide it is saved, restored and moved along with them. Advance it
-    by :meth:`step` in a loop of your own, or hand :meth:`callback` to :func:`pyro_ext.inference.fit.fit`.
+    by :meth:`step` in a loop of your own; for :func:`pyro_ext.inference.fit.fit` hand it :meth:`callback`, or put
+    :meth:`set_num_steps` among the ``schedules`` of what is fitted.
 
     Args:
         initial: :math:`\lambda_0`, the temperature at the beginning.
         rate: r, the relative decrease per step; 0 for a constant temperature.
-        floor: :math:`\lambda_{\min}`, below which it does not fall; at most ``initial``.
+        floor: :math:`\lambda_{\min}`, below which it does not fall, at most ``initial``; 0.5 if None, or ``initial`` if
+            ``rate`` is 0.
         every: m, the number of steps between changes.
 
     Raises:
@@ -60,7 +62,9 @@ class TemperatureSchedule(torch.nn.Module):
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < math.inf:
             raise ValueError(f"rate must be a number of at least 0, got {rate!r}")
         if self.floor > self.initial:
-            raise ValueError(f"floor={self.floor} exceeds initial={self.initial}: the temperature only falls")
+            raise ValueError(
+                f"floor={self.floor} exceeds initial={self.initial}: the temperature only falls, give a lower floor"
+            )
         self.rate = float(rate)
         self.every = positive_int("every", every)
         self.register_buffer("temperature", torch.tensor(self.initial))

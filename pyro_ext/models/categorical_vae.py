@@ -29,12 +29,14 @@ from typing import TYPE_CHECKING
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.infer import Trace_ELBO
 from pyro.nn import PyroModule
 from torch import nn
 
 from pyro_ext.datasets import Batch, Splits
 from pyro_ext.inference.elbo import positive_int
 from pyro_ext.inference.fit.built import Built
+from pyro_ext.models.relaxation import Relaxation
 from pyro_ext.plotting import image_grid
 
 if TYPE_CHECKING:
@@ -172,10 +174,12 @@ def build(
     hidden: tuple[int, int] | None = None,
     evaluation_samples: int = 16,
     evaluation_seed: int = 0,
+    relaxation: Relaxation | None = None,
 ) -> Built:
     """Build the autoencoder for a data set of binary images.
 
     Its ELBO is ``TraceUnorderedSet_ELBO(num_samples=4)``; to use another one, set the ``elbo`` of what is returned.
+    With a relaxation, for example ``pyro-ext fit categorical_vae --model.relaxation.rate 1e-4``, it is ``Trace_ELBO``.
 
     Args:
         data: images as rows of ``x``, shape ``(N, D)``, of zeros and ones.
@@ -185,6 +189,7 @@ def build(
             256 pixels, else (512, 256).
         evaluation_samples: codes drawn for each held-out image.
         evaluation_seed: the seed of those draws, which are the same whenever ``evaluate`` is called.
+        relaxation: how to train through relaxed codes, instead of an estimator for discrete ones.
 
     Raises:
         ValueError: if a number is out of range, or the images are not rows of zeros and ones.
@@ -197,13 +202,14 @@ def build(
     # Modules made under local parameters serve engines that use them and users who do not.
     with pyro.settings.context(module_local_params=True):
         model, guide = Model(*sizes), Guide(*sizes)
-    return Built(
+    built = Built(
         model=model,
         guide=guide,
         elbo=TraceUnorderedSet_ELBO(num_samples=4, max_plate_nesting=1),
         evaluate=_evaluator(model, guide, evaluation_samples, evaluation_seed),
         plots=_plots(model, guide, data, evaluation_seed),
     )
+    return built if relaxation is None else relaxation.of(built, Trace_ELBO(max_plate_nesting=1))
 
 
 def _perceptron(*widths: int) -> nn.Sequential:
