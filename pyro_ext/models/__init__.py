@@ -58,6 +58,9 @@ _DESCRIPTIONS: Mapping[str, Description] = MappingProxyType(
             paper="Linderman et al. 2018, Reparameterizing the Birkhoff polytope for variational permutation "
             "inference, arXiv 1710.09508",
             data="point_matching",
+            defaults=MappingProxyType(
+                {"lr": 0.1, "batch_size": 200, "trainer.max_epochs": 150, "trainer.check_val_every_n_epoch": 10}
+            ),
         ),
         "phylo": Description(
             summary="the posterior of phylogenetic trees of aligned sequences under JC69: topologies from a subsplit "

@@ -12,7 +12,14 @@ from torch import Tensor
 
 from pyro_ext.distributions import GumbelSinkhorn, RelaxedRoundingPermutation, RelaxedStickBreakingPermutation
 from pyro_ext.distributions.transforms import BirkhoffStickBreaking
-from pyro_ext.models.permutation_matching._family import Family, masked, refuse_mask, validation, within
+from pyro_ext.models.permutation_matching._family import (
+    Family,
+    Settings,
+    masked,
+    refuse_mask,
+    validation,
+    within,
+)
 from pyro_ext.ops.assignment import best_permutation
 
 __all__ = ["GumbelSinkhornFamily", "RoundingFamily", "StickBreakingFamily"]
@@ -35,6 +42,11 @@ class _Gaussian(Family):
 
 class RoundingFamily(_Gaussian):
     """Gaussian noise around doubly stochastic matrices, rounded in part."""
+
+    def __init__(self, size: int, settings: Settings) -> None:
+        super().__init__(size, settings)
+        if settings.temperature > 1:
+            raise ValueError(f"temperature must be at most 1 for rounding, got {settings.temperature!r}")
 
     def initial(self, num_items: int) -> dict[str, Tensor]:
         shape = (num_items, self.size, self.size)

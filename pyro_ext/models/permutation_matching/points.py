@@ -32,6 +32,12 @@ __all__ = ["Guide", "Model", "Start", "build_points"]
 Start = Literal["uniform", "map"]
 """Where the laws start: in the centre of all permutations, or near each problem's best matching."""
 
+_REMARKS = (
+    "Each problem has a law of its own, so metrics are of the problems trained on; what is held out is their true "
+    "permutations. `hellinger` is the distance of these laws to the exact posteriors, 0 to 1; `accuracy` cannot "
+    "exceed `posterior_accuracy` but by chance."
+)
+
 
 class Model(PyroModule):
     """The prior of the permutations and the law of the observations.
@@ -159,7 +165,14 @@ def build_points(
     if start == "map":
         guide.start_near(best_matching(data.train.x))
     found = Assessment(guide, data.noise, evaluation_samples, evaluation_seed)
-    return Built(model=model, guide=guide, elbo=elbo, evaluate=found.metrics, plots=found.plots(data.train.x))
+    return Built(
+        model=model,
+        guide=guide,
+        elbo=elbo,
+        evaluate=found.metrics,
+        plots=found.plots(data.train.x),
+        remarks=_REMARKS,
+    )
 
 
 def _elbo(laws: Family, num_samples: int | None) -> ELBO:

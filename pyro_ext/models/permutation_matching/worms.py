@@ -50,6 +50,10 @@ __all__ = ["Guide", "Model", "build_worms"]
 
 _METHODS = ("rounding", "gumbel_sinkhorn")
 _FIRST_WEIGHT_SCALE = 0.05
+_REMARKS = (
+    "Each worm has a law of its own, so metrics are of the worms trained on; what is held out is which neuron is "
+    "which. `accuracy` is that of neurons with several candidates, `accuracy_all` counts the others too, as published."
+)
 
 
 class Model(PyroModule):
@@ -194,8 +198,6 @@ def build_worms(
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             raise ValueError(f"{name} must be a positive, finite number, got {value!r}")
     positive_int("evaluation_samples", evaluation_samples)
-    if method == "rounding" and temperature > 1:
-        raise ValueError(f"temperature must be at most 1 for rounding, got {temperature!r}")
     if not bool(has_perfect_matching(data.candidates).all()):
         raise ValueError("data.candidates must hold a permutation for each worm: allow more cells")
     settings = Settings(temperature, min_scale, max_scale, prior_scale, prior_temperature, num_iterations, gradient)
@@ -210,6 +212,7 @@ def build_worms(
         elbo=TraceMeanField_ELBO(max_plate_nesting=1),
         evaluate=found.accuracy if data.valid.y is not None else None,
         plots=found.plots(data.valid.y),
+        remarks=_REMARKS if data.valid.y is not None else "",
     )
 
 

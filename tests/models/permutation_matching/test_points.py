@@ -214,6 +214,7 @@ def test_starts(data):
         ({"evaluation_samples": 0}, "evaluation_samples must be an integer of at least 1, got 0"),
         ({"min_scale": 0.4}, "min_scale=0.4 must lie below max_scale=0.25"),
         ({"temperature": -1.0}, "temperature must be a positive, finite number, got -1.0"),
+        ({"temperature": 1.5}, "temperature must be at most 1 for rounding, got 1.5"),
         ({"weight_scale": 2.0}, "weight_scale is not an option for point problems, got 2.0; leave it out"),
     ],
 )
@@ -248,7 +249,15 @@ def test_command_line(tmp_path, capsys):
     report = (tmp_path / "run" / "report.md").read_text()
     assert report.startswith("# permutation_matching on point_matching\n")
     assert "| hellinger |" in report
+    assert "Each problem has a law of its own, so metrics are of the problems trained on" in report
     assert (tmp_path / "run" / "marginals.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_defaults_of_the_command_line_are_those_it_needs(capsys):
+    """All problems in a batch and large steps; other models keep the engine's own."""
+    assert main(["fit", "permutation_matching", "--print_config"]) == 0
+    options = capsys.readouterr().out.splitlines()
+    assert {"lr: 0.1", "batch_size: 200", "  max_epochs: 150"} <= set(options)
 
 
 @pytest.mark.gpu
