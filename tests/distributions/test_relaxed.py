@@ -20,6 +20,7 @@ from pyro_ext.distributions import (
     RelaxedOneHotCategoricalStraightThrough,
     RelaxedTopK,
 )
+from pyro_ext.distributions.relaxed import log_space
 
 INF = math.inf
 FALSE_ALARM = 1e-6
@@ -313,3 +314,14 @@ def test_repr():
         "RelaxedTopK(k=2, straight_through=False, temperature: (), logits: (3,))"
     )
     assert repr(RelaxedBernoulli(0.5, torch.full((3,), 0.5))) == "RelaxedBernoulli(temperature: (3,), probs: (3,))"
+
+
+@pytest.mark.parametrize("law", [RelaxedOneHotCategorical, RelaxedBernoulli])
+def test_what_has_no_closed_form_says_what_to_take(law):
+    d = law(0.5, probs=torch.tensor([0.3, 0.7]))
+    for what in ("mean", "variance", "stddev"):
+        with pytest.raises(NotImplementedError, match=f"{law.__name__} has no .* in closed form: .*samples"):
+            getattr(d, what)
+    with pytest.raises(NotImplementedError, match=r"entropy in closed form: .*log_space\(d\).entropy\(\)"):
+        d.entropy()
+    assert log_space(d).entropy().isfinite().all()

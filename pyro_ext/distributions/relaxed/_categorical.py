@@ -13,6 +13,7 @@ from torch.distributions.utils import lazy_property
 
 from pyro_ext.distributions._draws import given_parameter
 from pyro_ext.distributions.relaxed._parameters import (
+    NoClosedForms,
     as_temperature,
     broadcast_batch,
     check_categories,
@@ -23,7 +24,7 @@ from pyro_ext.ops.relaxed import gumbel_log_softmax, normalised_logits
 __all__ = ["RelaxedCategoricalBase"]
 
 
-class RelaxedCategoricalBase(TorchDistribution):
+class RelaxedCategoricalBase(NoClosedForms, TorchDistribution):
     """A law over ``K`` weights with a temperature and the probabilities of a categorical law.
 
     Args:

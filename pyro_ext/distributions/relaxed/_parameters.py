@@ -9,7 +9,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["as_temperature", "broadcast_batch", "check_binary", "check_categories", "given_binary", "inferred_batch"]
+__all__ = [
+    "NoClosedForms",
+    "as_temperature",
+    "broadcast_batch",
+    "check_binary",
+    "check_categories",
+    "given_binary",
+    "inferred_batch",
+]
+
+
+class NoClosedForms:
+    """Says of moments and entropy that they have no closed form, and what to take; laws that have one override it."""
+
+    @property
+    def mean(self) -> Tensor:
+        """Raise a NotImplementedError."""
+        raise self._without("mean", "average samples")
+
+    @property
+    def variance(self) -> Tensor:
+        """Raise a NotImplementedError."""
+        raise self._without("variance", "take that of samples")
+
+    def entropy(self) -> Tensor:
+        """Raise a NotImplementedError."""
+        instead = "average -log_prob over samples; that of its logarithm is known, relaxed.log_space(d).entropy()"
+        raise self._without("entropy", instead)
+
+    def _without(self, what: str, instead: str) -> NotImplementedError:
+        return NotImplementedError(f"{type(self).__name__} has no {what} in closed form: {instead}")
 
 
 def as_temperature(temperature: Tensor | float, like: Tensor, validate: bool) -> Tensor:

@@ -15,6 +15,7 @@ from torch.distributions.utils import lazy_property
 from torch.nn.functional import logsigmoid
 
 from pyro_ext.distributions.relaxed._parameters import (
+    NoClosedForms,
     as_temperature,
     broadcast_batch,
     check_binary,
@@ -26,7 +27,7 @@ from pyro_ext.ops.relaxed import bernoulli_score, floored_log, logistic_like, si
 __all__ = ["LogitRelaxedBernoulli", "RelaxedBernoulli", "RelaxedBernoulliBase", "RelaxedBernoulliStraightThrough"]
 
 
-class RelaxedBernoulliBase(TorchDistribution):
+class RelaxedBernoulliBase(NoClosedForms, TorchDistribution):
     """A law on a number with a temperature and the log-odds of a Bernoulli law.
 
     Args:

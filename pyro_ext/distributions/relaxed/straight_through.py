@@ -74,6 +74,10 @@ class RelaxedOneHotCategoricalStraightThrough(OneHotStraightThrough):
     is linear in the value, so that a prior on these vectors passes its gradient :math:`\log p_k` on to the guide
     that drew them. The gradient is biased; the bias grows as the temperature rises, the variance as it falls.
 
+    Take it as the prior too: the ``log_prob`` of Pyro's ``OneHotCategorical`` has no gradient in the value, and the
+    guide would not see such a prior. ``kl_divergence`` with one is right, ``TraceMeanField_ELBO`` too therefore, and so
+    is :func:`pyro_ext.inference.relax` of both programs.
+
     Args:
         temperature: :math:`\lambda > 0`, a number or a tensor of shape ``batch_shape`` (no dim for the categories).
         probs: probabilities up to a factor, ``batch_shape + (K,)``.
