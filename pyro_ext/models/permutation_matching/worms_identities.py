@@ -94,7 +94,7 @@ class Identification:
             order = y[0].argsort() if y is not None else identify(matrix[None], self.candidates[:1].cpu())[0].argsort()
             ax = given_or_new(ax, width=5.5, height=5)
             image = ax.imshow(matrix[order.cpu()].numpy(), cmap="magma_r", vmin=0, vmax=1, interpolation="nearest")
-            ax.figure.colorbar(image, ax=ax, label="probability")
+            ax.figure.colorbar(image, ax=ax, label="probability", fraction=0.046, pad=0.04)  # as tall as a square
             ax.set(xlabel="identity", ylabel="neuron, by identity" if y is not None else "neuron, as identified")
             return ax
 
