@@ -215,7 +215,7 @@ def compare_evidence(
             continue
         try:
             estimates[name] = _estimated(workspace, name)
-        except (ValueError, torch.linalg.LinAlgError) as error:
+        except (ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             refused[name] = str(error)
             warnings.warn(f"{name} failed: {error}", EvidenceWarning, stacklevel=2)
     if not estimates:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pyro
@@ -28,6 +29,9 @@ class TopologyModel(PyroModule):
         alignment: n sequences.
         branch_rate: the rate of the exponential prior of each length.
 
+    Raises:
+        ValueError: if ``branch_rate`` is not positive and finite.
+
     Attributes:
         inverse_temperature: the power beta of the likelihood, a buffer; 1 for the model itself.
 
@@ -39,8 +43,8 @@ class TopologyModel(PyroModule):
 
     def __init__(self, alignment: Alignment, branch_rate: float = 10.0) -> None:
         super().__init__()
-        if not branch_rate > 0:
-            raise ValueError(f"branch_rate must be positive, got {branch_rate!r}")
+        if not 0 < branch_rate < math.inf:
+            raise ValueError(f"branch_rate must be positive and finite, got {branch_rate!r}")
         self.num_taxa = len(alignment.taxa)
         self.branch_rate = branch_rate
         self.register_buffer("patterns", alignment.patterns)
@@ -105,7 +109,7 @@ class VariationalPhylogeny(PyroModule):
         branch_rate: the rate of the exponential prior of each length.
 
     Raises:
-        ValueError: if the taxa differ, or the support is of rooted trees.
+        ValueError: if the taxa differ, the support is of rooted trees, or ``branch_rate`` is not positive and finite.
 
     References:
         | Variational Bayesian phylogenetic inference (Zhang and Matsen, 2019)
