@@ -112,8 +112,9 @@ def mean_square(data: Splits) -> float:
 def speed(report: Report, lines: Lines, data: Splits, name: str, seeds: range) -> None:
     """Tabulate how many epochs it takes to come down to some errors, all labels given, with reconstruction or not."""
     rows = []
-    for arm in ("supervised", "+ reconstruction"):
-        make = partial(train, data, budget=SPEED[name], arm=ARMS[arm], every_epoch=True)
+    for arm, weight in {"supervised": 0.0, "+ reconstruction": 0.5, "+ reconstruction 5": 5.0}.items():
+        losses = ARMS["supervised"] | {"reconstruction_weight": weight}
+        make = partial(train, data, budget=SPEED[name], arm=losses, every_epoch=True)
         found = [lines.get(f"{name}, all labels, {arm}, seed {s}", partial(make, seed=s)) for s in seeds]
         runs = [run["errors"] for run in found]
         reached = [[_first(errors, level) for errors in runs] for level in LEVELS[name]]
