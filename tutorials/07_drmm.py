@@ -127,7 +127,7 @@ for name, error in errors.items():
     print(f"{name}: {error:.1f} % of held-out digits wrong")
 
 # %% [markdown]
-# About half of the mistakes are gone, and most of that is the entropy's doing: it is *minimised*, which makes the
+# A good third of the mistakes is gone, and most of that is the entropy's doing: it is *minimised*, which makes the
 # network decide about images without labels. This is the opposite of what the evidence lower bound asks for, $-KL(q(c
 # \mid I) \| p(c))$, which spreads $q$ over the classes; that one, `kl_weight`, spoils the classifier. Both are there by
 # name. `benchmarks/drmm.py` measures each loss by itself. From a shell, the same is `pyro-ext fit drmm --data digits
