@@ -174,7 +174,7 @@ WRONG = [
     (["--model.num_latents", "2.5"], "--model.num_latents: Expected a <class 'int'>. Got value: 2.5"),
     (["--model.num_latents", "0"], "num_latents must be an integer of at least 1, got 0"),
     (["--model.depth", "3"], "unrecognized arguments: --model.depth 3"),
-    (["--data", "letters"], "--data: there is no data set 'letters'; choose one of alignment, celegans, cifar10, digits"),
+    (["--data", "letters"], "--data: there is no data set 'letters'; choose one of alignment, celegans, cifar10, "),
     (["--data.num_train", "0"], "num_train must be an integer from 1 to 1796, got 0"),
     (["--elbo=pyro.infer.Nothing"], "--elbo: Problem with given class_path 'pyro.infer.Nothing': "),
     (["--elbo", "Nothing"], "--elbo: there is no ELBO 'Nothing'; choose a class path or one of Trace"),
