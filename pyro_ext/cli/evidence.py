@@ -43,6 +43,7 @@ def run(namespace: Namespace) -> int:
 
     Raises:
         ValueError: if an option or a file is wrong, or a method does not apply; nothing has been written then.
+        KeyboardInterrupt: on Ctrl-C, after the results of the trees done by then.
     """
     from pyro_ext.cli.evidence_job import Job
 
@@ -56,6 +57,8 @@ def run(namespace: Namespace) -> int:
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         raise ValueError(f"{name}{error.strerror or error}") from error
+    if found.interrupted:
+        raise KeyboardInterrupt
     return 0
 
 

@@ -98,10 +98,11 @@ class Job:
     def run(self) -> Report:
         """Estimate the evidence of every tree.
 
-        What comes out is kept, whatever else fails.
+        What comes out is kept, whatever else fails; on Ctrl-C, that of the trees done by then.
 
         Raises:
             ValueError: if a method does not apply, or none comes to an estimate for any tree.
+            KeyboardInterrupt: on Ctrl-C before the first tree is done.
         """
         comparisons: list[EvidenceComparison] = []
         notes: list[str] = []
@@ -110,14 +111,21 @@ class Job:
                 label = f"tree {number}: " if len(self.models) > 1 else ""
                 with warnings.catch_warnings(record=True) as caught:
                     warnings.simplefilter("always", EvidenceWarning)
-                    found = self._compare(model)
+                    try:
+                        found = self._compare(model)
+                    except KeyboardInterrupt:
+                        if not any(comparisons):
+                            raise
+                        notes.append(f"interrupted: {number - 1} of {len(self.models)} trees are done")
+                        break
                 comparisons.append(found)
                 texts = _texts(caught) if found else [next(iter(found.refused.values()))]
                 notes += [label + text for text in texts]
                 bar.update(1)
         if not any(comparisons):
             raise ValueError(notes[0])
-        return Report(self.trees.to_newick(), comparisons, notes, self.facts)
+        interrupted = len(comparisons) < len(self.models)
+        return Report(self.trees.to_newick()[: len(comparisons)], comparisons, notes, self.facts, interrupted)
 
     def _compare(self, model: FixedTopology) -> EvidenceComparison:
         try:

@@ -34,12 +34,14 @@ class Report:
         comparisons: the estimates for each.
         warnings: what the estimators warned of.
         facts: what was estimated from what, by name.
+        interrupted: whether there were more topologies to come.
     """
 
     newick: Sequence[str]
     comparisons: Sequence[EvidenceComparison]
     warnings: Sequence[str]
     facts: Mapping[str, str]
+    interrupted: bool = False
 
     @property
     def methods(self) -> list[str]:

@@ -229,6 +229,29 @@ def test_bad_input_leaves_nothing(files, words, message, capsys):
     assert {path: path.read_bytes() for path in files.iterdir()} == before
 
 
+def test_an_interruption_keeps_the_trees_that_are_done(files, tmp_path, monkeypatch, capsys):
+    from pyro_ext.cli import evidence_job
+
+    whole, calls = evidence_job.compare_evidence, []
+
+    def stops(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(evidence_job, "compare_evidence", stops)
+    out = tmp_path / "found"
+    assert call(files, "a.fasta", "three.nwk", "--method", "map", "--out", str(out), *QUICK) == 130
+    shown = capsys.readouterr()
+    assert "warning: interrupted: 2 of 3 trees are done" in shown.out
+    assert shown.err == "interrupted\n"
+    rows = list(csv.DictReader((out / "evidence.csv").read_text().splitlines()))
+    assert [row["tree"] for row in rows] == ["1", "2"]
+    assert (out / "report.md").is_file()
+    assert (out / "evidence.png").is_file()
+
+
 def test_interruption_leaves_nothing(files, monkeypatch, capsys):
     def stop(*_, **__):
         raise KeyboardInterrupt
