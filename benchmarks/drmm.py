@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -146,17 +145,14 @@ def _spread(runs: list[dict[str, float]], key: str) -> str:
 
 def samples(report: Report, lines: Lines, data: Splits, work: Path) -> None:
     """Draw samples of a model trained with few labels and count those that are recognised."""
-    kept: list[Callable[[], None]] = []
 
     def draw() -> dict[str, float]:
         metrics, model = trained(data, 0, DIGITS, ARMS["all, reconstruction 5"])
         found, images = recognised(model, data)
-        kept.append(lambda: _pictures(model, data, images, work))
+        _pictures(model, data, images, work)
         return found | {"error": metrics["error"]}
 
     found = lines.get("samples, digits", draw)
-    for picture in kept:
-        picture()
     row = [f"{found['as_asked']:.3f}", f"{found['sure']:.3f}", str(found["classes"]), f"{found['accuracy']:.3f}"]
     header = ["as asked, p > .9", "any, p > .9", "classes", "accuracy of the judge"]
     report.table("Samples of digits, 100 of each class, judged by a network trained on real ones", header, [row], 0)
@@ -165,9 +161,7 @@ def samples(report: Report, lines: Lines, data: Splits, work: Path) -> None:
 
 def _pictures(model: DRMM, data: Splits, images: torch.Tensor, work: Path) -> None:
     assert data.valid is not None
-    columns = len(images) // model.classes
-    grid = images.clamp(0, 1).view(model.classes, columns, *images.shape[-2:]).transpose(0, 1)
-    save(image_grid(grid), work / "samples.png")
+    save(image_grid(images.clamp(0, 1).squeeze(2).transpose(0, 1)), work / "samples.png")
     x = data.valid.x[:10].view(-1, 1, *images.shape[-2:])
     with torch.no_grad():
         rendered = model.reconstruct(x).clamp(0, 1)

@@ -142,7 +142,7 @@ def k_means(data: Splits, seed: int) -> float:
 
 
 def recognised(model: DRMM, data: Splits, per_class: int = 100) -> tuple[Metrics, Tensor]:
-    """Sample images of every class; return how many of them a classifier of real images recognises, and the images.
+    """Sample images of every class; return how many a classifier of real images recognises, and some of them by class.
 
     The classifier knows all labels of the training data; an image counts if it is labelled as was asked for with a
     probability above .9.
@@ -164,7 +164,7 @@ def recognised(model: DRMM, data: Splits, per_class: int = 100) -> tuple[Metrics
         "as_asked": (sure & (label == c)).double().mean().item(),
         "classes": len(label[sure].unique()),
     }
-    return found, images[:: per_class // 6]
+    return found, images.unflatten(0, (model.classes, per_class))[:, :6]
 
 
 def _unmatched(c: Tensor, y: Tensor) -> float:
