@@ -80,20 +80,23 @@ def inside(plan: TreePlan, edges: Tensor, roots: Tensor, tips: Tensor, *, scaled
     messages = lease((num_rows if keep else plan.most_rows, 2, size), tips)
     below, gathered = lease((num_taxa + num_rows, size), tips), lease((2 * plan.most_rows, size), tips)
     scales = lease((num_rows, shape[-1]), tips) if scaled else None
-    leaves = below.tensor[:num_taxa].view(-1, *shape).copy_(tips)
+    nodes, room, slots = (part.tensor.view(-1, *shape) for part in (below, gathered, messages))
+    leaves = nodes[:num_taxa].copy_(tips)
     by_edge = edges.flatten(0, 1)
-    matrices = by_edge.index_select(0, plan.sibling_edges)
-    for start, stop, _, _, _, siblings, _ in reversed(plan.steps):
-        width, own = stop - start, below.tensor[num_taxa + start : num_taxa + stop]
-        sent = messages.tensor[start:stop] if keep else messages.tensor[:width]
-        torch.index_select(below.tensor, 0, siblings, out=gathered.tensor[: 2 * width])
-        observed = gathered.tensor[: 2 * width].view(-1, *shape)
-        torch.bmm(matrices[2 * start : 2 * stop], observed, out=sent.view(-1, *shape))
-        torch.mul(sent[:, 0], sent[:, 1], out=own)
+    widths, pairs = plan.step_rows
+    matrices = by_edge.index_select(0, plan.sibling_edges).split(pairs)
+    # Views of all steps at once: made one by one they would take as long as the arithmetic of small trees.
+    rows = nodes[num_taxa:].split(widths)
+    sent_by = slots.split(pairs) if keep else [slots[:pair] for pair in pairs]
+    for step, own, sent, matrix in zip(*map(reversed, (plan.steps, rows, sent_by, matrices)), strict=True):
+        observed = room[: len(sent)]
+        torch.index_select(nodes, 0, step.siblings, out=observed)
+        torch.bmm(matrix, observed, out=sent)
+        torch.mul(sent[0::2], sent[1::2], out=own)
         if scales is not None:
-            _scale(own.view(-1, *shape), scales.tensor[start:stop])
+            _scale(own, scales.tensor[step.start : step.stop])
     first = num_taxa if plan.steps else 1  # two taxa have no internal node
-    highest = below.tensor[first : num_taxa + plan.num_trees].view(-1, *shape)
+    highest = nodes[first : num_taxa + plan.num_trees]
     top = None if plan.top_edge is None else edges[:, plan.top_edge].clone()
     at_root = highest if top is None else top @ highest
     own_root = torch.ones_like(leaves[0]) if plan.rooted else leaves[0]
@@ -144,31 +147,34 @@ def outside(plan: TreePlan, passed: Inside, inverse: Tensor) -> Outside:
         inverse: the gradient in the log-likelihoods over ``passed.likelihood``, ``(M, S)``.
     """
     below, messages, shape = passed.below.tensor, passed.messages.tensor, passed.prior.shape[1:]
-    size, num_trees = below.shape[1], plan.num_trees
+    size, num_trees, (widths, pairs) = below.shape[1], plan.num_trees, plan.step_rows
     above, scratch = lease((len(messages), size), below), lease((2, 2 * plan.most_rows, size), below)
-    gathered, products = scratch.tensor
+    gathered, products = scratch.tensor.view(2, -1, *shape)
+    products_by_row = scratch.tensor[1].view(-1, 2, size)
     gradients = passed.prior.new_empty((2 * len(messages), shape[0], shape[0]))
     scales = None if passed.inverse_scales is None else passed.inverse_scales.tensor.unsqueeze(1)
-    by_state = above.tensor.view(-1, *shape)
+    by_state, nodes = above.tensor.view(-1, *shape), below.view(-1, *shape)
     at_top = passed.prior * inverse.unsqueeze(1)
     top = None if passed.top is None else at_top @ passed.highest.mT
     if plan.steps:
         by_state[:num_trees] = at_top if passed.top is None else passed.top.mT @ at_top
     if plan.steps and scales is not None:
         by_state[:num_trees] *= scales[:num_trees]
-    for start, stop, first, last, sources, _, inner in plan.steps:
-        width, own = 2 * (stop - start), above.tensor[start:stop].unsqueeze(1)
-        torch.mul(own, messages[start:stop], out=products[:width].view(-1, 2, size))
-        torch.index_select(below, 0, sources, out=gathered[:width])
-        sent, observed = products[:width].view(-1, *shape), gathered[:width].view(-1, *shape)
-        torch.bmm(sent, observed.mT, out=gradients[2 * start : 2 * stop])
+    rows = above.tensor.unsqueeze(1).split(widths)
+    each = zip(plan.steps, rows, messages.split(widths), gradients.split(pairs), strict=True)
+    for step, own, received, gradient in each:
+        sent, observed = products[: len(gradient)], gathered[: len(gradient)]
+        torch.mul(own, received, out=products_by_row[: len(own)])
+        torch.index_select(nodes, 0, step.sources, out=observed)
+        torch.bmm(sent, observed.mT, out=gradient)
+        first, last = step.first, step.last
         if first < last:
-            received = gathered[: last - first]
-            torch.index_select(products, 0, inner, out=received)
-            matrices = passed.transposed[first - num_trees : last - num_trees]
-            torch.bmm(matrices, received.view(-1, *shape), out=by_state[first:last])
+            inner = gathered[: last - first]
+            torch.index_select(products, 0, step.inner, out=inner)
+            children = by_state[first:last]
+            torch.bmm(passed.transposed[first - num_trees : last - num_trees], inner, out=children)
             if scales is not None:
-                by_state[first:last] *= scales[first:last]
+                children *= scales[first:last]
     return Outside(gradients, top, above)
 
 

@@ -69,6 +69,12 @@ class TreePlan:
     most_rows: int
 
     @property
+    def step_rows(self) -> tuple[list[int], list[int]]:
+        """The number of rows of every step, and of their children."""
+        widths = [step.stop - step.start for step in self.steps]
+        return widths, [2 * width for width in widths]
+
+    @property
     def top_edge(self) -> int | None:
         """The only edge at the root, where that is a leaf."""
         return None if self.rooted else self.num_taxa - 1 if self.steps else 0
