@@ -137,7 +137,7 @@ def to_dendropy(trees: TreeSet) -> Any:
         ImportError: if DendroPy is not installed.
     """
     try:
-        import dendropy  # type: ignore[import-not-found, unused-ignore]
+        import dendropy
     except ImportError as error:
         raise ImportError("to_dendropy needs DendroPy: pip install dendropy") from error
     mark = "[&R] " if trees.rooted else "[&U] "
