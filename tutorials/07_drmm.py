@@ -163,4 +163,5 @@ plt.show()
 #
 # * `DRMM` is a `PyroModule`: `model` and `model.guide` are programs for any ELBO, with `c` enumerated.
 # * `models.drmm.conversion.from_sequential` turns a trained `nn.Sequential` into the model whose inference it is.
-# * `models.drmm.clusters.start_classes` and `models.drmm.em.hard_em(..., e_step="joint")` learn without any label.
+# * `models.drmm.clusters.start_classes` and `models.drmm.em.hard_em(..., e_step="joint")` cluster images without any
+#   label; on these digits no better than k-means does, as `benchmarks/drmm.py` shows.
