@@ -26,11 +26,11 @@ class Inside:
         below: the likelihood U of what lies below a node given its state: leaves, then rows, scaled, ``(n + R, A S)``.
         inverse_scales: what each row was multiplied by, ``(R, S)``, if anything.
         transposed: the transposed matrices above the rows from M on, ``(R - M, A, A)``.
+        roots: the probabilities of the root's state, ``(M, A)``.
         top: the matrices above the highest nodes where the root is a leaf, ``(M, A, A)``.
+        observed: the likelihood of the state of the root where it is a leaf, ``(A, S)``.
         highest: U of the highest nodes, ``(M, A, S)``.
-        at_root: the likelihood of all but the root's own observation given its state, ``(M, A, S)``.
-        observed: the likelihood of the root's state by its own observation, ``(A, S)``; ones if there is none.
-        prior: ``observed`` times the probability of the root's state, ``(M, A, S)``.
+        from_root: the probability of their states and of what was observed at the root, ``(M, A, S)``.
         likelihood: of the sites, times all inverse scales, ``(M, S)``.
     """
 
@@ -38,11 +38,11 @@ class Inside:
     below: Lease
     inverse_scales: Lease | None
     transposed: Tensor
+    roots: Tensor
     top: Tensor | None
-    highest: Tensor
-    at_root: Tensor
     observed: Tensor
-    prior: Tensor
+    highest: Tensor
+    from_root: Tensor
     likelihood: Tensor
 
     def log_likelihood(self, plan: TreePlan) -> Tensor:
@@ -83,26 +83,42 @@ def inside(plan: TreePlan, edges: Tensor, roots: Tensor, tips: Tensor, *, scaled
     nodes, room, slots = (part.tensor.view(-1, *shape) for part in (below, gathered, messages))
     leaves = nodes[:num_taxa].copy_(tips)
     by_edge = edges.flatten(0, 1)
-    widths, pairs = plan.step_rows
-    matrices = by_edge.index_select(0, plan.sibling_edges).split(pairs)
+    widths, pairs, _ = plan.step_rows
     # Views of all steps at once: made one by one they would take as long as the arithmetic of small trees.
-    rows = nodes[num_taxa:].split(widths)
-    sent_by = slots.split(pairs) if keep else [slots[:pair] for pair in pairs]
-    for step, own, sent, matrix in zip(*map(reversed, (plan.steps, rows, sent_by, matrices)), strict=True):
-        observed = room[: len(sent)]
-        torch.index_select(nodes, 0, step.siblings, out=observed)
+    pieces = torch.split if keep else _heads
+    views = (
+        [step.siblings for step in plan.steps],
+        by_edge.index_select(0, plan.sibling_edges).split(pairs),
+        _heads(room, pairs),
+        pieces(slots, pairs),
+        pieces(slots[0::2], widths),
+        pieces(slots[1::2], widths),
+        nodes[num_taxa:].split(widths),
+        [None] * len(widths) if scales is None else scales.tensor.split(widths),
+    )
+    for siblings, matrix, observed, sent, first, second, own, inverse_scale in zip(*map(reversed, views), strict=True):
+        torch.index_select(nodes, 0, siblings, out=observed)
         torch.bmm(matrix, observed, out=sent)
-        torch.mul(sent[0::2], sent[1::2], out=own)
-        if scales is not None:
-            _scale(own, scales.tensor[step.start : step.stop])
-    first = num_taxa if plan.steps else 1  # two taxa have no internal node
-    highest = nodes[first : num_taxa + plan.num_trees]
+        torch.mul(first, second, out=own)
+        if inverse_scale is not None:
+            _scale(own, inverse_scale)
+    start = num_taxa if plan.steps else 1  # two taxa have no internal node
+    highest, roots = nodes[start : num_taxa + plan.num_trees], roots.clone()
     top = None if plan.top_edge is None else edges[:, plan.top_edge].clone()
-    at_root = highest if top is None else top @ highest
-    own_root = torch.ones_like(leaves[0]) if plan.rooted else leaves[0]
-    prior = roots.unsqueeze(-1) * own_root
-    likelihood, transposed = (prior * at_root).sum(1), by_edge.index_select(0, plan.inner_edges).mT
-    return Inside(messages, below, scales, transposed, top, highest, at_root, own_root, prior, likelihood)
+    from_root = roots.unsqueeze(-1) if top is None else (top * roots.unsqueeze(-1)).mT @ leaves[0]
+    likelihood, transposed = (from_root * highest).sum(1), by_edge.index_select(0, plan.inner_edges).mT
+    return Inside(messages, below, scales, transposed, roots, top, leaves[0], highest, from_root, likelihood)
+
+
+def _heads(buffer: Tensor, sizes: list[int]) -> list[Tensor]:
+    """Return the beginnings of a buffer, of these sizes."""
+    made = {size: buffer[:size] for size in set(sizes)}
+    return [made[size] for size in sizes]
+
+
+def _pieces(buffer: Tensor, places: list[int], sizes: list[int]) -> list[Tensor]:
+    """Return the pieces of a buffer that begin at these places and have these sizes."""
+    return [buffer[place : place + size] for place, size in zip(places, sizes, strict=True)]
 
 
 def _scale(below: Tensor, inverse_scale: Tensor) -> None:
@@ -119,11 +135,13 @@ class Outside:
     Attributes:
         matrices: the gradients in the transition matrices above the slots, ``(2R, A, A)``.
         top: those in the matrices above the highest nodes where the root is a leaf, ``(M, A, A)``.
-        below: those in the products U of the rows before they were scaled, ``(R, A S)``.
+        roots: those in the probabilities of the root's state, ``(M, A)``.
+        below: those in the products U of the rows before they were scaled, ``(R, A S)``; of two levels if not kept.
     """
 
     matrices: Tensor
     top: Tensor | None
+    roots: Tensor
     below: Lease
 
     def by_edge(self, plan: TreePlan) -> Tensor:
@@ -138,44 +156,65 @@ class Outside:
         return result
 
 
-def outside(plan: TreePlan, passed: Inside, inverse: Tensor) -> Outside:
+def outside(plan: TreePlan, passed: Inside, inverse: Tensor, *, keep: bool = False) -> Outside:
     """Pass from the root to the leaves.
 
     Args:
         plan: where the messages lie.
         passed: the pass before, its messages kept.
         inverse: the gradient in the log-likelihoods over ``passed.likelihood``, ``(M, S)``.
+        keep: whether to keep the gradients in what lies below all rows.
     """
-    below, messages, shape = passed.below.tensor, passed.messages.tensor, passed.prior.shape[1:]
-    size, num_trees, (widths, pairs) = below.shape[1], plan.num_trees, plan.step_rows
-    above, scratch = lease((len(messages), size), below), lease((2, 2 * plan.most_rows, size), below)
+    below, messages, shape = passed.below.tensor, passed.messages.tensor, passed.highest.shape[1:]
+    size, num_trees, (widths, pairs, inner_widths) = below.shape[1], plan.num_trees, plan.step_rows
+    above = lease((len(messages) if keep else 2 * plan.widest, size), below)
+    scratch = lease((2, 2 * plan.most_rows, size), below)
     gathered, products = scratch.tensor.view(2, -1, *shape)
-    products_by_row = scratch.tensor[1].view(-1, 2, size)
-    gradients = passed.prior.new_empty((2 * len(messages), shape[0], shape[0]))
-    scales = None if passed.inverse_scales is None else passed.inverse_scales.tensor.unsqueeze(1)
     by_state, nodes = above.tensor.view(-1, *shape), below.view(-1, *shape)
-    at_top = passed.prior * inverse.unsqueeze(1)
-    top = None if passed.top is None else at_top @ passed.highest.mT
+    gradients = below.new_empty((2 * len(messages), shape[0], shape[0]))
+    scales = None if passed.inverse_scales is None else passed.inverse_scales.tensor.unsqueeze(1)
     if plan.steps:
-        by_state[:num_trees] = at_top if passed.top is None else passed.top.mT @ at_top
-    if plan.steps and scales is not None:
-        by_state[:num_trees] *= scales[:num_trees]
-    rows = above.tensor.unsqueeze(1).split(widths)
-    each = zip(plan.steps, rows, messages.split(widths), gradients.split(pairs), strict=True)
-    for step, own, received, gradient in each:
-        sent, observed = products[: len(gradient)], gathered[: len(gradient)]
-        torch.mul(own, received, out=products_by_row[: len(own)])
+        torch.mul(passed.from_root, inverse.unsqueeze(1), out=by_state[:num_trees])
+        if scales is not None:
+            by_state[:num_trees] *= scales[:num_trees]
+    places, inner_places = ([step.place for step in plan.steps], [step.inner_place for step in plan.steps])
+    if keep:
+        places, inner_places = ([step.start for step in plan.steps], [step.first for step in plan.steps])
+    found = _heads(gathered, pairs)
+    views = (
+        plan.steps,
+        _pieces(above.tensor.unsqueeze(1), places, widths),
+        messages.split(widths),
+        _heads(scratch.tensor[1].view(-1, 2, size), widths),
+        found,
+        _heads(products, pairs),
+        [x.mT for x in found],
+        gradients.split(pairs),
+        _heads(gathered, inner_widths),
+        passed.transposed.split(inner_widths),
+        _pieces(by_state, inner_places, inner_widths),
+    )
+    for step, own, received, product, observed, sent, transposed, gradient, inner, matrix, children in zip(
+        *views, strict=True
+    ):
+        torch.mul(own, received, out=product)
         torch.index_select(nodes, 0, step.sources, out=observed)
-        torch.bmm(sent, observed.mT, out=gradient)
-        first, last = step.first, step.last
-        if first < last:
-            inner = gathered[: last - first]
+        torch.bmm(sent, transposed, out=gradient)
+        if len(inner):
             torch.index_select(products, 0, step.inner, out=inner)
-            children = by_state[first:last]
-            torch.bmm(passed.transposed[first - num_trees : last - num_trees], inner, out=children)
+            torch.bmm(matrix, inner, out=children)
             if scales is not None:
-                children *= scales[first:last]
-    return Outside(gradients, top, above)
+                children *= scales[step.first : step.last]
+    return Outside(gradients, *_at_root(passed, inverse), above)
+
+
+def _at_root(passed: Inside, inverse: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Return the gradients in the matrices above the highest nodes, if any, and in the root's probabilities."""
+    weighted = passed.highest * inverse.unsqueeze(1)
+    if passed.top is None:
+        return None, weighted.sum(-1)
+    joint = (weighted @ passed.observed.mT).mT
+    return joint * passed.roots.unsqueeze(-1), (joint * passed.top).sum(-1)
 
 
 def by_autograd(plan: TreePlan, edges: Tensor, roots: Tensor, tips: Tensor) -> Tensor:
@@ -190,7 +229,8 @@ def by_autograd(plan: TreePlan, edges: Tensor, roots: Tensor, tips: Tensor) -> T
     matrices, num_taxa = edges.flatten(0, 1)[plan.edges], plan.num_taxa
     below, scales = tips[1:2], [tips.new_ones((0, tips.shape[-1]))]
     lower = tips[:0]
-    for start, stop, _, _, sources, _, _ in reversed(plan.steps):
+    for step in reversed(plan.steps):
+        start, stop, sources = step.start, step.stop, step.sources
         places = torch.where(sources < num_taxa, sources, sources - stop)  # rows of the level below come after tips
         sent = matrices[2 * start : 2 * stop] @ torch.cat([tips, lower])[places]
         below = sent[::2] * sent[1::2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +24,8 @@ class Step(NamedTuple):
         stop: the row after the last.
         first: the first row of the children that are internal nodes themselves.
         last: the row after the last of them.
+        place: where the first row lies among the rows of two levels, those of even and those of odd depth.
+        inner_place: where the first row of the children does.
         sources: what is in each slot: a leaf's number, or n + the row of an internal node.
         siblings: the same, the two children of each node in the other order.
         inner: the slots of internal nodes, counted from the first of the step.
@@ -33,6 +35,8 @@ class Step(NamedTuple):
     stop: int
     first: int
     last: int
+    place: int
+    inner_place: int
     sources: Tensor
     siblings: Tensor
     inner: Tensor
@@ -56,6 +60,7 @@ class TreePlan:
         rows: the row of every internal node, int64 ``(M, I)``.
         steps: the rows from the highest to the lowest.
         most_rows: how many rows a step may have.
+        widest: how many rows the widest level has.
     """
 
     num_trees: int
@@ -67,12 +72,13 @@ class TreePlan:
     rows: Tensor
     steps: tuple[Step, ...]
     most_rows: int
+    widest: int
 
     @property
-    def step_rows(self) -> tuple[list[int], list[int]]:
-        """The number of rows of every step, and of their children."""
+    def step_rows(self) -> tuple[list[int], list[int], list[int]]:
+        """The number of rows of every step, of their children, and of those that are internal nodes themselves."""
         widths = [step.stop - step.start for step in self.steps]
-        return widths, [2 * width for width in widths]
+        return widths, [2 * width for width in widths], [step.last - step.first for step in self.steps]
 
     @property
     def top_edge(self) -> int | None:
@@ -118,10 +124,12 @@ def _tree_plan(content: bytes, shape: torch.Size, most_rows: int | None, device:
     _check_preorder(sources[is_inner], num_taxa + num_trees)
     edges = children - (children > (num_taxa if rooted else 0)) + tree * (num_nodes - 1)
     most_rows = len(order) if most_rows is None else min(most_rows, len(order))
-    steps = _steps(np.bincount(depths).tolist(), sources, is_inner, most_rows, device)
+    levels = np.bincount(depths).tolist()
+    steps = _steps(levels, sources, is_inner, most_rows, device)
     found = (edges.ravel(), edges[:, ::-1].ravel(), edges[is_inner], rows.reshape(num_trees, num_internal))
     own, siblings, inner, by_tree = (torch.from_numpy(x).to(device) for x in found)
-    return TreePlan(num_trees, num_taxa, rooted, own, siblings, inner, by_tree, steps, most_rows)
+    widest = max(levels, default=0)
+    return TreePlan(num_trees, num_taxa, rooted, own, siblings, inner, by_tree, steps, most_rows, widest)
 
 
 def _depths(parents: _Integers, num_taxa: int) -> _Integers:
@@ -150,18 +158,25 @@ def _steps(
     levels: list[int], sources: _Integers, is_inner: np.ndarray[Any, Any], most_rows: int, device: torch.device
 ) -> tuple[Step, ...]:
     """Cut the levels, of so many rows each, into steps, those of a level of about equal size."""
-    bounds = [0]
-    for size in levels:
+    bounds, depths = [0], []
+    for depth, size in enumerate(levels):
         start, parts = bounds[-1], -(-size // most_rows)
         bounds.extend(start + size * part // parts for part in range(1, parts + 1))
+        depths.extend([depth] * parts)
     slots = is_inner.ravel().nonzero()[0]
-    lasts = slots.searchsorted([2 * stop for stop in bounds]).tolist()
-    widths = [stop - start for start, stop in pairwise(bounds)]
-    inner_widths = [last - first for first, last in pairwise(lasts)]
-    places = slots - 2 * np.repeat(bounds[:-1], inner_widths)
-    doubled = [2 * width for width in widths]
-    own, siblings, inner = (torch.from_numpy(x).to(device) for x in (sources.ravel(), sources[:, ::-1].ravel(), places))
-    by_step = zip(own.split(doubled), siblings.split(doubled), inner.split(inner_widths), strict=True)
-    offset = levels[0] if levels else 0
-    rows = zip(pairwise(bounds), pairwise(lasts), by_step, strict=True)
-    return tuple(Step(*ends, offset + first, offset + last, *tensors) for ends, (first, last), tensors in rows)
+    inner_bounds = slots.searchsorted([2 * bound for bound in bounds]).tolist()
+    inner_widths = [stop - start for start, stop in pairwise(inner_bounds)]
+    doubled = [2 * (stop - start) for start, stop in pairwise(bounds)]
+    found = sources.ravel(), sources[:, ::-1].ravel(), slots - 2 * np.repeat(bounds[:-1], inner_widths)
+    own, siblings, inner = (torch.from_numpy(x).to(device) for x in found)
+    tensors = zip(own.split(doubled), siblings.split(doubled), inner.split(inner_widths), strict=True)
+    # A level's rows lie where those two levels above it did.
+    starts, widest, highest = [0, *accumulate(levels)], max(levels, default=0), levels[0] if levels else 0
+    offsets = [depth % 2 * widest - start for depth, start in enumerate(starts)]
+    steps = []
+    for depth, (start, stop), inner_bound, of_step in zip(
+        depths, pairwise(bounds), pairwise(inner_bounds), tensors, strict=True
+    ):
+        first, last = (highest + bound for bound in inner_bound)
+        steps.append(Step(start, stop, first, last, start + offsets[depth], first + offsets[depth + 1], *of_step))
+    return tuple(steps)

@@ -107,7 +107,7 @@ def ancestral_marginals(parents: Tensor, transitions: Tensor, frequencies: Tenso
     trees, edges, roots, tips, batch_shape = _arranged(parents, transitions, frequencies, partials)
     plan = tree_plan(trees, rows_per_step(tips))
     passed = inside(plan, edges, roots, tips, scaled=True, keep=True)
-    found = outside(plan, passed, passed.inverse_likelihood(torch.ones_like(passed.likelihood)))
+    found = outside(plan, passed, passed.inverse_likelihood(torch.ones_like(passed.likelihood)), keep=True)
     assert passed.inverse_scales is not None
     below = passed.below.tensor[plan.num_taxa :].view(-1, *tips.shape[1:])
     marginals = found.below.tensor.view_as(below) * below / passed.inverse_scales.tensor.unsqueeze(1)
@@ -117,7 +117,7 @@ def ancestral_marginals(parents: Tensor, transitions: Tensor, frequencies: Tenso
 def _chunk_size(trees: Tensor, tips: Tensor) -> int:
     """Return how many trees to evaluate at once: all, unless buffers would be too large to be used again."""
     num_trees, num_nodes = trees.shape
-    bytes_each = 4 * (num_nodes - len(tips)) * tips[0].nbytes  # two messages per row, and what lies below and above
+    bytes_each = 3 * (num_nodes - len(tips)) * tips[0].nbytes  # two messages per row, and what lies below
     if tips.device.type != "cpu" or num_trees * bytes_each <= _MOST_BYTES:
         return max(num_trees, 1)
     return max(_CHUNK_BYTES // bytes_each, 1)
@@ -157,11 +157,8 @@ class _Pruning(torch.autograd.Function):
             return None, *gradients_with_graph(partial(by_autograd, tree_plan(trees)), tuple(inputs), grad), None, None
         if passed is None:
             passed = inside(plan, *ctx.saved_tensors[1:], scaled=ctx.scaled, keep=True)
-        inverse = passed.inverse_likelihood(grad)
-        root_grad = None
-        if ctx.needs_input_grad[2]:
-            root_grad = (passed.at_root * passed.observed * inverse.unsqueeze(1)).sum(-1)
-        return None, outside(plan, passed, inverse).by_edge(plan), root_grad, None, None, None
+        found = outside(plan, passed, passed.inverse_likelihood(grad))
+        return None, found.by_edge(plan), found.roots, None, None, None
 
 
 _Arranged = tuple[Tensor, Tensor, Tensor, Tensor, torch.Size]

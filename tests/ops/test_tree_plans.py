@@ -41,6 +41,18 @@ def test_slots_hold_the_children(rooted, num_taxa, most_rows):
         assert torch.equal(plan.inner_edges, plan.edges[sources >= num_taxa])
 
 
+@pytest.mark.parametrize("most_rows", [None, 3])
+@pytest.mark.parametrize("rooted", [False, True])
+def test_two_levels_take_turns(rooted, most_rows):
+    """Going down, every step finds its rows where the steps before have put them, with room for two levels only."""
+    plan = tree_plan(random_trees(5, 30, rooted), most_rows)
+    room = [*range(5), *[None] * (2 * plan.widest - 5)]
+    for step in plan.steps:
+        assert room[step.place : step.place + step.stop - step.start] == list(range(step.start, step.stop))
+        room[step.inner_place : step.inner_place + step.last - step.first] = range(step.first, step.last)
+        assert len(room) == 2 * plan.widest
+
+
 def test_a_caterpillar_has_a_level_for_each_node():
     n = 9
     parents = torch.tensor([[-1, *([2 * n - 3] * 2), *range(2 * n - 4, n - 1, -1), 0, *range(n, 2 * n - 3)]])
