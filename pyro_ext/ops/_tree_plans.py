@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, pairwise
@@ -116,19 +117,28 @@ def _tree_plan(content: bytes, shape: torch.Size, most_rows: int | None, device:
     rows[order] = np.arange(len(order))
     # Children in the order of their parents: the root's first (one, or none yet), then two for each internal node.
     by_parent = parents.argsort(-1, kind="stable")
-    children = by_parent[:, 1 if rooted else 2 :].reshape(-1, 2)[order]
-    tree = order[:, None] // max(num_internal, 1)
-    is_inner = children >= num_taxa
+    children = by_parent[:, 1 if rooted else 2 :].reshape(-1, 2)[order].ravel()
+    tree = np.repeat(order // max(num_internal, 1), 2)
+    slots = (children >= num_taxa).nonzero()[0]
+    inner_rows = rows[children[slots] + tree[slots] * num_internal - num_taxa]
+    _check_preorder(inner_rows, num_trees)
     sources = children.copy()
-    sources[is_inner] = num_taxa + rows[(children + tree * num_internal)[is_inner] - num_taxa]
-    _check_preorder(sources[is_inner], num_taxa + num_trees)
+    sources[slots] = inner_rows + num_taxa
     edges = children - (children > (num_taxa if rooted else 0)) + tree * (num_nodes - 1)
-    most_rows = len(order) if most_rows is None else min(most_rows, len(order))
     levels = np.bincount(depths).tolist()
-    steps = _steps(levels, sources, is_inner, most_rows, device)
-    found = (edges.ravel(), edges[:, ::-1].ravel(), edges[is_inner], rows.reshape(num_trees, num_internal))
-    own, siblings, inner, by_tree = (torch.from_numpy(x).to(device) for x in found)
-    widest = max(levels, default=0)
+    most_rows = len(order) if most_rows is None else min(most_rows, len(order))
+    bounds = _bounds(levels, most_rows)
+    inner_bounds = slots.searchsorted([2 * bound for bound in bounds]).tolist()
+    doubled = [2 * (stop - start) for start, stop in pairwise(bounds)]
+    inner_widths = [stop - start for start, stop in pairwise(inner_bounds)]
+    places = slots - 2 * np.repeat(np.array(bounds[:-1], np.int64), np.array(inner_widths, np.int64))
+    whole = (edges, _flip(edges), edges[slots], rows)
+    # One tensor for all, as many small ones would take longer to make and to send to a device.
+    all_of_them = torch.from_numpy(np.concatenate([*whole, sources, _flip(sources), places])).to(device)
+    sizes = [len(x) for x in whole] + doubled + doubled + inner_widths
+    own, siblings, inner, by_tree, *of_steps = all_of_them.split(sizes)
+    steps = _steps(levels, bounds, inner_bounds, of_steps)
+    by_tree, widest = by_tree.view(num_trees, num_internal), max(levels, default=0)
     return TreePlan(num_trees, num_taxa, rooted, own, siblings, inner, by_tree, steps, most_rows, widest)
 
 
@@ -145,38 +155,39 @@ def _depths(parents: _Integers, num_taxa: int) -> _Integers:
     return depths
 
 
-def _check_preorder(inner_sources: _Integers, first: int) -> None:
+def _check_preorder(inner_rows: _Integers, first: int) -> None:
     """Raise where internal nodes do not come in the same order among slots as among rows."""
-    if not np.array_equal(inner_sources, np.arange(first, first + len(inner_sources))):
+    if not np.array_equal(inner_rows, np.arange(first, first + len(inner_rows))):
         raise ValueError(
             "parents must hold canonical trees, their internal nodes numbered in preorder; bring them into this form "
             "by pyro_ext.phylo.canonicalize"
         )
 
 
-def _steps(
-    levels: list[int], sources: _Integers, is_inner: np.ndarray[Any, Any], most_rows: int, device: torch.device
-) -> tuple[Step, ...]:
+def _flip(pairs: _Integers) -> _Integers:
+    return pairs.reshape(-1, 2)[:, ::-1].ravel()
+
+
+def _bounds(levels: list[int], most_rows: int) -> list[int]:
     """Cut the levels, of so many rows each, into steps, those of a level of about equal size."""
-    bounds, depths = [0], []
-    for depth, size in enumerate(levels):
+    bounds = [0]
+    for size in levels:
         start, parts = bounds[-1], -(-size // most_rows)
         bounds.extend(start + size * part // parts for part in range(1, parts + 1))
-        depths.extend([depth] * parts)
-    slots = is_inner.ravel().nonzero()[0]
-    inner_bounds = slots.searchsorted([2 * bound for bound in bounds]).tolist()
-    inner_widths = [stop - start for start, stop in pairwise(inner_bounds)]
-    doubled = [2 * (stop - start) for start, stop in pairwise(bounds)]
-    found = sources.ravel(), sources[:, ::-1].ravel(), slots - 2 * np.repeat(bounds[:-1], inner_widths)
-    own, siblings, inner = (torch.from_numpy(x).to(device) for x in found)
-    tensors = zip(own.split(doubled), siblings.split(doubled), inner.split(inner_widths), strict=True)
+    return bounds
+
+
+def _steps(
+    levels: list[int], bounds: list[int], inner_bounds: list[int], tensors: Sequence[Tensor]
+) -> tuple[Step, ...]:
+    """Return the steps between these rows and these of their slots that hold internal nodes."""
     # A level's rows lie where those two levels above it did.
-    starts, widest, highest = [0, *accumulate(levels)], max(levels, default=0), levels[0] if levels else 0
+    starts, widest = [0, *accumulate(levels)], max(levels, default=0)
     offsets = [depth % 2 * widest - start for depth, start in enumerate(starts)]
-    steps = []
-    for depth, (start, stop), inner_bound, of_step in zip(
-        depths, pairwise(bounds), pairwise(inner_bounds), tensors, strict=True
-    ):
-        first, last = (highest + bound for bound in inner_bound)
-        steps.append(Step(start, stop, first, last, start + offsets[depth], first + offsets[depth + 1], *of_step))
+    count, depth, steps = len(bounds) - 1, 0, []
+    for k, (start, stop) in enumerate(pairwise(bounds)):
+        depth += start == starts[depth + 1]
+        first, last = levels[0] + inner_bounds[k], levels[0] + inner_bounds[k + 1]
+        places = start + offsets[depth], first + offsets[depth + 1]
+        steps.append(Step(start, stop, first, last, *places, *tensors[k::count]))
     return tuple(steps)
