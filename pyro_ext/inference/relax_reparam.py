@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Mapping
+from functools import partial, update_wrapper
 from typing import Any
 
 import pyro
@@ -186,6 +188,9 @@ def relax(
     Raises:
         ValueError: if ``sites`` is given beside a mapping by name, or is a single string.
 
+    Warns:
+        UserWarning: if the program has run without a site that was named.
+
     Example:
         >>> guide = lambda: pyro.sample("z", dist.Bernoulli(torch.full((3,), 0.3)).to_event(1))
         >>> relax(guide, RelaxReparam(0.5, straight_through=True))()
@@ -201,7 +206,7 @@ def relax(
         by_name = None if sites is None else dict.fromkeys(sites, reparam)
     config = _Config(by_name, None if isinstance(reparam, Mapping) else reparam)
     if not isinstance(program, torch.nn.Module):
-        return poutine.reparam(program, config=config)
+        return update_wrapper(partial(_run, program, config), program)
     reparams = reparam.values() if isinstance(reparam, Mapping) else [reparam]
     return _RelaxedModule(program, config, [r.temperature for r in reparams])
 
@@ -212,9 +217,11 @@ class _Config:
     def __init__(self, by_name: Mapping[str, RelaxReparam] | None, of_all: RelaxReparam | None) -> None:
         self.by_name = by_name
         self.of_all = of_all
+        self.missing = set(by_name or ())
 
     def __call__(self, msg: Any) -> RelaxReparam | None:
         if self.by_name is not None:
+            self.missing.discard(msg["name"])
             found = self.by_name.get(msg["name"])
         else:
             found = self.of_all if can_relax(msg["fn"]) else None
@@ -223,11 +230,27 @@ class _Config:
                 msg["infer"].pop(mark, None)
         return found
 
+    def warn_of_missing(self) -> None:
+        """Warn, once, of sites that the program does not have."""
+        if self.missing:
+            names, self.missing = sorted(self.missing), set()
+            warnings.warn(
+                f"sites {names} are to be relaxed, but the program has run without them; it may be a matter of "
+                "spelling",
+                stacklevel=4,
+            )
+
+
+def _run(program: Callable[..., Any], config: _Config, *args: Any, **kwargs: Any) -> Any:
+    result = poutine.reparam(program, config=config)(*args, **kwargs)
+    config.warn_of_missing()
+    return result
+
 
 class _RelaxedModule(torch.nn.Module):
     """A program whose sites are relaxed while it runs; a plain module, so that no name of a site gains a prefix."""
 
-    def __init__(self, program: torch.nn.Module, config: Any, temperatures: list[Temperature]) -> None:
+    def __init__(self, program: torch.nn.Module, config: _Config, temperatures: list[Temperature]) -> None:
         super().__init__()
         self.program = program
         schedules = [t for t in temperatures if isinstance(t, TemperatureSchedule)]
@@ -236,4 +259,4 @@ class _RelaxedModule(torch.nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the program."""
-        return poutine.reparam(self.program, config=self._config)(*args, **kwargs)
+        return _run(self.program, self._config, *args, **kwargs)

@@ -192,7 +192,7 @@ def test_observed_and_other_sites_stay():
     assert isinstance(trace.nodes["loc"]["fn"], dist.Normal)
     assert isinstance(trace.nodes["seen"]["fn"], dist.Bernoulli)
     assert trace.nodes["z"]["value"].shape == (3,)
-    only = poutine.trace(relax(model, RelaxReparam(0.5), sites=["other"])).get_trace()
+    only = poutine.trace(relax(model, RelaxReparam(0.5), sites=["seen"])).get_trace()
     assert only.nodes["z"]["value"].dtype == torch.int64
     named = poutine.trace(relax(model, {"seen": RelaxReparam(0.5)})).get_trace()
     assert isinstance(named.nodes["seen"]["fn"], dist.Bernoulli)
@@ -301,6 +301,24 @@ def test_objective_agrees_with_the_divergence_of_that_name():
 def test_wrong_calls_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("as_module", [False, True])
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_misspelt_site_is_noticed(as_module, by_name):
+    """Once, and only after a run without it; the sites that there are become relaxed all the same."""
+
+    def program():
+        return pyro.sample("z", dist.Bernoulli(torch.tensor(0.3)))
+
+    names, reparam = ["z", "zz"], RelaxReparam(0.5)
+    whole = pyro.nn.PyroModule[torch.nn.Identity]() if as_module else program
+    if as_module:
+        whole.forward = program
+    relaxed = relax(whole, dict.fromkeys(names, reparam)) if by_name else relax(whole, reparam, sites=names)
+    with pytest.warns(UserWarning, match=r"sites \['zz'\] are to be relaxed"):
+        assert 0 < relaxed() < 1
+    assert 0 < relaxed() < 1  # a second warning would be an error here
 
 
 def test_a_guide_left_unrelaxed_is_noticed():
