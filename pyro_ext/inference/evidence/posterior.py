@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_ext.inference.evidence.estimate import EvidenceWarning
 from pyro_ext.inference.evidence.hmc import Chains, HMCSettings, run_chains
 from pyro_ext.inference.evidence.problem import Densities, Problem
 from pyro_ext.inference.evidence.settings import EvidenceSettings
@@ -16,6 +18,8 @@ from pyro_ext.inference.evidence.variational import MeanField
 from pyro_ext.inference.evidence.weights import chain_ess, chain_r_hat
 
 __all__ = ["Posterior", "draw_posterior", "given_posterior", "temper"]
+
+_LARGEST_R_HAT = 1.1
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def draw_posterior(
     found = temper(problem, start, law.scale[None], lambda d, *_: d.log_joint, settings, num_draws, advance)
     z, densities = found.z[:, 0], Densities(*found.extras[:, 0].unbind(-1))
     diagnostics = {
-        **_chain_figures(z),
+        **_chain_figures(z, "raise num_warmup or num_posterior"),
         "acceptance": found.acceptance.mean().item(),
         "divergences": int(found.divergences.sum()),
     }
@@ -110,9 +114,17 @@ def given_posterior(problem: Problem, samples: Mapping[str, Tensor]) -> Posterio
     shape = (1, *chains) if len(chains) == 1 else tuple(chains)
     densities = Densities(*(part.reshape(shape).T for part in problem.at(z)))
     z = z.reshape(*shape, -1).transpose(0, 1)
-    return Posterior(z, densities, _chain_figures(z))
+    return Posterior(z, densities, _chain_figures(z, "run them for longer"))
 
 
-def _chain_figures(z: Tensor) -> dict[str, Any]:
+def _chain_figures(z: Tensor, remedy: str) -> dict[str, Any]:
     series = z.transpose(1, 2)
-    return {"ess": chain_ess(series).min().item(), "r_hat": chain_r_hat(series).max().item()}
+    ess, r_hat = chain_ess(series).min().item(), chain_r_hat(series).max().item()
+    if r_hat > _LARGEST_R_HAT:
+        warnings.warn(
+            f"the chains of the posterior disagree (R-hat {r_hat:.2f} > {_LARGEST_R_HAT:g}, ESS {ess:.0f}): estimates "
+            f"from their draws and the errors given may be wrong; {remedy}",
+            EvidenceWarning,
+            stacklevel=2,
+        )
+    return {"ess": ess, "r_hat": r_hat}

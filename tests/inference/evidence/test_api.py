@@ -178,5 +178,15 @@ def test_unreliable_importance_weights_are_warned_about():
         estimate_evidence(gamma_exponential(), method="naive_monte_carlo", num_samples=2000, seed=0)
 
 
+def test_chains_that_disagree_are_warned_about():
+    draws = torch.distributions.Gamma(torch.tensor(16.0).double(), 10.0).sample((2, 200))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        estimate_evidence(gamma_exponential(), method="ppd", posterior={"rate": draws}, seed=0)
+    draws[1] += 1
+    with pytest.warns(EvidenceWarning, match=r"chains of the posterior disagree \(R-hat [1-9]\.\d+ > 1\.1"):
+        estimate_evidence(gamma_exponential(), method="ppd", posterior={"rate": draws}, seed=0)
+
+
 def test_repr():
     assert repr(EvidenceEstimate(-1.0, method="map", is_score=True)) == "EvidenceEstimate(map, a score: -1.000)"
