@@ -3,7 +3,8 @@
 The data are the alignment DS1 and a hundred topologies for it, found under PYRO_EXT_DATA; without them, sequences and
 trees of the same size are drawn. No topologies come twice in a row, so that each time a plan is made of the passes over
 them. torchtree, if installed, evaluates many branch lengths on a single topology, which is all it can batch. The public
-code of variational phylogenetics is not run: its figures are quoted. Times are the least of many, taken in turns.
+code of variational phylogenetics is not run: its figures are quoted. All are timed in turns. What is compared with each
+other are medians, as other work on the machine slows all alike; limits in milliseconds are for the least times.
 
 References:
     | Evolutionary trees from DNA sequences: a maximum likelihood approach (Felsenstein, 1981)
@@ -16,9 +17,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import math
 import os
-import time
 from collections.abc import Callable, Iterator
 from itertools import count
 from typing import NamedTuple
@@ -27,7 +26,7 @@ import torch
 from support.gradients import Step
 from support.pruning_peers import QUOTED, node_by_node, torchtree_functions
 from support.report import Report
-from support.timing import StepTime
+from support.timing import StepTime, interleaved_times
 from torch import Tensor
 
 from pyro_ext.datasets.locate import data_root
@@ -60,16 +59,17 @@ def main() -> None:
     report = Report("pruning", "The likelihood of trees: milliseconds")
     data = load(report)
     report.text(f"- torchtree {_version('torchtree') or 'is not installed, and not compared with'}", "")
-    best: dict[str, list[Times]] = {name: [] for name in DTYPES}
+    found: dict[str, dict[int, Times]] = {name: {} for name in DTYPES}
     for threads in options.threads:
         torch.set_num_threads(threads)
         time_batches(report, data, threads, options.rounds)
         for name, dtype in DTYPES.items():
-            best[name].append(compare(report, data.to(dtype), f"{name}, {_threads(threads)}", options.rounds))
+            title = f"{name}, {_threads(threads)}"
+            found[name][threads] = compare(report, data.to(dtype), title, options.rounds)
     torch.set_num_threads(1)
     growth = time_growth(report, options.rounds)
     report.text(f"- load average {os.getloadavg()[0]:.1f} at the end", "")
-    check(report, best, growth)
+    check(report, found, growth)
     if options.save:
         print(f"\nwritten to {report.save()}")
 
@@ -96,10 +96,10 @@ def time_batches(report: Report, data: Data, threads: int, rounds: int) -> None:
         typed = data.to(dtype)
         for batch in (1, 10, 100):
             turns = max(rounds // max(batch // 4, 1), 3)
-            times = fastest(matrix_steps(typed, batch), turns)
+            times = interleaved_times(matrix_steps(typed, batch), turns)
             of_matrices.append([name, str(batch), *(f"{t.wall:.2f}" for t in times.values())])
             header = ["", "trees", *times]
-            times = fastest(length_steps(typed, batch), turns)
+            times = interleaved_times(length_steps(typed, batch), turns)
             of_lengths.append([name, str(batch), *(f"{t.wall:.2f}" for t in times.values())])
             from_lengths = ["", "trees", *times]
     report.table(f"From transition matrices, {_threads(threads)}", header, of_matrices)
@@ -169,11 +169,11 @@ def compare(report: Report, data: Data, title: str, rounds: int) -> Times:
     node = node_by_node([one_tree.tolist()] * 10, lengths, tips, data.weights)
     for found in (node, *(function(lengths).reshape(10) for function in shared.values())):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
-    times = fastest({name: with_gradients(way, lengths) for name, way in ways.items()}, max(rounds // 2, 3))
-    first = times["10 topologies at once"].wall
-    rows = [[name, *_columns(t.wall, first), f"{t.cpu:.1f}"] for name, t in times.items()]
-    rows += [[f"vbpi-torch, quoted {name}", *_columns(t, first), ""] for name, t in QUOTED[10].items()]
-    header = ["", "ms", "ms a tree", "ratio", "processor ms"]
+    times = interleaved_times({name: with_gradients(way, lengths) for name, way in ways.items()}, max(rounds // 2, 3))
+    first = times["10 topologies at once"]
+    rows = [[name, *_columns(t.wall, first.wall), f"{t.cpu:.1f}", f"{t.least:.1f}"] for name, t in times.items()]
+    rows += [[f"vbpi-torch, quoted {name}", *_columns(t, first.wall), "", ""] for name, t in QUOTED[10].items()]
+    header = ["", "ms", "ms a tree", "ratio", "processor ms", "least ms"]
     report.table(f"Ten trees with gradients in branch lengths, {title}", header, rows)
     return times
 
@@ -193,7 +193,7 @@ def time_growth(report: Report, rounds: int) -> dict[int, float]:
             data = Data(states, torch.ones(size), trees)
             step = matrix_steps(data, 4)["rescaled, with gradients"]
             turns = max(rounds * 10**5 // (num_taxa * size), 4)
-            last[num_taxa] = fastest({"": step}, min(turns, rounds))[""].wall * 1e6 / (4 * num_taxa * size)
+            last[num_taxa] = interleaved_times({"": step}, min(turns, rounds))[""].wall * 1e6 / (4 * num_taxa * size)
             row.append(f"{last[num_taxa]:.1f}")
         rows.append(row)
     title = "Nanoseconds per tree, taxon and pattern: four trees with gradients, rescaled, float32, 1 thread"
@@ -201,18 +201,22 @@ def time_growth(report: Report, rounds: int) -> dict[int, float]:
     return last
 
 
-def check(report: Report, best: dict[str, list[Times]], growth: dict[int, float]) -> None:
+def check(report: Report, found: dict[str, dict[int, Times]], growth: dict[int, float]) -> None:
+    """Report which targets are met; ``found`` has the times by type and number of threads."""
+    ours = "10 topologies at once"
     for name, target in TARGETS.items():
-        single, least = best[name][0], {way: min(t[way].wall for t in best[name]) for way in best[name][0]}
-        ours = least["10 topologies at once"]
-        report.check(ours <= target, f"10 topologies with gradients, {name}, within {target:g} ms: {ours:.1f} ms")
-        ratio = single["tree after tree"].wall / single["10 topologies at once"].wall
-        report.check(ratio >= 2.5, f"at least 2.5 x our own loop over trees, {name}, fewest threads: {ratio:.1f} x")
-        peers = [t for way, t in least.items() if "torchtree" in way]
+        least = min(times[ours].least for times in found[name].values())
+        report.check(least <= target, f"10 topologies with gradients, {name}, within {target:g} ms: {least:.1f} ms")
+        for threads, times in found[name].items():
+            ratio, title = times["tree after tree"].wall / times[ours].wall, f"{name}, {_threads(threads)}"
+            report.check(ratio >= 2.5, f"at least 2.5 x our own loop over trees, {title}: {ratio:.2f} x")
+        best = {way: min(times[way].wall for times in found[name].values()) for way in times}
+        peers = [time for way, time in best.items() if "torchtree" in way]
         if peers:
-            report.check(ours <= min(peers), f"no slower than torchtree's best, {name}: {min(peers) / ours:.2f} x")
-    ratio = QUOTED[10]["at best"] / best["float32"][0]["10 topologies at once"].wall
-    report.check(ratio >= 4, f"at least 4 x the public code as quoted at its best, fewest threads: {ratio:.1f} x")
+            ratio = min(peers) / best[ours]
+            report.check(ratio >= 1, f"no slower than torchtree's best, {name}: {ratio:.2f} x")
+    ratio = QUOTED[10]["at best"] / min(times[ours].least for times in found["float32"].values())
+    report.check(ratio >= 4, f"at least 4 x the public code as quoted at its best: {ratio:.1f} x")
     sizes = [*growth]
     ratio = growth[sizes[-1]] / growth[sizes[0]]
     report.check(ratio <= 1.25, f"time per taxon and pattern, {sizes[-1]} taxa beside {sizes[0]}: {ratio:.2f} x")
@@ -242,19 +246,6 @@ def without_gradients(function: Callable[[], Tensor]) -> Step:
             function()
 
     return step
-
-
-def fastest(steps: dict[str, Step], rounds: int) -> Times:
-    """Return the least times of every step, all taken in turns: what is added to them is other work's."""
-    least = dict.fromkeys(steps, StepTime(math.inf, math.inf))
-    for turn in range(rounds + 1):
-        for name, step in steps.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            step()
-            wall, cpu = (time.perf_counter() - wall) * 1e3, (time.process_time() - cpu) * 1e3
-            if turn:
-                least[name] = StepTime(min(least[name].wall, wall), min(least[name].cpu, cpu))
-    return least
 
 
 def _version(package: str) -> str | None:
