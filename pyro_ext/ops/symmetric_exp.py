@@ -12,7 +12,7 @@ from pyro_ext.ops._graph_of_gradients import gradients_with_graph
 __all__ = ["symmetric_exp"]
 
 
-def symmetric_exp(matrix: Tensor, times: Tensor) -> Tensor:
+def symmetric_exp(matrix: Tensor, times: Tensor, *, largest_is_zero: bool = False) -> Tensor:
     r"""Return :math:`\exp(t S)` for every time t.
 
     With :math:`S = V \Lambda V^T`, the gradient in S weighs the entries of :math:`V^T G V` by the divided differences
@@ -22,6 +22,8 @@ def symmetric_exp(matrix: Tensor, times: Tensor) -> Tensor:
     Args:
         matrix: symmetric, ``batch_shape + (A, A)``.
         times: ``batch_shape + (E,)``.
+        largest_is_zero: whether the largest eigenvalue is known to be 0, as it is where S belongs to a Markov process;
+            its rounding error would grow without bound over long times.
 
     Returns:
         ``batch_shape + (E, A, A)``; batch shapes broadcast. Time 0 gives the identity; short times keep their digits.
@@ -36,14 +38,16 @@ def symmetric_exp(matrix: Tensor, times: Tensor) -> Tensor:
     """
     batch_shape = torch.broadcast_shapes(matrix.shape[:-2], times.shape[:-1])
     matrix = matrix.expand(*batch_shape, *matrix.shape[-2:])
-    result: Tensor = _SymmetricExp.apply(matrix, times.expand(*batch_shape, times.shape[-1]))
+    result: Tensor = _SymmetricExp.apply(matrix, times.expand(*batch_shape, times.shape[-1]), largest_is_zero)
     return result
 
 
 class _SymmetricExp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, matrix: Tensor, times: Tensor) -> Tensor:
+    def forward(ctx: Any, matrix: Tensor, times: Tensor, largest_is_zero: bool) -> Tensor:
         values, vectors = torch.linalg.eigh(matrix)
+        if largest_is_zero:
+            values = torch.cat([values[..., :-1].clamp_max(0), torch.zeros_like(values[..., -1:])], -1)
         ctx.save_for_backward(matrix, times, values, vectors)
         change = (times.unsqueeze(-1) * values.unsqueeze(-2)).expm1().diag_embed()
         return _sandwich(vectors, change) + torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
@@ -52,13 +56,13 @@ class _SymmetricExp(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         matrix, times, values, vectors = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return gradients_with_graph(_by_autograd, (matrix, times), grad)
+            return *gradients_with_graph(_by_autograd, (matrix, times), grad), None
         inner = vectors.mT.unsqueeze(-3) @ grad @ vectors.unsqueeze(-3)
         powers = (times.unsqueeze(-1) * values.unsqueeze(-2)).exp()
         time_grad = (inner.diagonal(dim1=-2, dim2=-1) * values.unsqueeze(-2) * powers).sum(-1)
         weighed = (inner * _divided_differences(values, times)).sum(-3, keepdim=True)
         matrix_grad = _sandwich(vectors, weighed).squeeze(-3)
-        return (matrix_grad + matrix_grad.mT) / 2, time_grad
+        return (matrix_grad + matrix_grad.mT) / 2, time_grad, None
 
 
 def _by_autograd(matrix: Tensor, times: Tensor) -> Tensor:

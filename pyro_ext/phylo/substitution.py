@@ -183,7 +183,7 @@ class GTR(SubstitutionModel):
         total = (out * frequencies).sum(-1, keepdim=True)
         # D^(1/2) Q D^(-1/2) is symmetric, D the frequencies
         symmetric = scaled * root.unsqueeze(-1) * root.unsqueeze(-2) - out.diag_embed()
-        powers = symmetric_exp(symmetric / total.unsqueeze(-1), branch_lengths.double())
+        powers = symmetric_exp(symmetric / total.unsqueeze(-1), branch_lengths.double(), largest_is_zero=True)
         powers = powers * root[..., None, None, :] / root[..., None, :, None]
         return powers.clamp_min(0).to(branch_lengths.dtype)
 

@@ -51,6 +51,17 @@ def test_against_exponentials(case):
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_endless_branches_forget_where_they_began(case):
+    """The rounding error of an eigenvalue of 0 must not grow with the time."""
+    model, _, frequencies = CASES[case]
+    times = torch.tensor([1e3, 1e17, 1e52, 1e300], dtype=F64).requires_grad_()
+    found = model.transition_matrices(times)
+    torch.testing.assert_close(found, frequencies.expand(4, 4, 4), rtol=1e-12, atol=0)
+    (gradient,) = torch.autograd.grad(found[..., 0].sum(), times)
+    assert gradient.abs().max() < 1e-15
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_float32_keeps_short_branches(case):
     """Off the diagonal, entries of a millionth keep their digits."""
     model = CASES[case][0]
