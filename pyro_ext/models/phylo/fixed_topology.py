@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pyro
@@ -12,6 +11,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_ext.distributions import TreeLikelihood
+from pyro_ext.models.phylo._branch_rate import check_branch_rate
 from pyro_ext.models.phylo.process import Process
 from pyro_ext.phylo import Alignment
 
@@ -35,8 +35,8 @@ class FixedTopology(PyroModule):
         branch_rate: the rate of the exponential prior of each length, so that their mean is its inverse.
 
     Raises:
-        ValueError: if the tree has another number of taxa than the alignment, or ``branch_rate`` is not positive and
-            finite.
+        ValueError: if the tree has another number of taxa than the alignment, or ``branch_rate`` is out of
+            range.
 
     References:
         | 19 dubious ways to compute the marginal likelihood of a phylogenetic tree topology (Fourment et al., 2020)
@@ -54,8 +54,7 @@ class FixedTopology(PyroModule):
     ) -> None:
         super().__init__()
         _check_tree(alignment, tree)
-        if not 0 < branch_rate < math.inf:
-            raise ValueError(f"branch_rate must be positive and finite, got {branch_rate!r}")
+        check_branch_rate(branch_rate)
         self.process = Process() if process is None else process
         self.num_edges = tree.shape[-1] - 1
         self.branch_rate = branch_rate

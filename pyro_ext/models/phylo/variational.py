@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pyro
@@ -13,6 +12,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_ext.distributions import SubsplitBayesianNetwork, TreeLikelihood, UniformTopology
+from pyro_ext.models.phylo._branch_rate import check_branch_rate
 from pyro_ext.models.phylo.branch_lengths import SplitBranchLengths
 from pyro_ext.phylo import Alignment, SubsplitSupport
 
@@ -30,7 +30,7 @@ class TopologyModel(PyroModule):
         branch_rate: the rate of the exponential prior of each length.
 
     Raises:
-        ValueError: if ``branch_rate`` is not positive and finite.
+        ValueError: if ``branch_rate`` is out of range.
 
     Attributes:
         inverse_temperature: the power beta of the likelihood, a buffer; 1 for the model itself.
@@ -43,8 +43,7 @@ class TopologyModel(PyroModule):
 
     def __init__(self, alignment: Alignment, branch_rate: float = 10.0) -> None:
         super().__init__()
-        if not 0 < branch_rate < math.inf:
-            raise ValueError(f"branch_rate must be positive and finite, got {branch_rate!r}")
+        check_branch_rate(branch_rate)
         self.num_taxa = len(alignment.taxa)
         self.branch_rate = branch_rate
         self.register_buffer("patterns", alignment.patterns)
@@ -109,7 +108,7 @@ class VariationalPhylogeny(PyroModule):
         branch_rate: the rate of the exponential prior of each length.
 
     Raises:
-        ValueError: if the taxa differ, the support is of rooted trees, or ``branch_rate`` is not positive and finite.
+        ValueError: if the taxa differ, the support is of rooted trees, or ``branch_rate`` is out of range.
 
     References:
         | Variational Bayesian phylogenetic inference (Zhang and Matsen, 2019)

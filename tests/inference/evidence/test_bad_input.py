@@ -53,6 +53,11 @@ def nothing_observed():
     pyro.sample("a", dist.Normal(0.0, 1.0))
 
 
+def undefined():
+    a = pyro.sample("a", dist.Normal(0.0, 1.0))
+    pyro.sample("y", dist.Normal((-(a**2) - 1).sqrt(), 1.0, validate_args=False), obs=ONE)
+
+
 def subsampled():
     a = pyro.sample("a", dist.Normal(0.0, 1.0))
     with pyro.plate("data", 3, subsample_size=2) as i:
@@ -105,6 +110,7 @@ TABLE = [
     (subsampled, {}, "plate 'data' subsamples 2 of 3"),
     (dynamic_support, {}, "support of latent site 'b' depends"),
     (unbounded, {}, "log-likelihood of the model is inf"),
+    (undefined, {}, "log-likelihood of the model is nan at a draw from its prior"),
     (noisy, {}, "take randomness"),
     (impossible, {"method": "naive_monte_carlo"}, "density is zero at all"),
     (impossible, {"method": "nested_sampling"}, "nested_sampling needs a positive likelihood"),
