@@ -75,5 +75,8 @@ def _add_model(parser: ArgumentParser) -> None:
     parser.add_argument("--num_categories", type=int, default=4, help="of the rates, if they vary")
     parser.add_argument("--invariant", action="store_true", help="a share of the sites never changes")
     parser.add_argument(
-        "--branch_rate", type=float, default=10.0, help="of the exponential prior of branch lengths: 1 / their mean"
+        "--branch_rate",
+        type=float,
+        default=10.0,
+        help="of the exponential prior of branch lengths: 1 / their mean (10), from 1e-6 to 1e9",
     )

@@ -83,6 +83,10 @@ def estimate_evidence(
         ValueError: if there is no such method, it does not apply to the model, a latent site is discrete, its prior
             improper, masked or scaled, a plate is subsampled, or a density is not a number.
 
+    Warns:
+        EvidenceWarning: if the estimate should not be relied on: few importance weights count, their variance is
+            infinite, chains disagree (R-hat above 1.1), or the search for a mode does not end.
+
     References:
         | 19 dubious ways to compute the marginal likelihood of a phylogenetic tree topology (Fourment et al., 2020)
         | https://arxiv.org/abs/1811.11804

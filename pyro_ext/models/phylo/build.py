@@ -58,7 +58,7 @@ def build(
         num_particles: of the multi-sample bound; without effect on another ELBO.
         annealing_steps: steps until the likelihood has its full weight; 0: from the beginning.
         annealing_start: the power of the likelihood at the first step.
-        branch_rate: the rate of the exponential prior of each branch length.
+        branch_rate: the rate of the exponential prior of each branch length, 1e-6 to 1e9.
         golden: files of a reference sample of topologies, of equal weight, to compare the network with. Also written
             ``--golden FILE FILE``.
         unroot: whether to forget the roots of rooted trees.

@@ -32,11 +32,10 @@ class FixedTopology(PyroModule):
         tree: its canonical topology, int64 ``(2n - 2,)`` unrooted or ``(2n - 1,)`` rooted, its taxa those of the
             alignment in sorted order.
         process: how nucleotides are substituted; JC69 with one rate if None.
-        branch_rate: the rate of the exponential prior of each length, so that their mean is its inverse.
+        branch_rate: the rate of the exponential prior of each length, 1 over their mean; from 1e-6 to 1e9.
 
     Raises:
-        ValueError: if the tree has another number of taxa than the alignment, or ``branch_rate`` is out of
-            range.
+        ValueError: if the tree has another number of taxa than the alignment, or ``branch_rate`` is out of range.
 
     References:
         | 19 dubious ways to compute the marginal likelihood of a phylogenetic tree topology (Fourment et al., 2020)

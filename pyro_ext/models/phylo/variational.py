@@ -27,7 +27,7 @@ class TopologyModel(PyroModule):
 
     Args:
         alignment: n sequences.
-        branch_rate: the rate of the exponential prior of each length.
+        branch_rate: the rate of the exponential prior of each length, 1e-6 to 1e9.
 
     Raises:
         ValueError: if ``branch_rate`` is out of range.
@@ -105,7 +105,7 @@ class VariationalPhylogeny(PyroModule):
         support: the subsplits that topologies are made of, over the same taxa: those of a short run, or of bootstrap
             trees.
         logits: where the network begins, ``(parameters,)``; all 0, each split of a clade alike, if None.
-        branch_rate: the rate of the exponential prior of each length.
+        branch_rate: the rate of the exponential prior of each length, 1e-6 to 1e9.
 
     Raises:
         ValueError: if the taxa differ, the support is of rooted trees, or ``branch_rate`` is out of range.
