@@ -28,7 +28,7 @@ class Inside:
         transposed: the transposed matrices above the rows from M on, ``(R - M, A, A)``.
         roots: the probabilities of the root's state, ``(M, A)``.
         top: the matrices above the highest nodes where the root is a leaf, ``(M, A, A)``.
-        observed: the likelihood of the state of the root where it is a leaf, ``(A, S)``.
+        observed: the likelihood of the states of taxon 0, the root where ``top`` is given, ``(A, S)``.
         highest: U of the highest nodes, ``(M, A, S)``.
         from_root: the probability of their states and of what was observed at the root, ``(M, A, S)``.
         likelihood: of the sites, times all inverse scales, ``(M, S)``.
