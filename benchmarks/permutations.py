@@ -27,7 +27,7 @@ from pyro_ext.distributions import (
     RelaxedStickBreakingPermutation,
     StickBreakingPermutation,
 )
-from pyro_ext.distributions.permutations import PermutationLaw
+from pyro_ext.distributions.permutations import PermutationDistribution
 from pyro_ext.distributions.transforms import BirkhoffStickBreaking
 from pyro_ext.ops.sinkhorn import sinkhorn
 
@@ -141,7 +141,7 @@ def time_exact(report: Report, rounds: int) -> None:
     report.table("Exact laws, batch 8, float32, density with gradient", ["N", *times], rows)
 
 
-def _density(law: type[PermutationLaw], value: Tensor) -> Callable[[Tensor], Tensor]:
+def _density(law: type[PermutationDistribution], value: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda parameter: law(parameter, validate_args=False).log_prob(value).sum()
 
 

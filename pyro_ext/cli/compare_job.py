@@ -21,9 +21,9 @@ from pyro_ext.cli.fit_arguments import FirstLook, builder
 from pyro_ext.datasets import load
 from pyro_ext.inference import TraceLeaveOneOut_ELBO, TraceVIMCO_ELBO
 from pyro_ext.inference.compare import ExactELBO, GradientFigures, Subject, compare_gradients, refusal
-from pyro_ext.inference.elbo import positive_int
 from pyro_ext.inference.fit import Built
 from pyro_ext.inference.fit.folder import RunFolder, write_atomically
+from pyro_ext.utils.checks import positive_int
 
 __all__ = ["Job"]
 

@@ -28,10 +28,10 @@ from tqdm.auto import tqdm
 from pyro_ext.cli.demo_report import Outcome, curve, metrics_csv, report, write_text
 from pyro_ext.datasets import Splits, digits
 from pyro_ext.inference import TraceUnorderedSet_ELBO
-from pyro_ext.inference.elbo import positive_int
 from pyro_ext.inference.fit import Built, fit
 from pyro_ext.models.categorical_vae import build
 from pyro_ext.plotting import save
+from pyro_ext.utils.checks import positive_int
 
 __all__ = ["Settings", "main", "run"]
 

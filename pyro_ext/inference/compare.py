@@ -24,11 +24,12 @@ from pyro.infer import ELBO, Trace_ELBO
 from torch import Tensor
 
 from pyro_ext.inference._moments import Moments
-from pyro_ext.inference.elbo import ModelOrGuide, positive_int
+from pyro_ext.inference.elbo import ModelOrGuide
 from pyro_ext.inference.fit.local import LocalELBOModule, check_elbo, local_params
-from pyro_ext.inference.fit.random_state import isolated_random_state, mixed_seed
 from pyro_ext.inference.sample_sets import TraceSampleSet_ELBO
 from pyro_ext.inference.sample_sets.draw import SampleSet, SetOptions
+from pyro_ext.utils.checks import positive_int
+from pyro_ext.utils.random_state import isolated_random_state, mixed_seed
 
 __all__ = ["ExactELBO", "GradientFigures", "Subject", "compare_gradients", "refusal"]
 

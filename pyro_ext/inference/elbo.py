@@ -12,6 +12,8 @@ from pyro.infer import ELBO
 from pyro.infer.util import torch_item
 from pyro.util import warn_if_inf, warn_if_nan
 
+from pyro_ext.utils.checks import positive_int
+
 ModelOrGuide = Callable[..., Any]
 
 
@@ -106,10 +108,3 @@ def checked_loss(loss: torch.Tensor) -> torch.Tensor:
     warn_if_nan(loss.detach(), "loss")
     warn_if_inf(loss.detach(), "loss")
     return loss
-
-
-def positive_int(name: str, value: int, minimum: int = 1) -> int:
-    """Return ``value`` if it is an integer of at least ``minimum``; raise a ValueError naming it otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ValueError(f"{name} must be an integer of at least {minimum}, got {value!r}")
-    return value

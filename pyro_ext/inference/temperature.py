@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pyro_ext.inference.elbo import positive_int
+from pyro_ext.utils.checks import positive_int
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback

@@ -34,10 +34,10 @@ from pyro.nn import PyroModule
 from torch import nn
 
 from pyro_ext.datasets import Batch, Splits
-from pyro_ext.inference.elbo import positive_int
 from pyro_ext.inference.fit.built import Built
 from pyro_ext.models.relaxation import Relaxation
 from pyro_ext.plotting import image_grid
+from pyro_ext.utils.checks import positive_int
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

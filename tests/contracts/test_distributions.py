@@ -27,7 +27,7 @@ from pyro_ext.distributions import (
     StickBreakingPermutation,
     UnorderedSet,
 )
-from pyro_ext.distributions.permutations import PermutationLaw
+from pyro_ext.distributions.permutations import PermutationDistribution
 from pyro_ext.distributions.testing import check_distribution
 
 INF = math.inf
@@ -202,13 +202,13 @@ def test_every_law_is_here():
 def test_supports_are_known_of_the_class(name):
     """As Pyro's own classes do, without an instance, where all instances agree."""
     law = getattr(distributions, name)
-    event_dim = 0 if "Bernoulli" in name else 2 if issubclass(law, (PermutationLaw, *MATRICES)) else 1
+    event_dim = 0 if "Bernoulli" in name else 2 if issubclass(law, (PermutationDistribution, *MATRICES)) else 1
     assert law.support.event_dim == event_dim
     if law is not RelaxedTopK:  # whose samples are k-hot or not
         assert law.support.is_discrete == (
             name in {"UnorderedSet", "PlackettLuce", "GumbelRaoOneHotCategorical"}
             or "StraightThrough" in name
-            or issubclass(law, PermutationLaw)
+            or issubclass(law, PermutationDistribution)
         )
 
 

@@ -1,6 +1,6 @@
 """Laws of permutations, exact and relaxed."""
 
-from pyro_ext.distributions.permutations._discrete import PermutationLaw
+from pyro_ext.distributions.permutations._discrete import PermutationDistribution
 from pyro_ext.distributions.permutations.gumbel import GumbelMatching, GumbelSinkhorn
 from pyro_ext.distributions.permutations.matching import PermutationMatching
 from pyro_ext.distributions.permutations.relaxed_stick_breaking import RelaxedStickBreakingPermutation
@@ -10,7 +10,7 @@ from pyro_ext.distributions.permutations.stick_breaking import StickBreakingPerm
 __all__ = [
     "GumbelMatching",
     "GumbelSinkhorn",
-    "PermutationLaw",
+    "PermutationDistribution",
     "PermutationMatching",
     "RelaxedRoundingPermutation",
     "RelaxedStickBreakingPermutation",

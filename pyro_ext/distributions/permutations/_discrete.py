@@ -17,13 +17,13 @@ from torch import Tensor
 from pyro_ext.distributions import constraints
 from pyro_ext.ops.assignment import permutation_matrix
 
-__all__ = ["PermutationLaw", "enumerated_kl"]
+__all__ = ["PermutationDistribution", "enumerated_kl"]
 
 # Listing more entries of matrices than this would be a mistake more often than a wish: N up to 9.
 _MOST_ENTRIES = 1 << 25
 
 
-class PermutationLaw(TorchDistribution):
+class PermutationDistribution(TorchDistribution):
     """A law of a permutation matrix ``(N, N)``, with one matrix parameter whose name is in ``arg_constraints``."""
 
     support: ClassVar[Any] = constraints.permutation_matrix
@@ -48,7 +48,7 @@ class PermutationLaw(TorchDistribution):
         for name in self.arg_constraints:
             parameter = getattr(self, name)
             setattr(new, name, parameter.expand(batch_shape + parameter.shape[-2:]))
-        PermutationLaw.__init__(new, self.permutation_size, batch_shape, validate_args=False)
+        PermutationDistribution.__init__(new, self.permutation_size, batch_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
 
@@ -100,7 +100,7 @@ class PermutationLaw(TorchDistribution):
         return f"{type(self).__name__}(batch_shape: {tuple(self.batch_shape)}, N={self.permutation_size})"
 
 
-def enumerated_kl(p: PermutationLaw, q: PermutationLaw) -> Tensor:
+def enumerated_kl(p: PermutationDistribution, q: PermutationDistribution) -> Tensor:
     """Return KL(p || q) in nats, summed over the support of ``p``; infinite where ``q`` misses values of ``p``."""
     if p.permutation_size != q.permutation_size:
         raise ValueError(

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from pyro_ext.distributions._distinct import DistinctDraws, possible_first
-from pyro_ext.distributions.permutations._discrete import PermutationLaw
+from pyro_ext.distributions.permutations._discrete import PermutationDistribution
 from pyro_ext.ops.assignment import permutation_matrix
 from pyro_ext.ops.sets import stochastic_beam_search
 
-__all__ = ["SequentialPermutationLaw"]
+__all__ = ["SequentialPermutation"]
 
 
-class SequentialPermutationLaw(PermutationLaw):
+class SequentialPermutation(PermutationDistribution):
     """A law of a permutation matrix ``(N, N)`` whose rows have tractable conditional laws."""
 
     @abstractmethod

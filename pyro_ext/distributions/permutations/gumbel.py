@@ -14,7 +14,7 @@ from torch.distributions import kl_divergence
 from torch.distributions.kl import register_kl
 
 from pyro_ext.distributions import constraints
-from pyro_ext.distributions.permutations._discrete import PermutationLaw
+from pyro_ext.distributions.permutations._discrete import PermutationDistribution
 from pyro_ext.distributions.permutations._parameters import (
     as_parameter,
     broadcast_temperature,
@@ -36,7 +36,7 @@ _UNKNOWN = (
 )
 
 
-class GumbelMatching(PermutationLaw):
+class GumbelMatching(PermutationDistribution):
     r"""The best matching under scores disturbed by Gumbel noise.
 
     .. math::  P = \arg\max_{P'} \langle L + G, P' \rangle, \qquad G_{ij} \sim \mathrm{Gumbel}(0, 1).

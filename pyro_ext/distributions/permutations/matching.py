@@ -13,14 +13,14 @@ from torch.distributions.kl import register_kl
 from torch.distributions.utils import lazy_property
 
 from pyro_ext.distributions.permutations._parameters import check_matrix, check_potentials, matrix_shapes
-from pyro_ext.distributions.permutations._sequential import SequentialPermutationLaw
+from pyro_ext.distributions.permutations._sequential import SequentialPermutation
 from pyro_ext.ops.assignment import best_permutation, permutation_matrix
 from pyro_ext.ops.permanent import MOST_ROWS, column_chooser, log_permanent, sample_matchings
 
 __all__ = ["PermutationMatching"]
 
 
-class PermutationMatching(SequentialPermutationLaw):
+class PermutationMatching(SequentialPermutation):
     r"""Permutation matrices with probability proportional to the exponential of their total score.
 
     .. math::  P(X) = \exp(\langle L, X \rangle - \log Z), \qquad Z = \mathrm{per}(e^L).

@@ -14,13 +14,13 @@ from torch.nn.functional import logsigmoid
 
 from pyro_ext.distributions.permutations._discrete import enumerated_kl
 from pyro_ext.distributions.permutations._parameters import check_matrix, check_values, matrix_shapes
-from pyro_ext.distributions.permutations._sequential import SequentialPermutationLaw
+from pyro_ext.distributions.permutations._sequential import SequentialPermutation
 from pyro_ext.ops.birkhoff import break_sticks, sticks_of
 
 __all__ = ["StickBreakingPermutation"]
 
 
-class StickBreakingPermutation(SequentialPermutationLaw):
+class StickBreakingPermutation(SequentialPermutation):
     r"""Permutation matrices filled cell by cell, each free cell a coin of its own.
 
     It is the law of ``RelaxedStickBreakingPermutation`` at temperature zero: where the cells above and to the left

@@ -18,7 +18,7 @@ from pyro_ext.inference.evidence.methods import EVIDENCE_METHODS, check_applies,
 from pyro_ext.inference.evidence.problem import Problem
 from pyro_ext.inference.evidence.settings import EvidenceSettings
 from pyro_ext.inference.evidence.workspace import Workspace
-from pyro_ext.inference.fit.random_state import isolated_random_state
+from pyro_ext.utils.random_state import isolated_random_state
 
 __all__ = ["EvidenceComparison", "compare_evidence", "estimate_evidence"]
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from pyro_ext.inference.elbo import positive_int
+from pyro_ext.utils.checks import positive_int
 
 __all__ = ["EvidenceSettings"]
 

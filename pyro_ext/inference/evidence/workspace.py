@@ -17,7 +17,7 @@ from pyro_ext.inference.evidence.powers import PowerDraws, draw_powers
 from pyro_ext.inference.evidence.problem import Problem
 from pyro_ext.inference.evidence.settings import EvidenceSettings
 from pyro_ext.inference.evidence.variational import MeanField, fit_mean_field, guide_log_weights, log_weights
-from pyro_ext.inference.fit.random_state import isolated_random_state, mixed_seed
+from pyro_ext.utils.random_state import isolated_random_state, mixed_seed
 
 __all__ = ["Workspace"]
 

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from pyro_ext.datasets.base import collate
-from pyro_ext.inference.fit.random_state import mixed_seed
+from pyro_ext.utils.random_state import mixed_seed
 
 __all__ = ["EpochBatches", "EpochOrder", "ResumableLoader", "collate_for", "shuffled_loader"]
 

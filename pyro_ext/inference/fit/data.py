@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from pyro_ext.inference.elbo import positive_int
 from pyro_ext.inference.fit.batches import ResumableLoader, collate_for, shuffled_loader
+from pyro_ext.utils.checks import positive_int
 
 __all__ = ["FitDataModule"]
 

@@ -18,14 +18,14 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from pyro_ext.inference.elbo import positive_int
 from pyro_ext.inference.fit.built import Built
 from pyro_ext.inference.fit.callbacks import InterruptedAtStepError, InterruptRequest, LossBar, RunCheckpoint
 from pyro_ext.inference.fit.data import FitDataModule
 from pyro_ext.inference.fit.folder import RunFolder
 from pyro_ext.inference.fit.local import LocalELBOModule, materialise
 from pyro_ext.inference.fit.module import FitModule
-from pyro_ext.inference.fit.random_state import isolated_random_state
+from pyro_ext.utils.checks import positive_int
+from pyro_ext.utils.random_state import isolated_random_state
 
 __all__ = ["RESERVED", "FitResult", "Run", "fit", "prepare"]
 

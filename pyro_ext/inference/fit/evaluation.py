@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pyro_ext.inference.fit.local import local_params
-from pyro_ext.inference.fit.random_state import isolated_random_state, mixed_seed
+from pyro_ext.utils.random_state import isolated_random_state, mixed_seed
 
 if TYPE_CHECKING:
     from pyro_ext.inference.fit.data import FitDataModule

@@ -14,7 +14,7 @@ from pyro_ext.inference.fit.built import ExtraLoss
 from pyro_ext.inference.fit.evaluation import held_out_metrics
 from pyro_ext.inference.fit.local import LocalELBOModule, local_params, materialise
 from pyro_ext.inference.fit.progress import Progress
-from pyro_ext.inference.fit.random_state import isolated_random_state, random_state, restore_random_state
+from pyro_ext.utils.random_state import isolated_random_state, random_state, restore_random_state
 
 __all__ = ["FitModule"]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from pyro import poutine
 
-from pyro_ext.inference.elbo import positive_int
 from pyro_ext.inference.sample_sets.draw import ESTIMATORS, SetOptions
+from pyro_ext.utils.checks import positive_int
 
 __all__ = ["checked_options", "config_sample_set", "is_set_site", "site_options"]
 

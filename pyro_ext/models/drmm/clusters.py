@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyro_ext.inference.elbo import positive_int
 from pyro_ext.models.drmm.em import fit_templates
 from pyro_ext.models.drmm.model import DRMM
 from pyro_ext.models.drmm.programs import as_images
 from pyro_ext.ops.assignment import linear_assignment
+from pyro_ext.utils.checks import positive_int
 
 __all__ = ["match_clusters", "start_classes"]
 

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyro_ext.inference.elbo import positive_int
 from pyro_ext.models.drmm.cells import Switches
 from pyro_ext.models.drmm.least_squares import conjugate_gradients
 from pyro_ext.models.drmm.model import DRMM
 from pyro_ext.models.drmm.priors import Counts, check_pseudo_count, log_prior, set_class_probabilities
+from pyro_ext.utils.checks import positive_int
 
 __all__ = ["EMStep", "EStep", "expected", "fit_templates", "hard_em"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pyro_ext.inference.elbo import positive_int
 from pyro_ext.models.drmm.cells import SWITCHES, Switch
+from pyro_ext.utils.checks import positive_int
 
 __all__ = ["Geometry", "Layer", "plan"]
 

@@ -10,10 +10,10 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_ext.inference.elbo import positive_int
 from pyro_ext.models.drmm.cells import SWITCHES, Switch, Switches
 from pyro_ext.models.drmm.geometry import Layer, plan
 from pyro_ext.models.drmm.rendering_layer import BatchNorm, RenderingLayer
+from pyro_ext.utils.checks import positive_int
 
 if TYPE_CHECKING:
     from pyro_ext.models.drmm.exact import ExactMap

@@ -18,10 +18,10 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_ext.datasets import IndexedDataset
-from pyro_ext.inference.elbo import positive_int
 from pyro_ext.models.drmm.losses import Weights, training_losses
 from pyro_ext.models.drmm.model import DRMM
 from pyro_ext.models.drmm.programs import as_images
+from pyro_ext.utils.checks import positive_int
 
 __all__ = ["SemiSupervised", "choose_labelled", "no_guide"]
 

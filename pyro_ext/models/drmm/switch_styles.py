@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pyro_ext.inference.elbo import positive_int
 from pyro_ext.models.drmm.cells import Switches
 from pyro_ext.models.drmm.priors import check_pseudo_count
 from pyro_ext.models.drmm.programs import as_images
 from pyro_ext.models.drmm.switch_law import SwitchLaw, UnitLaws, counted_positions
+from pyro_ext.utils.checks import positive_int
 
 if TYPE_CHECKING:
     from pyro_ext.models.drmm.model import DRMM

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_ext.distributions import PermutationMatching, StickBreakingPermutation
-from pyro_ext.distributions.permutations import PermutationLaw
+from pyro_ext.distributions.permutations import PermutationDistribution
 from pyro_ext.models.permutation_matching._family import Family, masked, refuse_mask, validation
 from pyro_ext.models.permutation_matching.uniform import UniformPermutation
 from pyro_ext.ops.birkhoff import sticks_of
@@ -22,9 +22,9 @@ class _Exact(Family):
     relaxed: ClassVar[bool] = False
 
     @abstractmethod
-    def posterior(self, parameters: Mapping[str, Tensor], mask: Tensor | None = None) -> PermutationLaw: ...
+    def posterior(self, parameters: Mapping[str, Tensor], mask: Tensor | None = None) -> PermutationDistribution: ...
 
-    def exact(self, parameters: Mapping[str, Tensor], mask: Tensor | None = None) -> PermutationLaw:
+    def exact(self, parameters: Mapping[str, Tensor], mask: Tensor | None = None) -> PermutationDistribution:
         return self.posterior(parameters, mask)
 
     def permutations(self, parameters: Mapping[str, Tensor], num_samples: int, mask: Tensor | None = None) -> Tensor:
@@ -41,11 +41,11 @@ class ExactStickBreakingFamily(_Exact):
         taken, left = sticks_of(matrices)
         return {"logits": taken.log() - left.log()}
 
-    def posterior(self, parameters: Mapping[str, Tensor], mask: Tensor | None = None) -> PermutationLaw:
+    def posterior(self, parameters: Mapping[str, Tensor], mask: Tensor | None = None) -> PermutationDistribution:
         refuse_mask(mask)
         return StickBreakingPermutation(parameters["logits"])
 
-    def prior(self, like: Tensor, mask: Tensor | None = None) -> PermutationLaw:
+    def prior(self, like: Tensor, mask: Tensor | None = None) -> PermutationDistribution:
         refuse_mask(mask)
         return UniformPermutation(like.new_zeros(self.size, self.size))
 
@@ -59,10 +59,10 @@ class MatchingFamily(_Exact):
     def near(self, matrices: Tensor) -> dict[str, Tensor]:
         return {"loc": matrices.log()}
 
-    def posterior(self, parameters: Mapping[str, Tensor], mask: Tensor | None = None) -> PermutationLaw:
+    def posterior(self, parameters: Mapping[str, Tensor], mask: Tensor | None = None) -> PermutationDistribution:
         return PermutationMatching(masked(parameters["loc"], mask), validate_args=validation(mask))
 
-    def prior(self, like: Tensor, mask: Tensor | None = None) -> PermutationLaw:
+    def prior(self, like: Tensor, mask: Tensor | None = None) -> PermutationDistribution:
         zeros = like.new_zeros(self.size, self.size)
         if mask is None:  # the same law without a permanent
             return UniformPermutation(zeros)

@@ -12,10 +12,10 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from pyro_ext.distributions.permutations import PermutationLaw
+from pyro_ext.distributions.permutations import PermutationDistribution
 from pyro_ext.distributions.permutations.rounding import Gradient
-from pyro_ext.inference.elbo import positive_int
 from pyro_ext.ops.assignment import best_permutation
+from pyro_ext.utils.checks import positive_int
 
 __all__ = ["Family", "Settings", "masked", "refuse_mask", "validation", "within"]
 
@@ -98,7 +98,7 @@ class Family(ABC):
         """Return the matrix X, ``(..., N, N)``, that a value of the site stands for."""
         return value
 
-    def exact(self, parameters: Mapping[str, Tensor], mask: Tensor | None = None) -> PermutationLaw | None:
+    def exact(self, parameters: Mapping[str, Tensor], mask: Tensor | None = None) -> PermutationDistribution | None:
         """Return the law of :meth:`permutations` where its probabilities are known, else None."""
         return None
 

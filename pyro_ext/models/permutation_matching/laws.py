@@ -29,11 +29,11 @@ from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_ext.distributions.permutations import PermutationLaw
-from pyro_ext.inference.elbo import positive_int
+from pyro_ext.distributions.permutations import PermutationDistribution
 from pyro_ext.models.permutation_matching._exact import ExactStickBreakingFamily, MatchingFamily
 from pyro_ext.models.permutation_matching._family import Family, Settings
 from pyro_ext.models.permutation_matching._relaxed import GumbelSinkhornFamily, RoundingFamily, StickBreakingFamily
+from pyro_ext.utils.checks import positive_int
 
 __all__ = ["FAMILIES", "Family", "LocalGuide", "Method", "Settings", "family"]
 
@@ -128,7 +128,7 @@ class LocalGuide(PyroModule):
         """Return the law of the site of the items ``index``, with ``mask`` of their allowed cells."""
         return self.laws.posterior(self.parameters_of(index), mask)
 
-    def exact(self, index: Tensor | None = None, mask: Tensor | None = None) -> PermutationLaw | None:
+    def exact(self, index: Tensor | None = None, mask: Tensor | None = None) -> PermutationDistribution | None:
         """Return the law of the items' permutations where its probabilities are known, else None."""
         return self.laws.exact(self.parameters_of(index), mask)
 

@@ -22,10 +22,10 @@ from pyro.nn import PyroModule
 
 from pyro_ext.datasets.point_matching import PointProblems
 from pyro_ext.distributions.permutations.rounding import Gradient
-from pyro_ext.inference.elbo import positive_int
 from pyro_ext.inference.fit.built import Built
 from pyro_ext.models.permutation_matching.laws import Family, LocalGuide, Method, Settings, family
 from pyro_ext.models.permutation_matching.points_assessment import Assessment, best_matching
+from pyro_ext.utils.checks import positive_int
 
 __all__ = ["Guide", "Model", "Start", "build_points"]
 

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from pyro_ext.datasets.base import Batch
 from pyro_ext.distributions import PermutationMatching
-from pyro_ext.inference.fit.random_state import isolated_random_state
 from pyro_ext.models.permutation_matching.hellinger import frequencies, hellinger_distance
 from pyro_ext.models.permutation_matching.laws import LocalGuide
 from pyro_ext.ops.assignment import best_permutation, linear_assignment
 from pyro_ext.ops.permanent import MOST_ROWS
 from pyro_ext.plotting import image_grid
+from pyro_ext.utils.random_state import isolated_random_state
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_ext.distributions.permutations import PermutationLaw
+from pyro_ext.distributions.permutations import PermutationDistribution
 from pyro_ext.ops.assignment import permutation_matrix
 
 __all__ = ["UniformPermutation"]
 
 
-class UniformPermutation(PermutationLaw):
+class UniformPermutation(PermutationDistribution):
     r"""Permutation matrices of equal probability, :math:`P(X) = 1 / N!`, of any size.
 
     Args:

@@ -39,12 +39,12 @@ from torch import Tensor, nn
 
 from pyro_ext.datasets.worms import WormRecordings
 from pyro_ext.distributions.permutations.rounding import Gradient
-from pyro_ext.inference.elbo import positive_int
 from pyro_ext.inference.fit.built import Built
 from pyro_ext.models.permutation_matching.laws import Family, LocalGuide, Settings, family
 from pyro_ext.models.permutation_matching.worms_dynamics import LinearDynamics
 from pyro_ext.models.permutation_matching.worms_identities import Identification
 from pyro_ext.ops.assignment import has_perfect_matching
+from pyro_ext.utils.checks import positive_int
 
 __all__ = ["Guide", "Model", "build_worms"]
 

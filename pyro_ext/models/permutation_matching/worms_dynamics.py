@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_ext.datasets.worms import lag_moments, simulate_activity
-from pyro_ext.inference.elbo import positive_int
+from pyro_ext.utils.checks import positive_int
 
 __all__ = ["LinearDynamics"]
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from pyro_ext.datasets import Batch
-from pyro_ext.inference.fit.random_state import isolated_random_state
 from pyro_ext.models.permutation_matching.laws import LocalGuide
 from pyro_ext.ops.assignment import linear_assignment
 from pyro_ext.plotting.axes import given_or_new
+from pyro_ext.utils.random_state import isolated_random_state
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pyro_ext.inference.elbo import positive_int
 from pyro_ext.models.phylo.variational import TopologyModel
+from pyro_ext.utils.checks import positive_int
 
 __all__ = ["Annealing", "without_annealing"]
 

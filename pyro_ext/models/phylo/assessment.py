@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from pyro_ext.distributions import SubsplitBayesianNetwork, tree_kl
-from pyro_ext.inference.elbo import positive_int
-from pyro_ext.inference.fit.random_state import isolated_random_state
 from pyro_ext.models.phylo.annealing import without_annealing
 from pyro_ext.models.phylo.variational import VariationalPhylogeny
 from pyro_ext.phylo import TreeSet, write_trees
+from pyro_ext.utils.checks import positive_int
+from pyro_ext.utils.random_state import isolated_random_state
 
 __all__ = ["FLOOR", "Assessment"]
 

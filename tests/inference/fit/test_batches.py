@@ -9,7 +9,7 @@ from torch.utils.data import TensorDataset
 from pyro_ext.datasets import IndexedDataset
 from pyro_ext.inference.fit import FitDataModule
 from pyro_ext.inference.fit.batches import EpochBatches, EpochOrder, shuffled_loader
-from pyro_ext.inference.fit.random_state import isolated_random_state, mixed_seed, random_state, restore_random_state
+from pyro_ext.utils.random_state import isolated_random_state, mixed_seed, random_state, restore_random_state
 
 
 def test_each_epoch_has_an_order_of_its_own_that_the_seed_repeats():

@@ -52,7 +52,7 @@ def test_same_steps_as_svi():
     losses = []
     order = torch.Generator()
     for epoch in range(3):
-        from pyro_ext.inference.fit.random_state import mixed_seed
+        from pyro_ext.utils.random_state import mixed_seed
 
         rows = torch.randperm(SIZE, generator=order.manual_seed(mixed_seed(5, epoch))).tolist()
         losses.append(svi.step(*data.train.__getitems__(rows)) / SIZE)

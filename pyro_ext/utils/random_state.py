@@ -8,10 +8,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import pyro
 import torch
 
-__all__ = ["isolated_random_state", "mixed_seed", "random_state", "restore_random_state"]
+__all__ = ["isolated_random_state", "mixed_seed", "random_state", "restore_random_state", "seed_all"]
+
+
+def seed_all(seed: int) -> None:
+    """Seed Python's, NumPy's and PyTorch's generators, as ``pyro.set_rng_seed`` does."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - the generator that programs of Pyro use
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
@@ -56,7 +62,7 @@ def isolated_random_state(seed: int, device: torch.device) -> Iterator[None]:
     """
     state = random_state(device)
     try:
-        pyro.set_rng_seed(seed)
+        seed_all(seed)
         yield
     finally:
         restore_random_state(state, device)

@@ -1,0 +1,68 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["check_folder", "replacing", "write_text"]
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path to write to, which takes the place of ``path`` once the block has ended well.
+
+    What was at ``path`` stays there until then, and for good where the block fails.
+
+    Args:
+        path: the file to write, whose folder exists. The temporary name has the same ending and lies beside it.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with replacing(f"{folder}/table.csv") as partial:
+        ...         _ = partial.write_text("a,b")
+        ...     [file.name for file in Path(folder).iterdir()]
+        ['table.csv']
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())  # a file whose name has changed must not turn out empty after a power cut
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write text as UTF-8 to a file that is at no time seen half written."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+
+
+def check_folder(name: str, path: str | Path) -> Path:
+    """Return ``path`` if it is a folder that can be written to, or can become one; nothing is left behind.
+
+    Args:
+        name: what the argument is called.
+        path: the folder.
+
+    Raises:
+        ValueError: if a file is in the way, or nothing can be written there.
+    """
+    path = Path(path)
+    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        raise ValueError(f"{name}={str(path)!r} cannot be a folder: {str(existing)!r} is a file; choose another path")
+    try:
+        # Access bits do not tell on every file system, so make something there and take it away.
+        with tempfile.TemporaryDirectory(dir=existing):
+            pass
+    except OSError as error:
+        raise ValueError(f"{name}={str(path)!r} cannot be written to: {error.strerror}; choose another path") from error
+    return path
