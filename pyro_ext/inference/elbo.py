@@ -72,7 +72,15 @@ class DifferentiableELBO(ELBO, torch.nn.Module):
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
             loss.backward(retain_graph=self.retain_graph)
+        self.after_step()
         return float(torch_item(loss))
+
+    def after_step(self) -> None:
+        """Update what the ELBO itself adapts (multipliers, moving averages).
+
+        Training calls this after each optimiser's step, :meth:`loss_and_grads` at its end; :meth:`loss` and
+        :meth:`differentiable_loss` never do, so that evaluating changes nothing.
+        """
 
 
 def _nesting(value: float) -> float:

@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pyro
 import pyro.distributions as dist
+import pytest
 import torch
 from lightning.pytorch import Callback
 from pyro.infer import Trace_ELBO
@@ -14,10 +15,19 @@ from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule
 
 from pyro_ext.datasets import IndexedDataset, Splits
-from pyro_ext.inference.fit import Built, ExtraLoss
+from pyro_ext.inference.training import (
+    FitSettings,
+    LossObjective,
+    OptimizerSettings,
+    Player,
+    TrainingPlan,
+    fit,
+)
 
 SIZE, WIDTH = 70, 5
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
+EPOCHS, STEPS_PER_EPOCH = 3, 7
+SETTINGS = {"max_epochs": EPOCHS, "batch_size": 10, "seed": 5}
 
 
 class Model(PyroModule):
@@ -53,8 +63,11 @@ def splits(size: int = SIZE, test: bool = False) -> Splits:
     return Splits("toy", IndexedDataset(x[:size]), held_out, held_out if test else None)
 
 
-def autoencoder(extra: bool = False) -> Built:
-    """Return the model, its guide and a noisy evaluation; with ``extra``, a critic of the codes too."""
+OPTIMIZER = OptimizerSettings("Adam", lr=0.01)
+
+
+def autoencoder(optimizer: OptimizerSettings = OPTIMIZER) -> TrainingPlan:
+    """Return the model, its guide and a noisy evaluation."""
     pyro.set_rng_seed(3)
     model, guide = Model(SIZE), Guide(SIZE)
     elbo = Trace_ELBO()
@@ -63,16 +76,24 @@ def autoencoder(extra: bool = False) -> Built:
         losses = [elbo.differentiable_loss(model, guide, *batch) for batch in loader]
         return {"neg_elbo": torch.stack(losses).mean().item() / SIZE, "noise": torch.rand(()).item()}
 
-    built = Built(model, guide, elbo, evaluate)
-    if extra:
-        critic = torch.nn.Linear(4, 1)
-        built.extra_losses = [
-            ExtraLoss("critic", lambda x, y, index: critic(guide.encoder(x)).square().mean(), critic.parameters(), 0.1)
-        ]
-    return built
+    return TrainingPlan.of(model, guide, elbo, optimizer=optimizer, evaluate=evaluate, headline="neg_elbo")
 
 
-def lazy() -> Built:
+def critic_loss(x, y, index, critic, encoder):
+    return critic(encoder(x)).square().mean()
+
+
+def with_critic(every: int = 1, optimizer: OptimizerSettings = OPTIMIZER) -> TrainingPlan:
+    """Return the autoencoder with a second player: a critic of its codes."""
+    plan = autoencoder(optimizer)
+    (player,) = plan.players
+    critic = torch.nn.Linear(4, 1)
+    loss = LossObjective(critic_loss, critic=critic, encoder=player.objective.guide.encoder)
+    plan.players.append(Player("critic", loss, critic.parameters(), OptimizerSettings("SGD", lr=0.1), every))
+    return plan
+
+
+def lazy() -> TrainingPlan:
     """Return a model with global latents and an autoguide that has no parameters before its first call."""
 
     def model(x, y, index):
@@ -80,7 +101,14 @@ def lazy() -> Built:
         with pyro.plate("data", SIZE, subsample=index):
             pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
 
-    return Built(model, AutoNormal(model), Trace_ELBO())
+    return TrainingPlan.of(model, AutoNormal(model), Trace_ELBO(), optimizer=OPTIMIZER)
+
+
+def run(plan: TrainingPlan, data, **options):
+    """Fit with the settings and flags among the options, quietly and on the CPU."""
+    names = FitSettings.__dataclass_fields__
+    settings = {name: options.pop(name) for name in list(options) if name in names}
+    return fit(plan, data, FitSettings(**SETTINGS | settings), **QUIET | options)
 
 
 class StopError(Exception):
@@ -99,7 +127,26 @@ class StopAfter(Callback):
 
 
 def parameters(result) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in result.elbo.named_parameters()}
+    players = result.plan.players
+    named = [(f"{player.name}.{name}", p) for player in players for name, p in player.objective.named_parameters()]
+    return {name: value.detach().clone() for name, value in named}
+
+
+def assert_same(resumed, whole):
+    assert resumed.metrics == whole.metrics
+    assert without_seconds(resumed.history) == without_seconds(whole.history)
+    expected = parameters(whole)
+    assert all(torch.equal(value, expected[name]) for name, value in parameters(resumed).items())
+
+
+def broken_off_and_resumed(build, out, step, every=None, data=None, **options):
+    """Break off a run before a step, and resume it in other random states, as a new process would."""
+    data = data or splits()
+    flags = {"out": out, "checkpoint_every_n_steps": every} | options
+    with pytest.raises(StopError):
+        run(build(), data, **flags | {"callbacks": [StopAfter(step)]})
+    pyro.set_rng_seed(99)
+    return run(build(), data, **flags, resume=True)
 
 
 def without_seconds(history) -> list[dict[str, float]]:

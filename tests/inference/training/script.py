@@ -1,4 +1,4 @@
-"""A program that fits a toy: ``python -m tests.inference.fit.script '{"toy": ..., fit's arguments}'``."""
+"""A program that fits a toy: ``python -m tests.inference.training.script '{"toy": ..., fit's arguments}'``."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from lightning.pytorch import Callback
 from pyro.infer import Trace_ELBO
 from pyro.nn import PyroModule, PyroParam
 
-from pyro_ext.inference.fit import Built, fit
-from tests.inference.fit.toys import QUIET, SIZE, WIDTH, autoencoder, splits
+from pyro_ext.inference.training import LossObjective, OptimizerSettings, Player, TrainingPlan
+from tests.inference.training.toys import OPTIMIZER, SIZE, WIDTH, autoencoder, parameters, run, splits
 
 NOISE = torch.randn(SIZE, 2, generator=torch.Generator().manual_seed(11))
 
@@ -47,12 +47,47 @@ class FixedScaleModel(PyroModule):
             pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
 
 
-def fixed_noise() -> Built:
+def fixed_noise() -> TrainingPlan:
     pyro.set_rng_seed(3)
-    return Built(FixedScaleModel(), FixedNoiseGuide(), Trace_ELBO())
+    return TrainingPlan.of(FixedScaleModel(), FixedNoiseGuide(), Trace_ELBO(), optimizer=OPTIMIZER)
 
 
-TOYS = {"autoencoder": autoencoder, "fixed_noise": fixed_noise}
+def discriminator_loss(x, y, index, generator, discriminator):
+    real, fake = discriminator(x), discriminator(generator(NOISE[index]).detach())
+    return (torch.nn.functional.softplus(-real) + torch.nn.functional.softplus(fake)).mean()
+
+
+def generator_loss(x, y, index, generator, discriminator):
+    return torch.nn.functional.softplus(-discriminator(generator(NOISE[index]))).mean()
+
+
+def gan() -> TrainingPlan:
+    """A generative adversarial network: two players, different turns, own optimisers, noise given with the data."""
+    pyro.set_rng_seed(3)
+    nets = {
+        "generator": torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, WIDTH)),
+        "discriminator": torch.nn.Sequential(torch.nn.Linear(WIDTH, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1)),
+    }
+    return TrainingPlan(
+        [
+            Player(
+                "discriminator",
+                LossObjective(discriminator_loss, **nets),
+                nets["discriminator"].parameters(),
+                OptimizerSettings("Adam", lr=0.01, betas=(0.5, 0.9)),
+            ),
+            Player(
+                "generator",
+                LossObjective(generator_loss, **nets),
+                nets["generator"].parameters(),
+                OptimizerSettings("RMSprop", lr=0.005),
+                every=2,
+            ),
+        ]
+    )
+
+
+TOYS = {"autoencoder": autoencoder, "fixed_noise": fixed_noise, "gan": gan}
 
 
 class Announce(Callback):
@@ -77,9 +112,9 @@ class NoteNoise(Callback):
 def main(options: dict) -> None:
     toy, report, announce = options.pop("toy"), options.pop("report", None), options.pop("announce", False)
     callbacks = ([Announce()] if announce else []) + ([NoteNoise(Path(report).parent)] if report else [])
-    result = fit(TOYS[toy](), splits(), **QUIET | options, callbacks=callbacks)
+    result = run(TOYS[toy](), splits(), **options, callbacks=callbacks)
     if report and not (torch.distributed.is_initialized() and torch.distributed.get_rank()):
-        values = {name: value.tolist() for name, value in result.elbo.named_parameters()}
+        values = {name: value.tolist() for name, value in parameters(result).items()}
         Path(report).write_text(json.dumps({"parameters": values, "history": result.history}))
 
 

@@ -1,17 +1,40 @@
-"""The relaxation of a model's discrete sites as options of ``build``, so also of the command line."""
+"""What changes in the course of training: ramps, and the temperature of relaxed sites as options of ``build``."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from pyro.infer import ELBO
 
 from pyro_ext.distributions.relaxed import Objective
-from pyro_ext.inference.fit.built import Built
-from pyro_ext.inference.relax_reparam import RelaxReparam, relax
-from pyro_ext.inference.temperature import TemperatureSchedule
+from pyro_ext.inference import TemperatureSchedule, TrainingPlan, relax
+from pyro_ext.inference.relax_reparam import RelaxReparam
+from pyro_ext.utils.checks import number_between, positive_int
 
-__all__ = ["Relaxation"]
+__all__ = ["Relaxation", "linear_ramp"]
+
+
+def linear_ramp(start: float, num_steps: int) -> Callable[[int], float]:
+    r"""Return a weight that rises linearly to 1, as a function of the number t of steps.
+
+    .. math::  \beta_t = \min(1,\; \beta_0 + t / T).
+
+    Args:
+        start: the weight :math:`\beta_0` at the first step, in [0, 1].
+        num_steps: the number T of steps from 0 to 1; the weight is 1 from the beginning if it is 0.
+
+    Raises:
+        ValueError: if ``start`` or ``num_steps`` is out of range.
+
+    Example:
+        >>> ramp = linear_ramp(0.001, num_steps=100_000)
+        >>> ramp(0), ramp(20_000), ramp(200_000)
+        (0.001, 0.201, 1.0)
+    """
+    number_between("start", start, 0, 1)
+    positive_int("num_steps", num_steps, minimum=0)
+    return lambda step: min(1.0, start + step / num_steps) if num_steps else 1.0
 
 
 @dataclass(frozen=True)
@@ -53,13 +76,13 @@ class Relaxation:
         """
         return TemperatureSchedule(self.temperature, self.rate, self.floor, self.every)
 
-    def of(self, built: Built, elbo: ELBO) -> Built:
-        """Return what to fit instead of ``built``: model and guide relaxed, the temperature following the steps.
+    def of(self, plan: TrainingPlan, elbo: ELBO) -> TrainingPlan:
+        """Return the plan with model and guide relaxed, and the temperature following the steps.
 
         Metrics and plots stay those of the discrete model and guide, whose parameters are trained.
 
         Args:
-            built: a model whose sites :class:`~pyro_ext.inference.RelaxReparam` can relax.
+            plan: with one ELBO, of a model whose sites :class:`~pyro_ext.inference.RelaxReparam` can relax.
             elbo: one for reparameterised sites.
 
         Raises:
@@ -67,13 +90,16 @@ class Relaxation:
         """
         schedule = self.schedule()
         reparam = RelaxReparam(schedule, self.objective, self.straight_through)
+        objective = plan.elbo_objective("relaxation")
+        relaxed = TrainingPlan.of(
+            relax(objective.model, reparam),
+            relax(objective.guide, reparam),
+            elbo,
+            optimizer=plan.players[0].optimizer,
+        )
+        remarks = f"{plan.remarks} {_REMARK}".strip()
         return replace(
-            built,
-            model=relax(built.model, reparam),
-            guide=relax(built.guide, reparam),
-            elbo=elbo,
-            schedules=[*built.schedules, schedule.set_num_steps],
-            remarks=f"{built.remarks} {_REMARK}".strip(),
+            plan, players=relaxed.players, schedules=[*plan.schedules, schedule.set_num_steps], remarks=remarks
         )
 
 

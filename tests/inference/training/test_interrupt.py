@@ -7,10 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from pyro_ext.inference.fit import fit
-from tests.inference.fit.toys import QUIET, autoencoder, parameters, splits, without_seconds
-
-OPTIONS = {"max_epochs": 3, "batch_size": 10, "seed": 5, "lr": 0.01} | QUIET
+from tests.inference.training.toys import assert_same, autoencoder, run, splits, with_critic
 
 
 class PressCtrlC(Callback):
@@ -33,30 +30,31 @@ class PressCtrlC(Callback):
 def test_interrupted_run_resumes_exactly(tmp_path, capsys, step, times, saved):
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        fit(autoencoder(), splits(), **OPTIONS, out=tmp_path, callbacks=[PressCtrlC(step, times)])
+        run(autoencoder(), splits(), out=tmp_path, callbacks=[PressCtrlC(step, times)])
     assert signal.getsignal(signal.SIGINT) is handler
     assert "stopping after this step; press Ctrl-C again to stop at once" in capsys.readouterr().err
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == saved
-    resumed, whole = (
-        fit(autoencoder(), splits(), **OPTIONS, out=tmp_path, resume=True),
-        fit(autoencoder(), splits(), **OPTIONS),
-    )
-    assert without_seconds(resumed.history) == without_seconds(whole.history)
-    expected = parameters(whole)
-    assert all(torch.equal(value, expected[name]) for name, value in parameters(resumed).items())
+    whole = run(autoencoder(), splits())
+    assert_same(run(autoencoder(), splits(), out=tmp_path, resume=True), whole)
+
+
+def test_interrupted_players_resume_exactly(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(with_critic(2), splits(), out=tmp_path, callbacks=[PressCtrlC(9)])
+    assert_same(run(with_critic(2), splits(), out=tmp_path, resume=True), run(with_critic(2), splits()))
 
 
 def test_without_a_folder_it_stops_at_once(capsys):
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        fit(autoencoder(), splits(), **OPTIONS, callbacks=[PressCtrlC(2)])
+        run(autoencoder(), splits(), callbacks=[PressCtrlC(2)])
     assert signal.getsignal(signal.SIGINT) is handler
     assert "stopping" not in capsys.readouterr().err
 
 
 def test_fit_runs_in_a_thread(tmp_path):
     results = []
-    thread = threading.Thread(target=lambda: results.append(fit(autoencoder(), splits(), **OPTIONS, out=tmp_path)))
+    thread = threading.Thread(target=lambda: results.append(run(autoencoder(), splits(), out=tmp_path)))
     thread.start()
     thread.join()
     assert len(results[0].history) == 3

@@ -1,8 +1,7 @@
-"""Checkpoints at the ends of epochs, every so many steps, and on Ctrl-C; and the progress bar."""
+"""Checkpoints at the ends of epochs, every so many steps, and on Ctrl-C; early stopping; and the progress bar."""
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -10,11 +9,12 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, TQDMProgressBar
 
-from pyro_ext.inference.fit.folder import RunFolder
+from pyro_ext.inference.training.folder import RunFolder
+from pyro_ext.utils.files import replacing
 
-__all__ = ["InterruptRequest", "InterruptedAtStepError", "LossBar", "RunCheckpoint"]
+__all__ = ["HeadlineStopping", "InterruptRequest", "InterruptedAtStepError", "LossBar", "RunCheckpoint"]
 
 _BAR_EVERY = 10  # steps; each refresh waits for the device
 
@@ -55,7 +55,7 @@ class InterruptRequest:
 
 
 class LossBar(TQDMProgressBar):
-    """Shows the last step's loss besides the last epoch's metrics, and reads it only when the bar is redrawn."""
+    """Shows the last step's losses besides the last epoch's metrics, and reads them only when the bar is redrawn."""
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=_BAR_EVERY)
@@ -63,8 +63,26 @@ class LossBar(TQDMProgressBar):
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Return what stands at the end of the bar."""
         shown: dict[str, Any] = super().get_metrics(trainer, pl_module)
-        loss = pl_module.last_loss
-        return shown if loss is None else {"loss": f"{loss.item():.4g}"} | shown
+        shown.pop("v_num", None)
+        return {name: f"{loss.item():.4g}" for name, loss in pl_module.last_losses.items()} | shown
+
+    def init_train_tqdm(self) -> Any:
+        """Return the bar of an epoch, with epochs counted from 1 as everywhere else."""
+        bar = super().init_train_tqdm()
+        bar.mininterval = 0.5
+        return bar
+
+    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
+        """Begin the bar of an epoch."""
+        super().on_train_epoch_start(trainer)
+        self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
+
+
+class HeadlineStopping(EarlyStopping):
+    """Early stopping that looks at a held-out metric only after the epochs in which it was evaluated."""
+
+    def _should_skip_check(self, trainer: Trainer) -> bool:
+        return super()._should_skip_check(trainer) or not trainer.lightning_module.evaluation_due()
 
 
 class RunCheckpoint(Checkpoint):
@@ -116,12 +134,11 @@ class RunCheckpoint(Checkpoint):
         self._stop_if_asked()
 
     def _save(self, trainer: Trainer) -> None:
-        partial = self.folder.checkpoint.with_suffix(".partial")
-        trainer.save_checkpoint(partial, weights_only=False)
         if trainer.is_global_zero:
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(partial, self.folder.checkpoint)
+            with replacing(self.folder.checkpoint) as partial:
+                trainer.save_checkpoint(partial, weights_only=False)
+        else:  # every process has its share in the checkpoint, one writes it
+            trainer.save_checkpoint(self.folder.checkpoint, weights_only=False)
         trainer.strategy.barrier("checkpoint renamed")
 
     def _stop_if_asked(self) -> None:

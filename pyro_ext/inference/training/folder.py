@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import os
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["RunFolder", "write_atomically"]
+from pyro_ext.utils.files import check_folder, write_text
+from pyro_ext.utils.tables import csv_table
+
+__all__ = ["RunFolder"]
+
+_OF_A_RUN = ("last.ckpt", "metrics.csv", "config.yaml", "report.md", "*.png")
+"""What a run writes into its folder, besides files that its plan names."""
 
 
 class RunFolder:
@@ -26,9 +28,9 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = check_folder("out", path)
         self._columns: list[str] | None = None
-        _check_writable(self.path)
+        self._leftovers: list[Path] = []
 
     @property
     def checkpoint(self) -> Path:
@@ -40,13 +42,23 @@ class RunFolder:
         """Where the metrics lie, one row per epoch."""
         return self.path / "metrics.csv"
 
-    def check_empty(self) -> None:
-        """Raise a ValueError if the folder holds anything."""
-        if self.path.is_dir() and any(self.path.iterdir()):
+    def check_empty(self, overwrite: bool = False, files: Sequence[str] = ()) -> None:
+        """Raise a ValueError if the folder holds anything.
+
+        Args:
+            overwrite: whether it may hold an earlier run, whose files :meth:`create` removes then.
+            files: names of further files that a run of this plan writes.
+        """
+        if not (self.path.is_dir() and any(self.path.iterdir())):
+            return
+        if not overwrite:
             raise ValueError(
-                f"out={str(self.path)!r} is not empty; choose another folder, or continue the run in it with "
-                "resume=True (--resume)"
+                f"out={str(self.path)!r} is not empty; choose another folder, continue the run in it with "
+                "resume=True (--resume), or replace it with overwrite=True (--overwrite)"
             )
+        self._leftovers = [path for name in (*_OF_A_RUN, *files) for path in self.path.glob(name) if path.is_file()]
+        if not any(path.name in ("last.ckpt", "metrics.csv") for path in self._leftovers):
+            raise ValueError(f"out={str(self.path)!r} holds no run that could be overwritten; choose another folder")
 
     def load_checkpoint(self) -> dict[str, Any]:
         """Return the last checkpoint, on the CPU.
@@ -64,43 +76,18 @@ class RunFolder:
         return checkpoint
 
     def create(self) -> None:
-        """Create the folder."""
+        """Create the folder, or remove from it what an earlier run that is to be replaced wrote."""
         self.path.mkdir(parents=True, exist_ok=True)
+        for path in self._leftovers:
+            path.unlink(missing_ok=True)
+        self._leftovers = []
 
     def write_metrics(self, history: Sequence[Mapping[str, float]]) -> None:
         """Bring ``metrics.csv`` up to date; a row already written is written again only if the columns changed."""
         columns = list(dict.fromkeys(name for row in history for name in row))
         if columns and columns == self._columns:
             with self.metrics.open("a", newline="") as file:
-                file.write(_csv(columns, history[-1:], header=False))
+                file.write(csv_table(history[-1:], columns, header=False))
         else:
-            write_atomically(self.metrics, _csv(columns, history, header=True))
+            write_text(self.metrics, csv_table(history, columns))
         self._columns = columns
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write ``text`` to a file that is at no time seen half written."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
-
-
-def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, float]], header: bool) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    if header:
-        writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _check_writable(path: Path) -> None:
-    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-    if not existing.is_dir():
-        raise ValueError(f"out={str(path)!r} cannot be a folder: {str(existing)!r} is a file; choose another path")
-    try:
-        # Access bits do not tell on every file system, so make something there and take it away.
-        with tempfile.TemporaryDirectory(dir=existing):
-            pass
-    except OSError as error:
-        raise ValueError(f"out={str(path)!r} cannot be written to: {error.strerror}; choose another path") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -15,7 +15,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from pyro.poutine.subsample_messenger import _Subsample
 
-__all__ = ["LocalELBOModule", "RefuseSelfSubsampling", "check_elbo", "local_params", "materialise"]
+__all__ = ["LocalELBOModule", "RefuseSelfSubsampling", "check_elbo", "give_local_store", "local_params", "materialise"]
 
 _INSTEAD = (
     (RenyiELBO, "TraceVIMCO_ELBO for a bound of several samples"),
@@ -27,7 +27,7 @@ _INSTEAD = (
 def local_params() -> AbstractContextManager[Any]:
     """Return a context in which PyroModules keep their parameters to themselves, not in the global store.
 
-    What :func:`pyro_ext.inference.fit.fit` trained should be called inside it: outside, the first call copies the
+    What :func:`pyro_ext.inference.fit` trained should be called inside it: outside, the first call copies the
     parameters into Pyro's global store, which from then on overrides the modules.
 
     Example:
@@ -65,7 +65,7 @@ class LocalELBOModule(ELBOModule):
         check_elbo(elbo)
         super().__init__(model, guide, elbo)
         for module in self.modules():
-            _give_local_store(module)
+            give_local_store(module)
 
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Return the differentiable loss, a scalar: its value is minus the bound, its gradient the estimator."""
@@ -73,7 +73,8 @@ class LocalELBOModule(ELBOModule):
             return super().forward(*args, **kwargs)
 
 
-def _give_local_store(module: torch.nn.Module) -> None:
+def give_local_store(module: torch.nn.Module) -> None:
+    """Let a PyroModule keep its parameters to itself, whatever Pyro's setting was when it was made."""
     # Pyro makes this dict only where the setting was on when the module was made.
     context = getattr(module, "_pyro_context", None)
     if context is not None and not hasattr(context, "param_state"):
@@ -111,26 +112,24 @@ class RefuseSelfSubsampling(Messenger):
             )
 
 
-def materialise(elbo: LocalELBOModule, batch: Any, several_processes: bool = False) -> None:
-    """Run the ELBO once on ``batch``, so that lazily made parameters exist before an optimiser looks for them.
+def materialise(objectives: Iterable[torch.nn.Module], batch: Sequence[Any], several_processes: bool = False) -> None:
+    """Compute each objective once on ``batch``, so that lazily made parameters exist before optimisers look for them.
 
     Args:
-        elbo: the module.
-        batch: a sequence of arguments, as the model is called with.
+        objectives: modules that are called with the parts of a batch.
+        batch: what they are called with.
         several_processes: whether to refuse plates that draw their own subsample.
 
     Raises:
-        ValueError: if there is nothing to train afterwards, a parameter lives in Pyro's global store, or a plate is
-            refused.
+        ValueError: if a parameter lives in Pyro's global store, or a plate is refused.
     """
     # With gradients: enumerating ELBOs refuse to run without.
     with pyro.get_param_store().scope() as store, RefuseSelfSubsampling() if several_processes else nullcontext():
-        elbo(*batch)
+        for objective in objectives:
+            objective(*batch)
     if store["params"]:
         name = next(iter(store["params"]))
         raise ValueError(
             f"pyro.param({name!r}) in a plain function puts a parameter into Pyro's global store, where fit does not "
             "look; make the function a PyroModule, and the parameter a PyroParam or nn.Parameter of it"
         )
-    if not any(parameter.requires_grad for parameter in elbo.parameters()):
-        raise ValueError("model and guide hold no parameters to train; give them PyroParam or nn.Parameter attributes")
