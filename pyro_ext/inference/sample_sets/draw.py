@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ext.distributions._distinct import SamplesWithoutReplacement
+from pyro_ext.distributions.distinct import SamplesWithoutReplacement
 from pyro_ext.inference.sample_sets.law import FiniteLaw, finite_law, law_dtype, unwrap_law
 from pyro_ext.inference.sample_sets.weights import (
     SetWeights,

@@ -14,7 +14,7 @@ from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_ext.distributions._distinct import SamplesWithoutReplacement
+from pyro_ext.distributions.distinct import SamplesWithoutReplacement
 from pyro_ext.inference.sample_sets.draw import SampleSet, SetOptions, draw_sample_set
 from pyro_ext.inference.sample_sets.law import InfiniteSupportError, finite_law, unwrap_law
 from pyro_ext.inference.sample_sets.options import is_set_site, site_options
