@@ -73,10 +73,7 @@ class TraceDisARM_ELBO(DifferentiableELBO, Trace_ELBO):
     tensor(-0.1250)
     """
 
-    num_particles: int
-    vectorize_particles: bool
     _get_trace: Callable[..., Any]
-    _vectorized_num_particles: Callable[..., Any]
 
     def __init__(
         self,

@@ -81,10 +81,7 @@ class TraceUnorderedBeam_ELBO(DifferentiableELBO, Trace_ELBO):
     1.4197
     """
 
-    num_particles: int
-    vectorize_particles: bool
     _get_trace: Callable[..., Any]
-    _vectorized_num_particles: Callable[..., Any]
 
     def __init__(
         self,

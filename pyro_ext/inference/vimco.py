@@ -83,8 +83,6 @@ class TraceVIMCO_ELBO(DifferentiableELBO, Trace_ELBO):
     True
     """
 
-    num_particles: int
-    vectorize_particles: bool
     _get_traces: Callable[..., Any]
     _get_vectorized_trace: Callable[..., Any]
 

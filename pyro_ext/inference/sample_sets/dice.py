@@ -199,7 +199,9 @@ def _check_order(guide_order: list[str], model_order: list[str]) -> None:
             )
 
 
-def _check_plate_escape(costs: Costs, guide_trace: Any, ordering: dict[str, frozenset[str]]) -> None:
+def _check_plate_escape(
+    costs: dict[frozenset[str], list[Any]], guide_trace: Any, ordering: dict[str, frozenset[str]]
+) -> None:
     """Refuse costs that depend on an enumerated site in a plate they are not in.
 
     Elements of a plate are enumerated together, not in all combinations, so such a cost would be evaluated at the
