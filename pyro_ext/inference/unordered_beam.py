@@ -140,8 +140,8 @@ def set_loss(traces: tuple[Any, Any], beams: Beams, baseline: bool, nesting: int
     """Return the negative ELBO of a set of traces, with the unordered-set gradient.
 
     Args:
-        traces: the model's and the guide's trace, run with the values of ``beams``.
-        beams: the set.
+        traces: the traces of the model and the guide, run with the values of ``beams``.
+        beams: the set of traces, with their log-probabilities.
         baseline: whether to subtract the built-in baseline.
         nesting: the number of plate dims.
     """

@@ -21,12 +21,12 @@ class InfiniteSupportError(ValueError):
 
 @dataclass
 class FiniteDistribution:
-    """A product of N categorical coordinates, N = 1 for a univariate site.
+    """A product of N independent categorical coordinates; a univariate site has N = 1.
 
     Attributes:
-        log_probs: normalised log-probabilities ``batch_shape + (N, C)`` float64, without gradient.
+        log_probs: the normalised log-probabilities, ``batch_shape + (N, C)`` float64, without gradient.
         support: the C values of a coordinate, ``(C,) + base event shape``.
-        coordinates: the shape the N coordinates have in a value, N = its product.
+        coordinates: the shape of the N coordinates in a value; N is the product of its sizes.
     """
 
     log_probs: Tensor
@@ -39,7 +39,7 @@ class FiniteDistribution:
         return int(self.log_probs.shape[-1]) ** int(self.log_probs.shape[-2])
 
     def configurations(self) -> Tensor:
-        """All joint values as configurations, ``batch_shape + (C^N, N)``."""
+        """Return all joint values as configurations of indices, ``batch_shape + (C^N, N)``."""
         n, c = self.log_probs.shape[-2:]
         number = torch.arange(self.domain_size, device=self.log_probs.device)
         powers = c ** torch.arange(n - 1, -1, -1, device=number.device)
