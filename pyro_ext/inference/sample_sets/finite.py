@@ -1,4 +1,4 @@
-"""The finite law behind a sample site: its log-probability table and the values its indices stand for."""
+"""The finite distribution of a sample site: its table of log-probabilities and the values its indices stand for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pyro import distributions as dist
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
-__all__ = ["FiniteLaw", "InfiniteSupportError", "finite_law", "law_dtype", "unwrap_law"]
+from pyro_ext.distributions.structure import unwrap
+
+__all__ = ["FiniteDistribution", "InfiniteSupportError", "finite_distribution", "parameter_dtype"]
 
 
 class InfiniteSupportError(ValueError):
@@ -18,13 +20,13 @@ class InfiniteSupportError(ValueError):
 
 
 @dataclass
-class FiniteLaw:
-    """A product of N categorical coordinates, N = 1 for a univariate site.
+class FiniteDistribution:
+    """A product of N independent categorical coordinates; a univariate site has N = 1.
 
     Attributes:
-        log_probs: normalised log-probabilities ``batch_shape + (N, C)`` float64, without gradient.
+        log_probs: the normalised log-probabilities, ``batch_shape + (N, C)`` float64, without gradient.
         support: the C values of a coordinate, ``(C,) + base event shape``.
-        coordinates: the shape the N coordinates have in a value, N = its product.
+        coordinates: the shape of the N coordinates in a value; N is the product of its sizes.
     """
 
     log_probs: Tensor
@@ -37,7 +39,7 @@ class FiniteLaw:
         return int(self.log_probs.shape[-1]) ** int(self.log_probs.shape[-2])
 
     def configurations(self) -> Tensor:
-        """All joint values as configurations, ``batch_shape + (C^N, N)``."""
+        """Return all joint values as configurations of indices, ``batch_shape + (C^N, N)``."""
         n, c = self.log_probs.shape[-2:]
         number = torch.arange(self.domain_size, device=self.log_probs.device)
         powers = c ** torch.arange(n - 1, -1, -1, device=number.device)
@@ -51,40 +53,28 @@ class FiniteLaw:
         return value.reshape(index.shape[:-1] + self.coordinates + self.support.shape[1:])
 
 
-def finite_law(fn: Any) -> FiniteLaw:
-    """Read the finite law off a distribution: an enumerable one, or ``.to_event`` of such.
+def finite_distribution(fn: Any) -> FiniteDistribution:
+    """Read the table of log-probabilities off a distribution that can be enumerated, or ``.to_event`` of such.
 
     Args:
-        fn: a Pyro distribution; masks on it are ignored (they concern its score, not its law).
+        fn: a Pyro distribution; its masks are ignored, for they change its score and not its probabilities.
 
     Raises:
         InfiniteSupportError: if its support cannot be enumerated.
         ValueError: if its probabilities are not numbers (checked while Pyro's validation is on).
     """
-    base, num_coordinates = unwrap_law(fn)
+    base, num_coordinates = unwrap(fn)
     split = len(base.batch_shape) - num_coordinates
     coordinates = base.batch_shape[split:]
     table, support = _table(base)
     table = table.detach().double().log_softmax(-1)
     if is_validation_enabled() and bool(table.isnan().any()):
         raise ValueError(
-            f"{type(base).__name__} has no law: its logits are NaN or all -inf for some batch element; "
+            f"{type(base).__name__} has no probabilities: its logits are NaN or all -inf for some batch element; "
             "give every element a finite logit"
         )
-    return FiniteLaw(
-        table.reshape((*base.batch_shape[:split], coordinates.numel(), table.shape[-1])), support, coordinates
-    )
-
-
-def unwrap_law(fn: Any) -> tuple[Any, int]:
-    """Strip ``.to_event`` and ``.mask``; return the base and how many of its batch dims are event dims of ``fn``."""
-    depth = 0
-    while True:
-        if isinstance(fn, dist.Independent):
-            depth += fn.reinterpreted_batch_ndims
-        elif not isinstance(fn, dist.MaskedDistribution):
-            return fn, depth
-        fn = fn.base_dist
+    table = table.reshape((*base.batch_shape[:split], coordinates.numel(), table.shape[-1]))
+    return FiniteDistribution(table, support, coordinates)
 
 
 def _table(base: Any) -> tuple[Tensor, Tensor]:
@@ -100,9 +90,9 @@ def _table(base: Any) -> tuple[Tensor, Tensor]:
     return table, support.reshape(support.shape[:1] + base.event_shape)
 
 
-def law_dtype(fn: Any) -> torch.dtype:
-    """The floating dtype of a distribution's parameters (the default dtype where it has none)."""
-    base, _ = unwrap_law(fn)
+def parameter_dtype(fn: Any) -> torch.dtype:
+    """Return the floating dtype of a distribution's parameters, the default dtype where it has none."""
+    base = unwrap(fn).base
     for name in getattr(base, "arg_constraints", {}):
         parameter = getattr(base, name, None)
         if isinstance(parameter, Tensor) and parameter.is_floating_point():
