@@ -38,7 +38,7 @@ def test_log_weights_are_the_densities_of_model_and_guide(support):
 
 
 def test_topologies_share_what_they_have_in_common():
-    """An edge whose split and neighbours are the same has the same law in both trees; the others differ."""
+    """The length of an edge with the same split and neighbours has one distribution in both trees; others differ."""
     trees = torch.tensor([[-1, 5, 6, 7, 7, 0, 5, 6], [-1, 6, 6, 7, 7, 0, 5, 5]])  # cd|abe etc.
     lengths = SplitBranchLengths(SubsplitSupport.from_trees(trees), F64)
     with torch.no_grad():
@@ -95,7 +95,7 @@ def test_refusals(support):
     rooted = SubsplitSupport.from_trees(all_trees(5, rooted=True), taxa=ALIGNMENT.taxa)
     with pytest.raises(ValueError, match="support must be of unrooted trees"):
         VariationalPhylogeny(ALIGNMENT, rooted)
-    with pytest.raises(ValueError, match=r"branch_rate must lie between .*, got -1"):
+    with pytest.raises(ValueError, match=r"branch_rate must be a number in .*, got -1"):
         VariationalPhylogeny(ALIGNMENT, support, branch_rate=-1.0)
 
 
