@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from pyro_ext.datasets import alignment, load
+from pyro_ext.datasets import Splits, alignment
 from pyro_ext.distributions import SubsplitBayesianNetwork, tree_kl
 from pyro_ext.inference import OptimizerSettings, SchedulerSettings, TraceUnorderedSet_ELBO, TraceVIMCO_ELBO
 from pyro_ext.models.phylo import AnnealedELBO, build
@@ -101,6 +101,10 @@ def test_training_tightens_the_bound(files, elbo):
     before = plan.evaluate(None)["lower_bound_1"]
     result = run(plan, alignment(files[0], steps_per_epoch=40), max_epochs=1, seed=1)
     assert result.metrics["lower_bound_1"] > before + 8
+
+
+def test_plots_need_no_reference_sample(files):
+    plan = plan_of(files)
     assert plan.plots.keys() == {"topologies", "branch_lengths"}
     for draw in plan.plots.values():
         assert draw().figure.axes
@@ -224,4 +228,4 @@ def test_bad_options(files, tmp_path, options, message):
 
 def test_other_data_are_refused(files):
     with pytest.raises(ValueError, match="data must be an alignment, got 'digits'; load it by 'alignment'"):
-        build(load("digits"), [files[1]])
+        build(Splits("digits", torch.zeros(2, 64)), [files[1]])
