@@ -25,15 +25,18 @@ def nearest(word: str, known: Iterable[str]) -> str:
         '; did you mean --model.num_latents?'
     """
     known = [*known]
-    close = difflib.get_close_matches(word, known, 1, cutoff=0.6)
     last = word.rpartition(".")[2].lstrip("-")
-    close = close or [name for name in known if name.rpartition(".")[2].lstrip("-") == last]
+    close = [name for name in known if name.rpartition(".")[2].lstrip("-") == last]
+    close = close or difflib.get_close_matches(word, known, 1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""
 
 
 def _shortened(message: str) -> str:
     """Return a message on one line, with what was tried in vain for each possible type reduced to what tells."""
     key = re.match(r'Parser key "([^"]+)":', message)
+    inner = re.search(r'Parser key "([^"]+)":\s*(Expected .*?)(?:\n\s*- |\n\s*Given|$)', message[1:], re.DOTALL)
+    if key and inner:  # an option of a class
+        return " ".join([f"--{key[1]}.{inner[1]}:", *inner[2].split()])
     if "Errors:" in message:
         attempts, _, given = message.partition("Errors:")[2].partition("Given value type")
         telling = [reason for reason in re.split(r"\n\s*- ", attempts) if reason.strip() and "NoneType" not in reason]

@@ -13,6 +13,9 @@ from jsonargparse import ArgumentParser, Namespace
 
 from pyro_ext.cli.errors import nearest
 
+_NESTED = ("--optimizer.lr", "--optimizer.weight_decay", "--elbo.num_samples", "--elbo.num_particles")
+"""Options of classes chosen on the command line, which are not among those of the parser."""
+
 __all__ = ["Words", "as_dict", "check_names", "parse", "read_options", "scan", "with_prefix"]
 
 
@@ -122,7 +125,7 @@ def parse(parser: ArgumentParser, configs: Sequence[Mapping[str, Any]], words: S
         if not message.lower().startswith("unrecognized arguments:"):
             raise
         word = message.split(":", 1)[1].split()[0].partition("=")[0]
-        known = [option for action in parser._actions for option in action.option_strings]
+        known = [*(option for action in parser._actions for option in action.option_strings), *_NESTED]
         raise ValueError(f"unrecognized arguments: {message.split(':', 1)[1].strip()}{nearest(word, known)}") from error
 
 
