@@ -20,7 +20,6 @@ from pyro_ext.distributions.trees._last_index import LastIndex
 from pyro_ext.distributions.trees._marginals import CladeMarginals, clade_marginals
 from pyro_ext.distributions.trees._without_replacement import distinct_topologies
 from pyro_ext.ops.segments import segment_log_softmax, segment_max
-from pyro_ext.ops.sets._shapes import check_positive
 from pyro_ext.ops.subsplits.beam import distinct_choices
 from pyro_ext.ops.subsplits.draws import draw_choices
 from pyro_ext.ops.subsplits.graph import SplitGraph, row_choices
@@ -28,6 +27,7 @@ from pyro_ext.ops.subsplits.programs import best_choices, count_trees, entropy
 from pyro_ext.ops.subsplits.relations import Relations, relations_of
 from pyro_ext.ops.subsplits.rootings import TreeIndex, with_constants
 from pyro_ext.phylo.support import SubsplitSupport
+from pyro_ext.utils.checks import positive_int
 
 __all__ = ["SplitLaw", "compact"]
 
@@ -273,7 +273,7 @@ class SplitLaw(TorchDistribution):
             | Stochastic beams and where to find them (Kool et al., 2019)
             | https://arxiv.org/abs/1903.06059
         """
-        check_positive("k", k)
+        positive_int("k", k)
         log_theta, row = self._rows()
         log_theta = log_theta[row.reshape(-1)]
         if self._one_rooting:
