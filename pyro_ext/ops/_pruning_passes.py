@@ -30,7 +30,7 @@ class Inside:
         roots: the probabilities of the root's state, ``(M, A)``.
         top: the matrices above the highest nodes where the root is a leaf, ``(M, A, A)``.
         observed: the likelihood of the states of taxon 0, the root where ``top`` is given, ``(A, S)``.
-        highest: U of the highest nodes, ``(M, A, S)``.
+        highest: the likelihood U of the highest nodes, ``(M, A, S)``.
         from_root: the joint probability of the highest nodes' states and of the observation at the root, ``(M, A, S)``.
         likelihood: the likelihood of the sites times all inverse scales, ``(M, S)``.
     """

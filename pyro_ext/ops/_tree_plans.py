@@ -21,10 +21,10 @@ class Step(NamedTuple):
     """Internal nodes of one depth, in the rows ``start`` to ``stop``; their children fill twice as many slots.
 
     Attributes:
-        start: the first row.
-        stop: the row after the last.
+        start: the first row of the step.
+        stop: the row after the last row of the step.
         first: the first row of the children that are internal nodes themselves.
-        last: the row after the last of them.
+        last: the row after the last row of these children.
         place: the position of the first row in a buffer that holds two levels, one of even and one of odd depth.
         inner_place: the position of the children's first row in that buffer.
         sources: the node of each slot: a leaf's number, or n + the row of an internal node.
@@ -60,8 +60,8 @@ class TreePlan:
         inner_edges: the edges above the rows from M on, int64 ``(R - M,)``.
         rows: the row of every internal node, int64 ``(M, I)``.
         steps: the steps from the highest rows to the lowest.
-        most_rows: how many rows a step may have.
-        widest: how many rows the widest level has.
+        most_rows: the largest number of rows that a step may have.
+        widest: the number of rows of the widest level.
     """
 
     num_trees: int

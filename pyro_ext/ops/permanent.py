@@ -147,9 +147,9 @@ class _Level(NamedTuple):
     """The subsets of one size, in the order of their bit masks.
 
     Attributes:
-        member: their elements, flattened row by row, ``(subsets * size,)``.
-        without: where the subset without that element lies in the level below, laid out alike.
-        shape: ``(subsets, size)``.
+        member: the elements of each subset, flattened row by row, ``(subsets * size,)``.
+        without: the position of the subset without that element in the level below, laid out like ``member``.
+        shape: the number of subsets and their size.
     """
 
     member: Tensor
@@ -158,7 +158,7 @@ class _Level(NamedTuple):
 
 
 class _Lattice(NamedTuple):
-    """The levels of sizes ``1..n``, and where each bit mask lies in all levels joined, ``(2 ** n,)``."""
+    """The levels of sizes ``1..n``, and the position of each bit mask in all levels joined, ``(2 ** n,)``."""
 
     levels: tuple[_Level, ...]
     place: Tensor

@@ -17,7 +17,7 @@ _WARM_UP = 5
 # Few Newton steps are needed (tens at temperature 0.01, a hundred at 0.001); so many mean that there is no solution.
 _MOST_STEPS = 500
 _FIRST_DAMPING = 0.1  # relative to the largest excess of a column
-# Keeps a solve defined where the matrix falls apart into blocks; relative to entries of at most 1.
+# Keeps the linear system solvable where the matrix consists of separate blocks; relative to entries of at most 1.
 _RIDGE = 1e-12
 
 

@@ -32,7 +32,7 @@ class Assembly:
         if taxa is not None and len(set(taxa)) < len(taxa):
             raise ValueError(f"taxa holds a name twice: {', '.join(sorted(taxa))}")
         self._rooted = rooted
-        self._told = rooted is not None
+        self._is_given = rooted is not None
         self._want_lengths = branch_lengths
         self._has: dict[str, bool] = {}
         self._table: LabelTable | None = None
@@ -73,7 +73,7 @@ class Assembly:
                 tree,
             )
         odd = says != self._rooted
-        if odd.any() and not self._told:
+        if odd.any() and not self._is_given:
             tree = int(np.argmax(odd))
             kinds = ("rooted", "unrooted") if says[tree] else ("unrooted", "rooted")
             raise Problem(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["collapse_root", "hang_from_first", "sort_by_depth"]
+__all__ = ["collapse_root", "root_at_first_leaf", "sort_by_depth"]
 
 
 def sort_by_depth(parents: Tensor, n: int) -> tuple[Tensor, Tensor | None]:
@@ -65,7 +65,7 @@ def collapse_root(parents: Tensor, lengths: Tensor | None, n: int) -> tuple[Tens
     return torch.cat([joined[:n], joined[kept:]]), lengths
 
 
-def hang_from_first(parents: Tensor, lengths: Tensor | None, n: int) -> tuple[Tensor, Tensor | None]:
+def root_at_first_leaf(parents: Tensor, lengths: Tensor | None, n: int) -> tuple[Tensor, Tensor | None]:
     """Make leaf 0 the root: reverse the edges between it and the old root, and number parents before children."""
     nodes, num_trees = parents.shape
     if (parents[0] < 0).all():

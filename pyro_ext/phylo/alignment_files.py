@@ -24,8 +24,8 @@ def read_alignment(path: str | Path, *, format: str | None = None, compress: boo
 
     Args:
         path: the file to read.
-        format: ``"fasta"``, ``"phylip"`` (relaxed: names end at a blank; interleaved or not) or ``"nexus"``; by
-            default recognised from the content.
+        format: the format of the file, ``"fasta"``, ``"phylip"`` (relaxed: names end at a blank; interleaved or not) or
+            ``"nexus"``; by default recognised from the content.
         compress: whether equal columns are merged into one pattern.
 
     Raises:

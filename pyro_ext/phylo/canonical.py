@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ext.phylo._renumber import collapse_root, hang_from_first, sort_by_depth
+from pyro_ext.phylo._renumber import collapse_root, root_at_first_leaf, sort_by_depth
 from pyro_ext.phylo._shapes import check_binary, check_parents, row_chunks
 from pyro_ext.phylo._sweeps import plant_rooted, preorder
 
@@ -29,7 +29,7 @@ class Trees(NamedTuple):
     """Canonical trees, with the lengths of their edges if they have any.
 
     Attributes:
-        parents: ``batch_shape + (2n - 2,)`` if unrooted, ``batch_shape + (2n - 1,)`` if rooted.
+        parents: the parent of each node, ``batch_shape + (2n - 2,)``, or ``batch_shape + (2n - 1,)`` if rooted.
         branch_lengths: the length of each edge, of the same batch shape and with one entry less; None without lengths.
     """
 
@@ -128,7 +128,7 @@ def root_on_edge(
         parents: canonical unrooted trees, ``batch_shape + (2n - 2,)``.
         edge: the number of the edge, 0 to 2n - 4, of a shape that broadcasts against ``batch_shape``.
         branch_lengths: the lengths of the edges, ``batch_shape + (2n - 3,)``; None for trees without lengths.
-        fraction: the fraction of the edge's length that lies on the far side of the root, as seen from taxon 0.
+        fraction: the fraction of the edge's length that lies beyond the root, as seen from taxon 0; 0.5 for the middle.
 
     Returns:
         Rooted :class:`Trees`.
@@ -199,7 +199,7 @@ def _canonicalize(parents: Tensor, lengths: Tensor | None, rooted: bool) -> Tree
     columns, own = parents.t().contiguous(), None if lengths is None else lengths.t().contiguous()
     if parents.shape[-1] != nodes:
         columns, own = collapse_root(columns, own, n)
-    columns, own = hang_from_first(columns, own, n)
+    columns, own = root_at_first_leaf(columns, own, n)
     number = preorder(columns, n)
     new = torch.full_like(columns, -1)
     new[1:] = 0

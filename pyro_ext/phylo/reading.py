@@ -145,7 +145,7 @@ def reference_sample(
     The weights within a file are taken as they are; they need not sum to exactly 1.
 
     Args:
-        *paths: the files.
+        *paths: the files; all trees must have the same taxa.
         taxa: the names of the taxa that all trees must have; by default those of the first tree.
         rooted: whether the place of the root is part of the trees; by default as the files say.
         counts: the number of trees in each file's sample, to whose inverse weights are rounded; None does not round.

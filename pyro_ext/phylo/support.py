@@ -38,7 +38,7 @@ class Coverage(NamedTuple):
     Attributes:
         trees: the fraction of the trees that lie in the support.
         weight: the fraction of the total weight that these trees have.
-        splits: the fraction of the distinct subsplits of all the trees that lie in the support.
+        splits: the fraction of the trees' distinct subsplits that lie in the support.
     """
 
     trees: float

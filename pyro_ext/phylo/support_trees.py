@@ -19,7 +19,7 @@ class TreesAndWeights(NamedTuple):
 
     Attributes:
         parents: canonical parent vectors, int64 ``(T, N)``.
-        weights: nonnegative, with sum 1, float64 ``(T,)``.
+        weights: the weights of the trees, nonnegative and with sum 1, float64 ``(T,)``.
         taxa: the sorted names of the taxa.
         rooted: whether the trees are rooted.
     """

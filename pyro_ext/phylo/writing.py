@@ -33,9 +33,9 @@ def write_trees(path: str | Path, trees: TreeSet, *, format: str | None = None) 
     Args:
         path: the file to write; a file that exists is replaced.
         trees: the trees to write.
-        format: ``"newick"``, ``"nexus"`` or ``"trprobs"``; by default that of the name's ending: Newick for ``.nwk``,
-            ``.newick``, ``.tre`` and ``.tree``; NEXUS for ``.nex``, ``.nexus``, ``.nxs``, ``.trees`` and ``.t``; and
-            ``.trprobs``.
+        format: the format of the file, ``"newick"``, ``"nexus"`` or ``"trprobs"``; by default by the name's ending:
+            Newick for ``.nwk``, ``.newick``, ``.tre`` and ``.tree``; NEXUS for ``.nex``, ``.nexus``, ``.nxs``,
+            ``.trees`` and ``.t``; trprobs for ``.trprobs``.
 
     Returns:
         The path of the file.

@@ -1,4 +1,4 @@
-"""Files of trees: formats, compression, several at a time, progress, errors; reference samples; real posterior samples."""
+"""Files of trees: formats, compression, several at a time, progress, errors; reference and posterior samples."""
 
 import bz2
 import gzip

@@ -101,7 +101,7 @@ class _Level(NamedTuple):
         member: the elements outside each subset, int64, ``n * (k - size)`` flattened row by row.
         grown: the position of ``A`` with that element in the next level, laid out like ``member``.
         complement: each subset's complement as a bit mask, ``(n,)``.
-        shape: ``(n, k - size)``.
+        shape: the number n of subsets, and the number ``k - size`` of elements outside each.
     """
 
     member: Tensor

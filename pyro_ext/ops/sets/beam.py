@@ -21,9 +21,9 @@ class BeamStep(NamedTuple):
 
     Attributes:
         log_prob: log-probability of each prefix, float64 ``batch_shape + (n,)``.
-        perturbed: its Gumbel-perturbed log-probability, decreasing, float64 ``batch_shape + (n,)``.
-        parent: which of the ``m`` beams it extends, int64 ``batch_shape + (n,)``.
-        action: by which of the ``C`` children, int64 ``batch_shape + (n,)``.
+        perturbed: the Gumbel-perturbed log-probability of each prefix, decreasing, float64 ``batch_shape + (n,)``.
+        parent: which of the ``m`` beams each prefix extends, int64 ``batch_shape + (n,)``.
+        action: which of the ``C`` children extends it, int64 ``batch_shape + (n,)``.
         log_rest: log of the mass of everything pruned so far, float64 ``batch_shape``.
     """
 

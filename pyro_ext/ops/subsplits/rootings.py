@@ -21,7 +21,7 @@ class TreeIndex(NamedTuple):
     """The positions of the subsplits of T trees in a vector of M log-probabilities.
 
     Attributes:
-        position: ``0..M-1``, or M for a subsplit that is missing there, M + 1 for an empty place, ``(T, L)``.
+        position: the position of each subsplit, ``0..M-1``, M if it is missing, M + 1 for an empty place, ``(T, L)``.
         relations: parents and sisters of the nodes of the trees.
     """
 
