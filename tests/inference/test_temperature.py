@@ -71,7 +71,7 @@ def test_a_graph_keeps_the_temperature_it_was_made_with():
         (lambda: TemperatureSchedule.constant(math.nan), "initial must be a positive, finite number, got nan"),
         (lambda: TemperatureSchedule(1.0, 0.1, -1.0), "floor must be a positive, finite number, got -1.0"),
         (lambda: TemperatureSchedule(1.0, 0.1, 2.0), "floor=2.0 exceeds initial=1.0"),
-        (lambda: TemperatureSchedule(1.0, -0.1), "rate must be a number of at least 0, got -0.1"),
+        (lambda: TemperatureSchedule(1.0, -0.1), "rate must be a finite number of at least 0, got -0.1"),
         (lambda: TemperatureSchedule.jang(every=0), "every must be an integer of at least 1, got 0"),
         (lambda: TemperatureSchedule(1.0).set_num_steps(-1), "num_steps must be an integer of at least 0, got -1"),
     ],
@@ -90,21 +90,22 @@ def relaxed_vae():
     built = build(digits(), num_latents=3, num_categories=4, hidden=(16, 8))
     schedule = TemperatureSchedule.exponential(1.0, rate=0.1, floor=0.5)
     reparam = RelaxReparam(schedule, "categorical", straight_through=True)
-    return Built(relax(built.model, reparam), relax(built.guide, reparam), Trace_ELBO()), schedule
+    model, guide = relax(built.model, reparam), relax(built.guide, reparam)
+    return Built(model, guide, Trace_ELBO(), schedules=[schedule.set_num_steps]), schedule
 
 
 def test_temperature_follows_the_steps_also_after_a_resume(tmp_path):
     built, schedule = relaxed_vae()
-    whole = fit(built, digits(), **OPTIONS, callbacks=[schedule.callback()])
+    whole = fit(built, digits(), **OPTIONS)
     steps = int(whole.history[-1]["step"])
-    assert schedule.num_steps == steps
-    assert float(schedule()) == pytest.approx(max(0.5, math.exp(-0.1 * steps)))
-    built, broken = relaxed_vae()
+    assert schedule.num_steps == steps - 1  # the number of steps before the last one
+    assert float(schedule()) == pytest.approx(max(0.5, math.exp(-0.1 * (steps - 1))))
+    built, _ = relaxed_vae()
     flags = OPTIONS | {"out": tmp_path / "run", "checkpoint_every_n_steps": 1}
     with pytest.raises(StopError):
-        fit(built, digits(), **flags, callbacks=[broken.callback(), StopAfter(steps - 2)])
+        fit(built, digits(), **flags, callbacks=[StopAfter(steps - 2)])
     built, resumed = relaxed_vae()
-    result = fit(built, digits(), **flags, resume=True, callbacks=[resumed.callback()])
+    result = fit(built, digits(), **flags, resume=True)
     assert resumed() == schedule()
     expected = parameters(whole)
     assert all((value == expected[name]).all() for name, value in parameters(result).items())
