@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -288,53 +289,11 @@ def test_an_elbos_option_needs_an_elbo(capsys):
     assert capsys.readouterr().err == expected
 
 
-OWN = """
-import torch
-from torch.nn.functional import softplus
-
-from pyro_ext.datasets import IndexedDataset, Splits
-from pyro_ext.inference import LossObjective, OptimizerSettings, Player, TrainingPlan
+PAGE = (ROOT / "docs" / "own_model.md").read_text()
+OWN, BY_HAND = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
 
 
-def load(num_points: int = 60, seed: int = 0) -> Splits:
-    \"\"\"Load points on a circle.
-
-    Args:
-        num_points: the number of points.
-        seed: the seed of their places.
-    \"\"\"
-    angle = 6.3 * torch.rand(num_points, generator=torch.Generator().manual_seed(seed))
-    points = torch.stack([angle.cos(), angle.sin()], -1)
-    return Splits("circle", IndexedDataset(points[10:]), IndexedDataset(points[:10]))
-
-
-def critic_loss(x, y, index, generator, critic):
-    fake = generator(torch.randn(len(x), 2)).detach()
-    return (softplus(-critic(x)) + softplus(critic(fake))).mean()
-
-
-def generator_loss(x, y, index, generator, critic):
-    return softplus(-critic(generator(torch.randn(len(x), 2)))).mean()
-
-
-def build(data: Splits, hidden: int = 8) -> TrainingPlan:
-    \"\"\"Fit a generative adversarial network to points.
-
-    Args:
-        data: points as rows of two numbers.
-        hidden: the width of the hidden layers.
-    \"\"\"
-    nets = {name: torch.nn.Sequential(torch.nn.Linear(2, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, out))
-            for name, out in (("generator", 2), ("critic", 1))}
-    adam = OptimizerSettings("Adam", lr=1e-2)
-    losses = {"critic": LossObjective(critic_loss, **nets), "generator": LossObjective(generator_loss, **nets)}
-    critic = Player("critic", losses["critic"], nets["critic"].parameters(), adam)
-    generator = Player("generator", losses["generator"], nets["generator"].parameters(), adam, every=2)
-    return TrainingPlan([critic, generator])
-"""
-
-
-def test_a_program_of_ones_own_with_two_players(capsys):
+def test_a_program_of_ones_own_with_two_players(capsys, monkeypatch):
     assert sum(bool(line.strip()) for line in OWN.splitlines()) <= 40
     Path("circle_gan.py").write_text(OWN)
     words = ["fit", "circle_gan:build", "--data", "circle_gan:load", "--data.num_points", "80", "--model.hidden", "6"]
@@ -362,6 +321,9 @@ def test_a_program_of_ones_own_with_two_players(capsys):
     assert "--data is needed for a model of your own" in shown
     assert "MODEL: 'nowhere:build' cannot be imported: No module named 'nowhere'" in shown
     assert not Path("no").exists()
+    monkeypatch.syspath_prepend(".")
+    exec(compile(BY_HAND, "own_model.md", "exec"), {})
+    assert Path("runs/by_hand/last.ckpt").is_file()
 
 
 def test_lines_instead_of_a_bar_where_there_is_no_terminal(capsys):
