@@ -13,6 +13,9 @@ from jsonargparse import ArgumentParser, Namespace
 
 from pyro_ext.cli.errors import nearest
 
+_NESTED = ("--optimizer.lr", "--optimizer.weight_decay", "--elbo.num_samples", "--elbo.num_particles")
+"""Options of classes chosen on the command line, which are not among those of the parser."""
+
 __all__ = ["Words", "as_dict", "check_names", "parse", "read_options", "scan", "with_prefix"]
 
 
@@ -99,7 +102,8 @@ def read_options(path: str) -> dict[str, Any]:
 
 def check_names(parser: ArgumentParser, options: Mapping[str, Any], path: str) -> None:
     """Raise a ValueError that names an option of a file which the parser does not have, and the nearest one it has."""
-    known = [action.dest for action in parser._actions if action.dest not in ("help", "config", "print_config")]
+    every = [action.dest for action in parser._actions if not action.dest.endswith(("help", "config"))]
+    known = [name for name in every if not any(other.startswith(f"{name}.") for other in every)]  # not whole groups
     for name in _flat(options):
         parts = name.split(".")
         above = {".".join(parts[:stop]) for stop in range(1, len(parts) + 1)}
@@ -122,7 +126,7 @@ def parse(parser: ArgumentParser, configs: Sequence[Mapping[str, Any]], words: S
         if not message.lower().startswith("unrecognized arguments:"):
             raise
         word = message.split(":", 1)[1].split()[0].partition("=")[0]
-        known = [option for action in parser._actions for option in action.option_strings]
+        known = [*(option for action in parser._actions for option in action.option_strings), *_NESTED]
         raise ValueError(f"unrecognized arguments: {message.split(':', 1)[1].strip()}{nearest(word, known)}") from error
 
 
