@@ -10,7 +10,7 @@ from pyro.infer import TraceEnum_ELBO
 from torch.distributions import kl_divergence
 
 from pyro_ext.distributions import PermutationMatching, StickBreakingPermutation
-from pyro_ext.distributions._goodness_of_fit import chi_square_p_value, counts_of
+from pyro_ext.distributions.goodness_of_fit import chi_square_p_value, counts_of
 
 INF = math.inf
 

@@ -12,7 +12,7 @@ from scipy.stats import kstest
 from torch.distributions import kl_divergence
 
 from pyro_ext.distributions import RelaxedStickBreakingPermutation, StickBreakingPermutation, constraints
-from pyro_ext.distributions._goodness_of_fit import chi_square_p_value, counts_of
+from pyro_ext.distributions.goodness_of_fit import chi_square_p_value, counts_of
 from pyro_ext.ops.birkhoff import break_sticks
 
 INF = math.inf

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pyro_ext.distributions import PermutationMatching, StickBreakingPermutation
-from pyro_ext.distributions._goodness_of_fit import chi_square_p_value
+from pyro_ext.distributions.goodness_of_fit import chi_square_p_value
 
 LAWS = {
     "stick_breaking": lambda n, *batch, dtype: StickBreakingPermutation(

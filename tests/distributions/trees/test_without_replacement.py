@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pyro_ext.distributions import ConditionalCladeDistribution, SubsplitBayesianNetwork, TreeFrequency
-from pyro_ext.distributions._goodness_of_fit import chi_square_p_value
+from pyro_ext.distributions.goodness_of_fit import chi_square_p_value
 from pyro_ext.distributions.trees import _without_replacement
 from pyro_ext.phylo import SubsplitSupport, all_trees, random_trees
 
