@@ -23,11 +23,12 @@ from pyro_ext.distributions.relaxed import (
     RelaxedOneHotCategorical,
     RelaxedOneHotCategoricalStraightThrough,
 )
-from pyro_ext.distributions.relaxed._parameters import as_temperature
-from pyro_ext.distributions.relaxed.objectives import check_objective
+from pyro_ext.distributions.relaxed.objectives import OBJECTIVES
+from pyro_ext.distributions.relaxed.parameters import as_temperature
 from pyro_ext.inference._relaxed_score import RelaxedScore
 from pyro_ext.inference.temperature import TemperatureSchedule
 from pyro_ext.ops.relaxed import floored_log, one_hot_of_largest, sigmoid, straight_through
+from pyro_ext.utils.checks import one_of
 
 __all__ = ["RelaxReparam", "relax"]
 
@@ -83,7 +84,7 @@ class RelaxReparam(Reparam):
     def __init__(
         self, temperature: Temperature, objective: Objective = "relaxed_density", straight_through: bool = False
     ) -> None:
-        check_objective(objective)
+        one_of("objective", objective, OBJECTIVES)
         if not isinstance(temperature, TemperatureSchedule):
             as_temperature(temperature, torch.empty(()), validate=True)
         self.temperature = temperature
