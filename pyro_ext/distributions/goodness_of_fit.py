@@ -59,8 +59,8 @@ def counts_of(samples: Tensor, values: Tensor) -> Tensor:
     """Count how often each value was drawn.
 
     Args:
-        samples: ``(m, B) + event_shape``.
-        values: distinct, ``(n,) + event_shape``.
+        samples: the samples, ``(m, B) + event_shape``.
+        values: the distinct values, ``(n,) + event_shape``.
 
     Returns:
         ``(n, B)`` float64.
@@ -127,7 +127,7 @@ def two_sample_p_values(first: Tensor, second: Tensor) -> Tensor:
 
     Args:
         first: one sample, ``(n, B)``.
-        second: another, ``(m, B)``.
+        second: another sample, ``(m, B)``.
 
     >>> two_sample_p_values(torch.randn(1000, 2), torch.randn(1000, 2) + torch.tensor([0.0, 0.3])) < 1e-3
     tensor([False,  True])

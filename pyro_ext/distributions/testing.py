@@ -62,7 +62,7 @@ def check_distribution(
         num_samples: the number of samples of each statistical check.
         false_alarm: the probability that a right distribution fails, for each of them.
         seed: the checks draw from this seed and leave torch's generators as they were.
-        skip: names of checks to leave out.
+        skip: the names of the checks to leave out.
         coordinates: a function of values ``(n,) + batch_shape + event_shape``, for ``goodness_of_fit`` on supports of
             which ``biject_to`` knows nothing useful. It returns free real coordinates ``(n,) + batch_shape + (D,)``
             and the log-determinant of the map from coordinates to values, ``(n,) + batch_shape``.

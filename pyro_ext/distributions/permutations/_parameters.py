@@ -121,8 +121,8 @@ def matrix_shapes(
 
     Args:
         matrix: the shape of the parameter that sets the size, ``batch_shape + (M, M)``.
-        others: shapes that broadcast to it.
-        temperature: ``batch_shape`` or what broadcasts to it.
+        others: shapes of further parameters, which broadcast to that of the matrix.
+        temperature: the shape of the temperature, ``batch_shape`` or one that broadcasts to it.
         grow: the size of an event less that of the parameter.
     """
     batches = [_batch_of(shape, 2) for shape in (matrix, *others)]

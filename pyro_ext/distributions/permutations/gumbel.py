@@ -115,8 +115,8 @@ class GumbelSinkhorn(TorchDistribution):
 
     Args:
         log_potentials: the scores L, ``batch_shape + (N, N)``; -inf for cells never used.
-        temperature: positive, ``batch_shape`` or what broadcasts to it.
-        num_iterations: how many Sinkhorn iterations, 20 in the paper; to ``tolerance`` if None.
+        temperature: positive numbers, ``batch_shape`` or a shape that broadcasts to it.
+        num_iterations: the number of Sinkhorn iterations, 20 in the paper; to ``tolerance`` if None.
         tolerance: the largest deviation of a column's sum from 1; rows always sum to 1.
         validate_args: whether to check arguments and values; torch's default if None.
 

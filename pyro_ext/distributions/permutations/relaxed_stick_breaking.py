@@ -40,8 +40,8 @@ class RelaxedStickBreakingPermutation(TransformedDistribution):
 
     Args:
         loc: the means, ``batch_shape + (N - 1, N - 1)``.
-        scale: the standard deviations, broadcast to ``loc``.
-        temperature: positive, ``batch_shape`` or what broadcasts to it.
+        scale: the standard deviations of the noise, a shape that broadcasts to that of ``loc``.
+        temperature: positive numbers, ``batch_shape`` or a shape that broadcasts to it.
         validate_args: whether to check arguments and values; torch's default if None.
 
     Raises:

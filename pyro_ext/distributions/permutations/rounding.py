@@ -59,11 +59,12 @@ class RelaxedRoundingPermutation(TorchDistribution):
 
     Args:
         loc: log-potentials, ``batch_shape + (N, N)``; cells outside ``mask`` are not looked at.
-        scale: the standard deviation of the noise, broadcast to ``loc``.
-        temperature: in (0, 1], ``batch_shape`` or what broadcasts to it.
-        gradient: how gradients pass through a sample.
-        mask: bool, broadcast to ``loc``: the allowed cells; samples are 0 in all others. All cells if None.
-        num_iterations: how many Sinkhorn iterations give M; to a tolerance of 1e-8 if None.
+        scale: the standard deviation of the noise, a shape that broadcasts to that of ``loc``.
+        temperature: numbers in (0, 1], ``batch_shape`` or a shape that broadcasts to it.
+        gradient: how gradients pass through a sample: ``"pathwise"``, ``"straight_through"`` or ``"score_function"``.
+        mask: the allowed cells, bool, a shape that broadcasts to that of ``loc``; samples are 0 in all others. All
+            cells are allowed if None.
+        num_iterations: the number of Sinkhorn iterations that give M; to a tolerance of 1e-8 if None.
         validate_args: whether to check arguments and values; torch's default if None.
 
     Raises:

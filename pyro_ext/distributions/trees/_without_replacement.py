@@ -101,7 +101,7 @@ def first_topologies(parents: Tensor, possible: Tensor, k: int) -> FirstTopologi
     """Keep the first appearance of each topology.
 
     Args:
-        parents: of m trees in the order drawn, ``(B, m, N)``.
+        parents: the m trees in the order drawn, ``(B, m, N)``.
         possible: which of the trees have positive probability, ``(B, m)``; in each row they come first.
         k: how many topologies are wanted.
     """
