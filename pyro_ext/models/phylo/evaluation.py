@@ -14,9 +14,7 @@ from pyro_ext.distributions import SubsplitBayesianNetwork, tree_kl
 from pyro_ext.inference import local_params
 from pyro_ext.models.phylo.variational import TopologyModel, VariationalPhylogeny
 from pyro_ext.phylo import TreeSet, splits, write_trees
-from pyro_ext.plotting import tree_probabilities
-from pyro_ext.plotting.branch_lengths import branch_intervals
-from pyro_ext.plotting.topologies import plot_topology_probabilities
+from pyro_ext.plotting import branch_intervals, plot_topology_probabilities, tree_probabilities
 from pyro_ext.utils.checks import positive_int
 from pyro_ext.utils.random_state import isolated_random_state
 
