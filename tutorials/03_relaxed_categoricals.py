@@ -195,9 +195,9 @@ plt.show()
 # ## A falling temperature
 #
 # Begin warm, for gradients with little noise, and end cold, for little bias. `TemperatureSchedule` is a module with a
-# `step()`; Jang et al. use `TemperatureSchedule.jang()`. With the fit engine, hand it over as a callback:
-# `fit(built, data, max_epochs=10, callbacks=[schedule.callback()])`. Straight-through values are what the decoder will
-# see at test time, so they are trained with here.
+# `step()`; Jang et al. use `TemperatureSchedule.jang()`. With the fit engine, put `schedule.set_num_steps` among the
+# `schedules` of what is fitted. Straight-through values are what the decoder will see at test time, so they are trained
+# with here.
 
 # %%
 schedule = TemperatureSchedule.exponential(2.0, rate=0.01, floor=0.2)

@@ -8,7 +8,17 @@ from types import MappingProxyType
 from typing import Any
 
 from pyro_ext.datasets.alignment import AlignedSequences, alignment
-from pyro_ext.datasets.base import Batch, IndexedDataset, Splits, collate
+from pyro_ext.datasets.base import (
+    Batch,
+    IndexedDataset,
+    IndexedTuples,
+    Splits,
+    TwoStreams,
+    WholeObject,
+    as_dataset,
+    as_splits,
+    collate,
+)
 from pyro_ext.datasets.bundled import digits
 from pyro_ext.datasets.celegans import celegans
 from pyro_ext.datasets.cifar10 import cifar10
@@ -23,11 +33,16 @@ __all__ = [
     "AlignedSequences",
     "Batch",
     "IndexedDataset",
+    "IndexedTuples",
     "MissingDataError",
     "PointProblems",
     "Splits",
+    "TwoStreams",
+    "WholeObject",
     "WormRecordings",
     "alignment",
+    "as_dataset",
+    "as_splits",
     "celegans",
     "cifar10",
     "collate",

@@ -1,16 +1,31 @@
-"""The one shape of data that models and the fit engine share: ``(x, y, index)``."""
+"""The shapes of data that models and training share: rows, tuples of rows, two streams, one object seen whole."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-__all__ = ["Batch", "IndexedDataset", "Splits", "collate"]
+from pyro_ext.utils.checks import optional_positive_int, positive_int
 
-Batch = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]
+__all__ = [
+    "Batch",
+    "IndexedDataset",
+    "IndexedTuples",
+    "Splits",
+    "TwoStreams",
+    "WholeObject",
+    "as_dataset",
+    "as_splits",
+    "collate",
+]
+
+Batch = tuple[Tensor, Tensor | None, Tensor]
 
 
 class IndexedDataset(Dataset[Batch]):
@@ -30,7 +45,7 @@ class IndexedDataset(Dataset[Batch]):
                 [0., 1.]]), None, tensor([2, 0]))
     """
 
-    def __init__(self, x: torch.Tensor, y: torch.Tensor | None = None) -> None:
+    def __init__(self, x: Tensor, y: Tensor | None = None) -> None:
         if x.dim() == 0:
             raise ValueError("x must have a leading dim of data points, got a scalar; pass x.unsqueeze(0)")
         if y is not None and (y.dim() == 0 or len(y) != len(x)):
@@ -57,8 +72,206 @@ class IndexedDataset(Dataset[Batch]):
         return f"{type(self).__name__}(x {tuple(self.x.shape)}, {labels})"
 
 
-def collate(batch: Batch | Sequence[Batch]) -> Batch:
-    """Turn what an :class:`IndexedDataset` gives, item by item or already batched, into ``(x, y, index)``.
+class IndexedTuples(Dataset[tuple[Tensor, ...]]):
+    """Tensors that belong together row by row, as pairs or triples do; a batch is ``(*rows, index)``.
+
+    Args:
+        *parts: tensors of shape ``(N, ...)``.
+
+    Raises:
+        ValueError: if there are none, or their lengths differ.
+
+    Example:
+        >>> pairs = IndexedTuples(torch.zeros(5, 3), torch.ones(5, 3))
+        >>> left, right, index = pairs.__getitems__([4, 1])
+        >>> left.shape, right.shape, index
+        (torch.Size([2, 3]), torch.Size([2, 3]), tensor([4, 1]))
+    """
+
+    def __init__(self, *parts: Tensor) -> None:
+        if not parts or any(part.dim() == 0 or len(part) != len(parts[0]) for part in parts):
+            shapes = ", ".join(str(tuple(part.shape)) for part in parts) or "none"
+            raise ValueError(f"parts must be tensors of as many rows each, got {shapes}")
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return len(self.parts[0])
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} is out of range for {len(self)} data points")
+        return (*(part[index] for part in self.parts), torch.tensor(index % len(self), device=self.parts[0].device))
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
+        """Return the rows ``indices`` of all parts as one batch."""
+        index = torch.as_tensor(indices, dtype=torch.long, device=self.parts[0].device)
+        return (*(part[index] for part in self.parts), index)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(str(tuple(part.shape)) for part in self.parts)})"
+
+
+class TwoStreams:
+    """Two data sets of different lengths seen side by side, such as unlabelled and labelled images.
+
+    A batch is ``(batch of the first, batch of the second)``. An epoch goes through the first data set once; the second
+    one is gone through again and again, in a new order each time, across the ends of epochs.
+
+    Args:
+        first: the data set whose length an epoch has; what :func:`as_dataset` takes.
+        second: the other one.
+        second_batch_size: data points of the second one per step and process; as many as of the first one if None.
+
+    Raises:
+        ValueError: if one of them is empty, or ``second_batch_size`` is not a positive integer.
+
+    Example:
+        >>> streams = TwoStreams(IndexedDataset(torch.zeros(6, 2)), IndexedDataset(torch.ones(4, 2), torch.arange(4)))
+        >>> (x, _, _), (_, labels, _) = streams.__getitems__(([0, 1], [3, 2]))
+        >>> x.shape, labels
+        (torch.Size([2, 2]), tensor([3, 2]))
+    """
+
+    def __init__(self, first: Any, second: Any, second_batch_size: int | None = None) -> None:
+        self.first = as_dataset(first)
+        self.second = as_dataset(second)
+        for name, data in (("first", self.first), ("second", self.second)):
+            if len(data) == 0:
+                raise ValueError(f"{name} must hold at least one data point, got none")
+        self.second_batch_size = optional_positive_int("second_batch_size", second_batch_size)
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        return self.first[index], self.second[index % len(self.second)]
+
+    def __getitems__(self, indices: tuple[Sequence[int], Sequence[int]]) -> tuple[Any, Any]:
+        """Return a batch of each data set, of the rows that ``indices`` holds for each."""
+        return fetched(self.first, indices[0]), fetched(self.second, indices[1])
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.first!r}, {self.second!r})"
+
+
+class WholeObject:
+    """One object that is seen whole at every step, such as a graph or an alignment; a batch is its parts.
+
+    Args:
+        *parts: tensors, or None; what the model is called with.
+        steps_per_epoch: the number of steps that make an epoch, after which there are metrics and a checkpoint.
+
+    Raises:
+        ValueError: if ``steps_per_epoch`` is not a positive integer.
+
+    Example:
+        >>> graph = WholeObject(torch.eye(3), torch.zeros(3, 5), steps_per_epoch=200)
+        >>> len(graph), [part.shape for part in graph[0]]
+        (1, [torch.Size([3, 3]), torch.Size([3, 5])])
+    """
+
+    def __init__(self, *parts: Tensor | None, steps_per_epoch: int = 100) -> None:
+        self.parts = parts
+        self.steps_per_epoch = positive_int("steps_per_epoch", steps_per_epoch)
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> tuple[Tensor | None, ...]:
+        if index not in (0, -1):
+            raise IndexError(f"index {index} is out of range for one object")
+        return self.parts
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor | None, ...]:
+        """Return the parts."""
+        return self.parts
+
+    def __repr__(self) -> str:
+        shapes = ", ".join("None" if part is None else str(tuple(part.shape)) for part in self.parts)
+        return f"{type(self).__name__}({shapes})"
+
+
+@dataclass
+class Splits:
+    """A data set cut into the parts that training needs.
+
+    Each part is an :class:`IndexedDataset`, an :class:`IndexedTuples`, a :class:`TwoStreams`, a :class:`WholeObject`,
+    a map-style dataset or a DataLoader of PyTorch, or arrays that :func:`as_dataset` takes.
+
+    Args:
+        name: what the data set is called.
+        train: what parameters are fitted to.
+        valid: what decisions (stopping, comparing) are made on, if anything is.
+        test: what is left for the last word, if anything is.
+        image_shape: ``(height, width)`` in pixels if the rows of ``x`` are flattened images.
+    """
+
+    name: str
+    train: Any
+    valid: Any = None
+    test: Any = None
+    image_shape: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        self.train = as_dataset(self.train)
+        self.valid = None if self.valid is None else as_dataset(self.valid)
+        self.test = None if self.test is None else as_dataset(self.test)
+
+
+def as_splits(data: Any) -> Splits:
+    """Return ``data`` as :class:`Splits`.
+
+    Args:
+        data: splits; a mapping with ``"train"`` and perhaps ``"valid"`` and ``"test"``; or what :func:`as_dataset`
+            takes, which is all for training then.
+
+    Raises:
+        ValueError: if it is none of these.
+
+    Example:
+        >>> as_splits({"train": np.zeros((4, 2)), "valid": np.ones((3, 2))}).valid
+        IndexedDataset(x (3, 2), no labels)
+    """
+    if isinstance(data, Splits):
+        return data
+    if isinstance(data, Mapping):
+        names = ("train", "valid", "test")
+        unknown = [name for name in data if name not in names]
+        if "train" not in data or unknown:
+            raise ValueError(f"data must have the keys 'train', 'valid' and 'test' only, got {', '.join(data)}")
+        return Splits("data", *(data.get(name) for name in names))
+    return Splits("data", as_dataset(data))
+
+
+def as_dataset(data: Any) -> Any:
+    """Return ``data`` as something that batches can be taken from.
+
+    Args:
+        data: a NumPy array or tensor ``(N, ...)``; a pair of them, rows and labels; a map-style dataset with a length;
+            or a DataLoader over one. Arrays of real numbers become tensors of PyTorch's default type.
+
+    Raises:
+        ValueError: if it is none of these, or an iterable dataset without a length.
+
+    Example:
+        >>> as_dataset((np.zeros((4, 2)), np.arange(4)))
+        IndexedDataset(x (4, 2), labels (4,))
+    """
+    if isinstance(data, np.ndarray | Tensor):
+        return IndexedDataset(_tensor(data))
+    if isinstance(data, tuple | list) and 1 <= len(data) <= 2 and isinstance(data[0], np.ndarray | Tensor):
+        return IndexedDataset(*(part if part is None else _tensor(part) for part in data))
+    source = data.dataset if isinstance(data, DataLoader) else data
+    if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")) or isinstance(source, str | Mapping | list):
+        raise ValueError(
+            "data must be Splits, arrays, a dataset with a length and items by index, or a DataLoader over one, "
+            f"got {type(data).__name__}"
+        )
+    return data
+
+
+def collate(batch: Any) -> Any:
+    """Turn what a data set of this package gives, item by item or already batched, into one batch.
 
     Give it as ``collate_fn`` to a DataLoader: the default one does not accept ``None`` labels.
 
@@ -67,28 +280,21 @@ def collate(batch: Batch | Sequence[Batch]) -> Batch:
     """
     if isinstance(batch, tuple):
         return batch
-    x, y, index = zip(*batch, strict=True)
-    labels = None if y[0] is None else torch.stack(y)
-    return torch.stack(x), labels, torch.stack(index)
+    parts = zip(*batch, strict=True)
+    return tuple(None if part[0] is None else torch.stack(part) for part in parts)
 
 
-@dataclass
-class Splits:
-    """A data set cut into the parts that fitting needs.
+def fetched(dataset: Any, indices: Sequence[int]) -> Any:
+    """Return the rows ``indices`` of a map-style dataset as one batch."""
+    if hasattr(dataset, "__getitems__"):
+        items = dataset.__getitems__(indices)
+        if isinstance(items, tuple):
+            return items
+    else:
+        items = [dataset[index] for index in indices]
+    return torch.utils.data.default_collate(items)
 
-    Args:
-        name: what the data set is called.
-        train: what parameters are fitted to.
-        valid: what decisions (stopping, comparing) are made on.
-        test: what is left for the last word, if anything is.
-        image_shape: ``(height, width)`` in pixels if the rows of ``x`` are flattened images.
-        passes: how often an epoch goes through the training data; more than once where these are few, so that
-            epochs, after which there are metrics and checkpoints, are not too short.
-    """
 
-    name: str
-    train: IndexedDataset
-    valid: IndexedDataset
-    test: IndexedDataset | None = None
-    image_shape: tuple[int, int] | None = None
-    passes: int = 1
+def _tensor(array: np.ndarray | Tensor) -> Tensor:
+    tensor = torch.as_tensor(array)
+    return tensor.to(torch.get_default_dtype()) if isinstance(array, np.ndarray) and array.dtype.kind == "f" else tensor

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import lazy_property
 
+from pyro_ext.distributions.structure import enumerated_entropy, enumerated_kl
 from pyro_ext.ops.sets import log_remaining_mass, perturb
 
 # Listing more values than this would be a mistake more often than a wish.
@@ -124,27 +125,21 @@ class DrawsWithoutReplacement(TorchDistribution):
         Raises:
             NotImplementedError: if the support is too large to list.
         """
-        log_prob = self.log_prob(self.enumerate_support(expand=False))
-        return -(log_prob.exp() * log_prob.clamp_min(torch.finfo(log_prob.dtype).min)).sum(0)
+        return enumerated_entropy(self)
 
     def __repr__(self) -> str:
         name = "logits" if "logits" in self.__dict__ else "probs"
         return f"{type(self).__name__}(k={self.k}, {name}: {tuple(self.param_shape)})"
 
 
-def enumerated_kl(p: DrawsWithoutReplacement, q: DrawsWithoutReplacement) -> Tensor:
-    """Return KL(p || q) in nats, summed over the support of ``p``; infinite where ``q`` misses values of ``p``."""
-    if (p.k, p.num_categories) != (q.k, q.num_categories):
+def kl_of_draws(q: DrawsWithoutReplacement, p: DrawsWithoutReplacement) -> Tensor:
+    """Return the divergence of ``q`` from ``p`` in nats; raise a ValueError if they draw from different categories."""
+    if (q.k, q.num_categories) != (p.k, p.num_categories):
         raise ValueError(
-            f"p draws {p.k} of {p.num_categories} categories but q draws {q.k} of {q.num_categories}: "
+            f"q draws {q.k} of {q.num_categories} categories but p draws {p.k} of {p.num_categories}: "
             "their supports must be the same"
         )
-    batch_shape = torch.broadcast_shapes(p.batch_shape, q.batch_shape)
-    p, q = p.expand(batch_shape), q.expand(batch_shape)
-    values = p.enumerate_support(expand=False)
-    log_p, log_q = p.log_prob(values), q.log_prob(values)
-    never = log_p == -math.inf
-    return (log_p.exp() * (log_p.masked_fill(never, 0) - log_q.masked_fill(never, 0))).sum(0)
+    return enumerated_kl(q, p)
 
 
 def given_parameter(logits: Tensor | None, probs: Tensor | None) -> Tensor:

@@ -13,13 +13,13 @@ from torch.distributions.constraints import dependent_property
 from torch.distributions.kl import register_kl
 
 from pyro_ext.distributions import constraints
-from pyro_ext.distributions._distinct import DistinctDraws, possible_first
 from pyro_ext.distributions._draws import (
     DrawsWithoutReplacement,
     check_num_draws,
-    enumerated_kl,
     given_parameter,
+    kl_of_draws,
 )
+from pyro_ext.distributions.distinct import DistinctDraws, distinct_values
 from pyro_ext.ops.sets import order_log_prob, stochastic_beam_search
 
 __all__ = ["PlackettLuce"]
@@ -125,8 +125,8 @@ class PlackettLuce(DrawsWithoutReplacement):
             nothing = (left == -math.inf).all(-1, keepdim=True)  # after an impossible draw
             return left.masked_fill(nothing, 0).log_softmax(-1)
 
-        found = stochastic_beam_search(choose, self.k, k, batch_shape=self.batch_shape, device=logits.device)
-        return DistinctDraws(possible_first(found).movedim(-2, 0), found.log_prob.movedim(-1, 0), found.log_rest)
+        orders = stochastic_beam_search(choose, self.k, k, batch_shape=self.batch_shape, device=logits.device)
+        return distinct_values(orders, lambda order: order)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-probability of orders ``(..., k)``, in the type of the parameters."""
@@ -134,5 +134,5 @@ class PlackettLuce(DrawsWithoutReplacement):
 
 
 @register_kl(PlackettLuce, PlackettLuce)
-def _kl(p: PlackettLuce, q: PlackettLuce) -> Tensor:
-    return enumerated_kl(p, q)
+def _kl(q: PlackettLuce, p: PlackettLuce) -> Tensor:
+    return kl_of_draws(q, p)

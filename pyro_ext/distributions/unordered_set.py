@@ -16,8 +16,8 @@ from pyro_ext.distributions import constraints
 from pyro_ext.distributions._draws import (
     DrawsWithoutReplacement,
     check_num_draws,
-    enumerated_kl,
     given_parameter,
+    kl_of_draws,
 )
 from pyro_ext.ops.sets import first_and_second_log_ratios, set_log_prob
 
@@ -129,5 +129,5 @@ class UnorderedSet(DrawsWithoutReplacement):
 
 
 @register_kl(UnorderedSet, UnorderedSet)
-def _kl(p: UnorderedSet, q: UnorderedSet) -> Tensor:
-    return enumerated_kl(p, q)
+def _kl(q: UnorderedSet, p: UnorderedSet) -> Tensor:
+    return kl_of_draws(q, p)

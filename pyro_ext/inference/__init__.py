@@ -4,9 +4,6 @@ Every ELBO here goes wherever Pyro's own go: into :class:`pyro.infer.SVI`, or ca
 PyTorch module. Lightning is imported only when the fit engine is asked for.
 """
 
-from typing import TYPE_CHECKING, Any
-
-from pyro_ext.inference import fit
 from pyro_ext.inference.disarm import TraceDisARM_ELBO
 from pyro_ext.inference.elbo import DifferentiableELBO
 from pyro_ext.inference.evidence import (
@@ -18,7 +15,6 @@ from pyro_ext.inference.evidence import (
     compare_evidence,
     estimate_evidence,
 )
-from pyro_ext.inference.fit import Built, ExtraLoss, LocalELBOModule
 from pyro_ext.inference.relax_reparam import RelaxReparam, relax
 from pyro_ext.inference.sample_sets import (
     TraceLeaveOneOut_ELBO,
@@ -28,26 +24,51 @@ from pyro_ext.inference.sample_sets import (
     config_sample_set,
 )
 from pyro_ext.inference.temperature import TemperatureSchedule
+from pyro_ext.inference.training import (
+    EarlyStopping,
+    ELBOObjective,
+    FitResult,
+    FitSettings,
+    FitWarning,
+    LoadedRun,
+    LocalELBOModule,
+    Losses,
+    LossObjective,
+    Objective,
+    OptimizerSettings,
+    Player,
+    SchedulerSettings,
+    SumObjective,
+    TrainingPlan,
+    fit,
+    load_run,
+    local_params,
+)
 from pyro_ext.inference.unordered_beam import TraceUnorderedBeam_ELBO
 from pyro_ext.inference.vimco import TraceVIMCO_ELBO
 
-if TYPE_CHECKING:
-    from pyro_ext.inference.fit import FitDataModule, FitModule, FitResult
-
 __all__ = [
     "EVIDENCE_METHODS",
-    "Built",
     "DifferentiableELBO",
+    "ELBOObjective",
+    "EarlyStopping",
     "EvidenceComparison",
     "EvidenceEstimate",
     "EvidenceSettings",
     "EvidenceWarning",
-    "ExtraLoss",
-    "FitDataModule",
-    "FitModule",
     "FitResult",
+    "FitSettings",
+    "FitWarning",
+    "LoadedRun",
     "LocalELBOModule",
+    "LossObjective",
+    "Losses",
+    "Objective",
+    "OptimizerSettings",
+    "Player",
     "RelaxReparam",
+    "SchedulerSettings",
+    "SumObjective",
     "TemperatureSchedule",
     "TraceDisARM_ELBO",
     "TraceLeaveOneOut_ELBO",
@@ -56,15 +77,12 @@ __all__ = [
     "TraceUnorderedBeam_ELBO",
     "TraceUnorderedSet_ELBO",
     "TraceVIMCO_ELBO",
+    "TrainingPlan",
     "compare_evidence",
     "config_sample_set",
     "estimate_evidence",
     "fit",
+    "load_run",
+    "local_params",
     "relax",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name in ("FitDataModule", "FitModule", "FitResult"):
-        return getattr(fit, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

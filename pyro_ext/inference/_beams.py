@@ -1,4 +1,4 @@
-"""Whole guide traces without replacement: repeated guide runs, expanded at one discrete site after the other."""
+"""Whole guide traces drawn without replacement: repeated guide runs, extended by one discrete site after another."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_ext.inference._traces import Plates, Site, plates_of, unwrapped
+from pyro_ext.distributions.structure import unwrap
+from pyro_ext.inference._traces import Plates, Site, plates_of
 from pyro_ext.ops.sets import beam_step
 
 
 class Drawn(NamedTuple):
-    """A site's value and how many of its rightmost dims are event dims; None for the indices of a subsample."""
+    """The value of a site.
+
+    Attributes:
+        value: the value, or the indices of a subsample.
+        event_dim: the number of rightmost dims of the value that are event dims; None for the indices of a subsample.
+    """
 
     value: Any
     event_dim: int | None
@@ -30,12 +36,12 @@ class Beams:
     shared by all beams.
 
     Attributes:
-        values: every latent value found so far, by site.
-        discrete: the names of the discrete sites among them, in the order met.
-        plates: the plates around each of those.
-        log_prob: log-probability of each prefix, float64 ``plate dims + (m,)``.
-        perturbed: its Gumbel-perturbed log-probability, of the same shape.
-        log_rest: log of the mass of all prefixes pruned, float64 ``plate dims``.
+        values: the latent values drawn so far, by the name of their site.
+        discrete: the names of the discrete sites that have values, in the order in which the guide samples them.
+        plates: the plates around each of the discrete sites.
+        log_prob: the log-probability of each prefix, float64 ``plate dims + (m,)``.
+        perturbed: the Gumbel-perturbed log-probability of each prefix, float64 ``plate dims + (m,)``.
+        log_rest: the log of the total probability of all prefixes that were pruned, float64 ``plate dims``.
     """
 
     values: dict[str, Drawn]
@@ -53,7 +59,7 @@ class Beams:
 
 
 class NextSite(Exception):
-    """Leaves the guide at the first discrete site that the beams have no value for."""
+    """Stops the guide at the first discrete site that the beams have no value for."""
 
     def __init__(self, site: Site) -> None:
         super().__init__(site["name"])
@@ -64,11 +70,11 @@ class BeamGuide(Messenger):
     """Runs a guide with the values of ``beams``, up to the next discrete site or to its end.
 
     Args:
-        beams: the prefixes found so far.
+        beams: the prefixes drawn so far.
         nesting: the number of plate dims.
 
     Attributes:
-        drawn: the latent values met in this run, those of ``beams`` included.
+        drawn: the latent values of this run, those of ``beams`` included, by the name of their site.
     """
 
     def __init__(self, beams: Beams, nesting: int) -> None:
@@ -98,7 +104,7 @@ class BeamGuide(Messenger):
         self.drawn[msg["name"]] = drawn
 
     def check_complete(self) -> None:
-        """Raise a ValueError if a site of the beams was not met in this run."""
+        """Raise a ValueError if this run did not sample one of the sites of the beams."""
         missing = [name for name in self._beams.values if name not in self.drawn]
         if missing:
             raise ValueError(
@@ -129,7 +135,7 @@ def reads_value(error: RuntimeError) -> bool:
 
 
 def branching(beams: Beams) -> ValueError:
-    """Return the error for a program whose course depends on the discrete values."""
+    """Return the error for a program whose control flow depends on the discrete values."""
     return ValueError(
         f"the model or guide branches on the value of discrete sites {list(beams.discrete)}: "
         "TraceUnorderedBeam_ELBO follows many values at once and needs the same sites for all of them; "
@@ -141,10 +147,10 @@ def expand(beams: Beams, site: Site, drawn: dict[str, Drawn], num_samples: int, 
     """Extend the beams by the values of one more discrete site, keeping ``num_samples`` of the extensions.
 
     Args:
-        beams: the prefixes the site was met with.
+        beams: the prefixes with which the guide reached the site.
         site: the site, with its distribution.
-        drawn: the values met before it.
-        num_samples: how many prefixes to keep.
+        drawn: the values of the sites before it.
+        num_samples: the number of extended prefixes to keep.
         nesting: the number of plate dims.
 
     Raises:
@@ -152,9 +158,9 @@ def expand(beams: Beams, site: Site, drawn: dict[str, Drawn], num_samples: int, 
         ValueError: if its support is not finite, its plates are not those of the earlier discrete sites, or its
             batch dims are not plates.
     """
-    law, support = _support(site)
+    base, support = _support(site)
     beams = _at_site(beams, site, support.device, nesting)
-    log_probs = _children(law, support, site, beams, nesting)
+    log_probs = _children(base, support, site, beams, nesting)
     root = torch.arange(log_probs.shape[-3], device=log_probs.device).expand(beams.log_prob.shape)
     actions = root.new_empty((*root.shape, 0))
     log_prob, perturbed, log_rest = beams.log_prob, beams.perturbed, beams.log_rest
@@ -166,14 +172,14 @@ def expand(beams: Beams, site: Site, drawn: dict[str, Drawn], num_samples: int, 
     ancestor = root.movedim(-1, 0)
     values = {name: _follow(value, ancestor, nesting) for name, value in drawn.items()}
     fn = site["fn"]
-    found = support[actions.movedim(-2, 0)].reshape(*ancestor.shape, *fn.event_shape)
-    values[site["name"]] = Drawn(found, fn.event_dim)
+    extension = support[actions.movedim(-2, 0)].reshape(*ancestor.shape, *fn.event_shape)
+    values[site["name"]] = Drawn(extension, fn.event_dim)
     names = (*beams.discrete, site["name"])
     return replace(beams, values=values, discrete=names, log_prob=log_prob, perturbed=perturbed, log_rest=log_rest)
 
 
 def _at_site(beams: Beams, site: Site, device: torch.device, nesting: int) -> Beams:
-    """Return the beams with the plates of the site: those of the first discrete site, which all others must share."""
+    """Return the beams with the plates of the site; all discrete sites must have the plates of the first one."""
     name, plates = site["name"], plates_of(site)
     if "_markov_scope" in site["infer"]:
         raise NotImplementedError(
@@ -201,23 +207,23 @@ def _plate_shape(site: Site, plates: Plates, nesting: int) -> tuple[int, ...]:
 
 
 def _support(site: Site) -> tuple[Any, Tensor]:
-    """Return the law of one element of the site and its support, ``(C,) + element event shape``."""
-    law = unwrapped(site["fn"])
+    """Return the distribution of one element of the site and its support, ``(C,) + element event shape``."""
+    base = unwrap(site["fn"]).base
     try:
-        support = law.enumerate_support(expand=False)
+        support = base.enumerate_support(expand=False)
     except NotImplementedError:
         raise ValueError(
-            f"guide site {site['name']!r} is a {type(law).__name__}, whose support cannot be enumerated: "
+            f"guide site {site['name']!r} is a {type(base).__name__}, whose support cannot be enumerated: "
             "TraceUnorderedBeam_ELBO needs finite supports; use TraceLeaveOneOut_ELBO or Trace_ELBO"
         ) from None
-    return law, support.reshape(support.shape[0], *law.event_shape)
+    return base, support.reshape(support.shape[0], *base.event_shape)
 
 
 @torch.no_grad()
-def _children(law: Any, support: Tensor, site: Site, beams: Beams, nesting: int) -> Tensor:
+def _children(base: Any, support: Tensor, site: Site, beams: Beams, nesting: int) -> Tensor:
     """Return the log-probabilities of every element's categories, float64 ``plate dims + (m, E, C)``."""
     fn = site["fn"]
-    log_probs = law.log_prob(support.reshape(-1, *(1,) * len(law.batch_shape), *law.event_shape)).movedim(0, -1)
+    log_probs = base.log_prob(support.reshape(-1, *(1,) * len(base.batch_shape), *base.event_shape)).movedim(0, -1)
     padding = (1,) * (nesting + 1 - len(fn.batch_shape))
     shape = (beams.log_prob.shape[-1], *beams.log_prob.shape[:-1])
     try:
@@ -232,7 +238,7 @@ def _children(law: Any, support: Tensor, site: Site, beams: Beams, nesting: int)
 
 
 def _follow(drawn: Drawn, ancestor: Tensor, nesting: int) -> Drawn:
-    """Return a value as seen by new beams: that of the beam each descends from, ``ancestor`` ``(m,) + plate dims``."""
+    """Return a value for new beams, each with the value of its ``ancestor``, ``(m,) + plate dims``."""
     if drawn.event_dim is None or not varies(drawn, nesting):
         return drawn
     index = ancestor.reshape(*ancestor.shape, *(1,) * drawn.event_dim)

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
-from pyro.distributions import MaskedDistribution
 from pyro.distributions.util import is_identically_zero
 from pyro.infer.util import torch_item
 from pyro.poutine.messenger import Messenger
@@ -25,10 +24,11 @@ class Term(NamedTuple):
     """One summand of the log weight ``log p(x, z) - log q(z)``.
 
     Attributes:
-        name: the site it comes from.
+        name: the name of the site that the summand comes from.
         plates: the vectorised plates around the site.
-        value: its signed log-probability, scaled and masked; one dim per plate, particle dims further left.
-        surrogate: what a single-sample bound differentiates in its place; None where that gradient has mean zero.
+        value: the site's signed log-probability, scaled and masked; one dim per plate, particle dims further left.
+        surrogate: what a single-sample bound differentiates in place of ``value``; None where that gradient has mean
+            zero.
         latent: whether the site is latent or in the guide.
     """
 
@@ -72,9 +72,9 @@ def sum_to(value: Tensor, plates: Plates, max_plate_nesting: int) -> Tensor:
     """Sum over every plate dim but those of ``plates``, keeping the dims; dims left of all plates stay.
 
     Args:
-        value: ``particle dims + plate dims``.
-        plates: the plates to keep.
-        max_plate_nesting: how many rightmost dims are plate dims.
+        value: a tensor of shape ``particle dims + plate dims``.
+        plates: the plates whose dims are kept.
+        max_plate_nesting: the number of rightmost dims that are plate dims.
 
     Returns:
         A tensor with the dims of ``value``, the summed ones of size 1.
@@ -102,13 +102,6 @@ def log_weight_terms(model_trace: Any, guide_trace: Any) -> list[Term]:
         entropy = site["score_parts"].entropy_term
         terms.append(Term(name, plates_of(site), value, None if is_identically_zero(entropy) else -entropy, True))
     return terms
-
-
-def unwrapped(fn: Any) -> Any:
-    """Return the distribution below ``.to_event`` and ``.mask``."""
-    while isinstance(fn, torch.distributions.Independent | MaskedDistribution):
-        fn = fn.base_dist
-    return fn
 
 
 def has_score(site: Site) -> bool:
@@ -142,9 +135,9 @@ def single_sample_loss(elbo: Any, model: ModelOrGuide, guide: ModelOrGuide, args
 
 
 class SharedSubsample(Messenger):
-    """Repeats, in every later run, the plate subsamples drawn in the first.
+    """Repeats, in every later run, the plate subsamples drawn in the first run.
 
-    Several runs of a guide that are to be combined for each datum must meet the same data.
+    Runs of a guide that are combined for each datum must see the same data.
     """
 
     def __init__(self) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from pyro.infer import Trace_ELBO
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_ext.inference._antithetic import AntitheticPairs, bernoulli_of, pair_surrogate
+from pyro_ext.distributions.structure import unwrap
 from pyro_ext.inference._traces import (
     Plates,
     Site,
@@ -22,7 +23,6 @@ from pyro_ext.inference._traces import (
     refuse_guide_messenger,
     sample_sites,
     sum_to,
-    unwrapped,
 )
 from pyro_ext.inference.elbo import DifferentiableELBO, ModelOrGuide, checked_loss, value_with_gradient_of
 
@@ -73,10 +73,7 @@ class TraceDisARM_ELBO(DifferentiableELBO, Trace_ELBO):
     tensor(-0.1250)
     """
 
-    num_particles: int
-    vectorize_particles: bool
     _get_trace: Callable[..., Any]
-    _vectorized_num_particles: Callable[..., Any]
 
     def __init__(
         self,
@@ -101,7 +98,7 @@ class TraceDisARM_ELBO(DifferentiableELBO, Trace_ELBO):
         if self.vectorize_particles:
             model, guide = self._vectorized_num_particles(model), self._vectorized_num_particles(guide)
             repeats = 1
-        paired = AntitheticPairs(nesting)(guide)
+        paired = _AntitheticPairs(nesting)(guide)
         losses = [_loss(self._get_trace(model, paired, args, kwargs), nesting) for _ in range(repeats)]
         return checked_loss(torch.stack(losses).sum() / self.num_particles)
 
@@ -111,10 +108,10 @@ def _loss(traces: tuple[Any, Any], nesting: int) -> Tensor:
     model_trace, guide_trace = traces
     sites = {name: site for name, site in sample_sites(guide_trace).items() if has_score(site)}
     for name, site in sites.items():
-        if bernoulli_of(site["fn"]) is None:
-            law = type(unwrapped(site["fn"])).__name__
+        if _bernoulli_of(site["fn"]) is None:
+            family = type(unwrap(site["fn"]).base).__name__
             raise NotImplementedError(
-                f"guide site {name!r} is a {law}: TraceDisARM_ELBO takes Bernoulli and "
+                f"guide site {name!r} is a {family}: TraceDisARM_ELBO takes Bernoulli and "
                 "reparameterised sites only; use TraceUnorderedSet_ELBO or TraceLeaveOneOut_ELBO"
             )
     terms = log_weight_terms(model_trace, guide_trace)
@@ -137,22 +134,106 @@ def _pair_mean(x: Tensor, nesting: int) -> Tensor:
 
 def _differences(terms: list[Term], nesting: int) -> dict[Plates, Tensor]:
     """Return, for each set of plates, the costs at the first half of the pair minus those at the second."""
-    found: dict[Plates, Tensor] = {}
+    differences: dict[Plates, Tensor] = {}
     for term in terms:
         if _is_pair(term.value, nesting):
             first, second = term.value.detach()
             change = torch.where(first == second, 0.0, first - second)  # -inf on both sides is no difference
-            found[term.plates] = found[term.plates] + change if term.plates in found else change
-    return found
+            differences[term.plates] = differences[term.plates] + change if term.plates in differences else change
+    return differences
 
 
 def _site_surrogate(site: Site, differences: dict[Plates, Tensor], nesting: int) -> Tensor:
     """Return the surrogate of one Bernoulli site, for the costs it can influence."""
     fn, value = site["fn"], site["value"]
-    law = bernoulli_of(fn)
-    if law is None or not _is_pair(value.detach()[(..., *(0,) * fn.event_dim)], nesting):
+    bernoulli = _bernoulli_of(fn)
+    if bernoulli is None or not _is_pair(value.detach()[(..., *(0,) * fn.event_dim)], nesting):
         return value.new_zeros(())
     plates = plates_of(site)
     total = sum((sum_to(change, plates, nesting) for change in differences.values()), value.new_zeros(()))
     total = total.reshape(total.shape + (1,) * fn.event_dim)
-    return pair_surrogate(law, value, total)
+    return _pair_surrogate(bernoulli, value, total)
+
+
+class _AntitheticPairs(Messenger):
+    """Draws every Bernoulli site of a guide twice: ``b`` and its antithetic twin, along one dim left of all plates.
+
+    Other sites are left alone: what is computed from a pair gets the dim by broadcasting, and what is not is drawn
+    once and shared by both halves.
+
+    Args:
+        nesting: the number of plate dims; the pair dim is the next one to the left.
+    """
+
+    def __init__(self, nesting: int) -> None:
+        super().__init__()
+        self._nesting = nesting
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["done"] or msg["is_observed"] or msg["value"] is not None:
+            return
+        fn = msg["fn"]
+        bernoulli = _bernoulli_of(fn)
+        if bernoulli is None:
+            return
+        if len(fn.batch_shape) > self._nesting:
+            raise NotImplementedError(
+                f"Bernoulli guide site {msg['name']!r} has batch shape {tuple(fn.batch_shape)}, which varies with "
+                f"another Bernoulli site's value (or max_plate_nesting={self._nesting} is too small): antithetic "
+                "pairs need Bernoulli sites independent of each other; merge them into one site with .to_event(1), "
+                "or use TraceUnorderedBeam_ELBO, TraceLeaveOneOut_ELBO or Trace_ELBO"
+            )
+        pair = antithetic_pair(bernoulli)
+        padding = (1,) * (self._nesting - len(fn.batch_shape))
+        msg["value"], msg["done"] = pair.reshape(2, *padding, *pair.shape[1:]), True
+
+
+def _bernoulli_of(fn: Any) -> torch.distributions.Bernoulli | None:
+    """Return the Bernoulli inside ``fn``, below ``.to_event`` and ``.mask``; None for any other distribution."""
+    base = unwrap(fn).base
+    return base if isinstance(base, torch.distributions.Bernoulli) else None
+
+
+def antithetic_pair(bernoulli: torch.distributions.Bernoulli) -> Tensor:
+    """Draw ``1[1 - u <= p]`` and ``1[u < p]`` from shared uniforms, ``(2,) + bernoulli.batch_shape``.
+
+    The uniforms are float64: in float32 either half would lose the probabilities below its spacing.
+    """
+    with torch.no_grad():
+        prob = bernoulli.logits.double().sigmoid() if _has_logits(bernoulli) else bernoulli.probs.double()
+        uniform = torch.rand(prob.shape, dtype=prob.dtype, device=prob.device)
+        return torch.stack([1 - uniform <= prob, uniform < prob]).to(bernoulli._param.dtype)
+
+
+def _pair_surrogate(bernoulli: torch.distributions.Bernoulli, pair: Tensor, difference: Tensor) -> Tensor:
+    r"""Return a scalar whose gradient is the DisARM estimate for the parameters of ``bernoulli``.
+
+    For the log-odds :math:`\alpha` the estimate is :math:`\tfrac12 (f(b) - f(\tilde b)) (b - \tilde b)
+    \sigma(|\alpha|)`, which is :math:`(-1)^{\tilde b} 1[b \ne \tilde b]` of equation 13 written as a difference.
+    A distribution given by probabilities ``p`` gets the estimate divided by :math:`d p / d \alpha = p (1 - p)`, which
+    is exact where clamped log-odds would have no gradient.
+
+    Args:
+        bernoulli: the Bernoulli distribution of the site.
+        pair: the two values of the pair, ``(2,) +`` a shape that broadcasts with ``bernoulli.batch_shape``.
+        difference: ``f`` at the first half of the pair minus ``f`` at the second; it broadcasts with
+            ``bernoulli.batch_shape``.
+
+    References:
+        | DisARM: An antithetic gradient estimator for binary latent variables (Dong, Mnih, Tucker, 2020), eq. 13
+        | https://arxiv.org/abs/2006.10680
+    """
+    sign = pair[0] - pair[1]
+    parameter = bernoulli._param
+    value = parameter.detach()
+    if _has_logits(bernoulli):
+        slope = value.abs().sigmoid()
+    else:
+        slope = torch.minimum(value, 1 - value).clamp_min(torch.finfo(value.dtype).tiny).reciprocal()
+    weight = torch.where(sign == 0, 0.0, 0.5 * difference.detach() * sign * slope)
+    return (weight * parameter).sum()
+
+
+def _has_logits(bernoulli: torch.distributions.Bernoulli) -> bool:
+    # not read by .logits, which would compute them from clamped probabilities
+    return bernoulli.__dict__.get("logits") is bernoulli._param

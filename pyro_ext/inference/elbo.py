@@ -23,7 +23,8 @@ class DifferentiableELBO(ELBO, torch.nn.Module):
     The *value* of that method is the negative bound and its *gradient* is the estimator. ``loss`` and
     ``loss_and_grads`` follow from it, so one class serves :class:`pyro.infer.SVI`, ``elbo(model, guide)``
     modules, plain PyTorch optimisers and distributed training. It is also a :class:`torch.nn.Module`: whatever
-    an estimator learns (baselines, multipliers) belongs to ``state_dict``.
+    an estimator adapts (multipliers, moving averages) belongs to ``state_dict``, and changes in :meth:`after_step`
+    alone, so that evaluating a loss changes nothing.
 
     Args:
         num_particles: the number of independent estimates averaged.
@@ -32,7 +33,8 @@ class DifferentiableELBO(ELBO, torch.nn.Module):
         **kwargs: passed on to :class:`pyro.infer.ELBO`.
 
     Raises:
-        ValueError: if ``num_particles`` is not a positive integer, or ``max_plate_nesting`` no number of dims.
+        ValueError: if ``num_particles`` is not a positive integer, or ``max_plate_nesting`` is neither an integer of
+            at least 0 nor infinity.
     """
 
     # set by pyro.infer.ELBO, which is untyped; torch.nn.Module would have every attribute a Tensor or a Module
@@ -68,11 +70,18 @@ class DifferentiableELBO(ELBO, torch.nn.Module):
         return float(torch_item(value))
 
     def loss_and_grads(self, model: ModelOrGuide, guide: ModelOrGuide, *args: Any, **kwargs: Any) -> float:
-        """Return an estimate of the negative bound and add its gradient to every parameter's ``.grad``."""
+        """Return an estimate of the negative bound, add its gradient to every parameter's ``.grad``, and adapt."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
             loss.backward(retain_graph=self.retain_graph)
+        self.after_step()
         return float(torch_item(loss))
+
+    def after_step(self) -> None:
+        """Update what the ELBO itself adapts (multipliers, moving averages).
+
+        Training calls it after each optimiser step.
+        """
 
 
 def _nesting(value: float) -> float:

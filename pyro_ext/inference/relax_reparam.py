@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial, update_wrapper
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.distributions import TorchDistribution
 from pyro.infer.reparam.reparam import Reparam
 from torch import Tensor
+from torch.distributions.constraints import Constraint
 
 from pyro_ext.distributions.relaxed import (
     ExpRelaxedOneHotCategorical,
@@ -24,34 +26,42 @@ from pyro_ext.distributions.relaxed import (
     RelaxedOneHotCategoricalStraightThrough,
 )
 from pyro_ext.distributions.relaxed._parameters import as_temperature
+from pyro_ext.distributions.relaxed.bernoulli import RelaxedBernoulliBase
 from pyro_ext.distributions.relaxed.objectives import check_objective
-from pyro_ext.inference._relaxed_score import RelaxedScore
+from pyro_ext.distributions.structure import unwrap, with_base
 from pyro_ext.inference.temperature import TemperatureSchedule
-from pyro_ext.ops.relaxed import floored_log, one_hot_of_largest, sigmoid, straight_through
+from pyro_ext.ops.relaxed import (
+    bernoulli_score,
+    categorical_score,
+    floored_log,
+    one_hot_of_largest,
+    sigmoid,
+    straight_through,
+)
 
 __all__ = ["RelaxReparam", "relax"]
 
 Temperature = Tensor | float | TemperatureSchedule
 
+# marks of a site that ask for its enumeration or for an estimator without reparameterisation
 _DISCRETE_ONLY = ("enumerate", "expand", "num_samples", "estimator", "num_summed")
-"""Marks of a site that ask for its enumeration or for an estimator without reparameterisation."""
 
 
 class RelaxReparam(Reparam):
     r"""Turns a Categorical, OneHotCategorical or Bernoulli site into a relaxed or straight-through one.
 
     For :func:`pyro.poutine.reparam`, applied to the model *and* the guide; :func:`relax` does that for PyroModules
-    too. Independent (``.to_event``) and masked laws are relaxed inside. Observed sites stay as they are.
+    too. A distribution below ``.to_event`` and ``.mask`` is relaxed in its place. Observed sites stay as they are.
 
-    The value of a Categorical site becomes a vector of ``K`` weights, of one event dim more: a program that
-    looks up ``table[z]`` must write ``z @ table`` to be relaxed. The other two keep their shapes.
+    The value of a Categorical site becomes a vector of ``K`` weights, with one event dim more: a program that looks up
+    ``table[z]`` must write ``z @ table`` to be relaxed. The values of the other two keep their shapes.
 
-    What stands in the bound in the place of :math:`\log p(z) - \log q(z)` is the ``objective``, with weights x, and
-    probabilities P in the model and Q in the guide:
+    The ``objective`` replaces :math:`\log p(z) - \log q(z)` in the bound, with weights x, and probabilities P in the
+    model and Q in the guide:
 
-    * ``"relaxed_density"``: :math:`\log p(x) - \log q(x)` of the relaxed laws, the only choice that bounds the
-      evidence of the relaxed model. The latent variable is the site ``<name>_log`` (``<name>_logit`` where binary) of
-      log-weights, which do not underflow; ``<name>`` is a function of it.
+    * ``"relaxed_density"``: :math:`\log p(x) - \log q(x)` of the relaxed distributions, the only choice that bounds
+      the evidence of the relaxed model. The latent variable is the site ``<name>_log`` (``<name>_logit`` where binary)
+      of log-weights, which do not underflow; ``<name>`` is a function of it.
     * ``"relaxed_categorical"``: :math:`\sum_k x_k \log (P_k / Q_k)`.
     * ``"categorical"``: :math:`-\sum_k Q_k \log (Q_k / P_k)`, exact. The guide passes Q to the model as the site
       ``<name>_probs``, whose log-probability is zero.
@@ -59,12 +69,12 @@ class RelaxReparam(Reparam):
     Args:
         temperature: a positive number, a tensor that broadcasts with the site's batch shape, or a schedule. Model
             and guide may differ.
-        objective: one of the three; the same for model and guide.
+        objective: ``"relaxed_density"``, ``"relaxed_categorical"`` or ``"categorical"``; the same for model and guide.
         straight_through: whether the program sees exact one-hot (or 0/1) values, with the gradient of relaxed ones.
 
     Raises:
-        ValueError: if ``objective`` is not one of the three, the temperature is not positive, or, when applied, a
-            site has another law than these.
+        ValueError: if ``objective`` is not one of the three, or the temperature is not positive; when applied, if a
+            site is not Categorical, OneHotCategorical or Bernoulli.
 
     References:
         | The Concrete distribution (Maddison et al., 2017), appendix C, https://arxiv.org/abs/1611.00712
@@ -91,29 +101,30 @@ class RelaxReparam(Reparam):
         self.straight_through = straight_through
 
     def apply(self, msg: Any) -> Any:
-        """Return the site's new distribution and value; sample the sites that it stands on."""
+        """Return the site's new distribution and value; sample the sites that these depend on."""
         name, fn = msg["name"], msg["fn"]
         if msg["is_observed"] or _is_relaxed(fn):
             return msg
-        if not can_relax(fn):
+        if not _can_relax(fn):
             raise ValueError(
-                f"site {name!r} is {type(_innermost(fn)).__name__}, which RelaxReparam cannot relax; leave it out of "
+                f"site {name!r} is {type(unwrap(fn).base).__name__}, which RelaxReparam cannot relax; leave it out of "
                 "the config (only Categorical, OneHotCategorical and Bernoulli sites can be relaxed)"
             )
         if self.objective == "relaxed_density":
             return self._through_log_space(name, fn, msg["value"])
         return {"fn": self._scored(name, fn), "value": None, "is_observed": False}
 
-    def _law(self, base: Any, categorical: type, binary: type) -> Any:
-        """Return the relaxed law of one of two classes for a categorical or a Bernoulli law."""
+    def _relaxed(self, base: Any, categorical: type, binary: type) -> Any:
+        """Return the relaxation of a distribution, of one class where it is categorical, of another where Bernoulli."""
         temperature = self.temperature() if isinstance(self.temperature, TemperatureSchedule) else self.temperature
         given = "probs" if "probs" in base.__dict__ else "logits"  # the other is clamped, when torch derives it
-        law = binary if isinstance(base, torch.distributions.Bernoulli) else categorical
-        return law(temperature, **{given: getattr(base, given)})
+        kind = binary if isinstance(base, torch.distributions.Bernoulli) else categorical
+        return kind(temperature, **{given: getattr(base, given)})
 
     def _through_log_space(self, name: str, fn: Any, initial: Tensor | None) -> dict[str, Any]:
-        inner = _rebuilt(fn, lambda base: self._law(base, ExpRelaxedOneHotCategorical, LogitRelaxedBernoulli))
-        binary = isinstance(_innermost(fn), torch.distributions.Bernoulli)
+        base = unwrap(fn).base
+        inner = with_base(fn, self._relaxed(base, ExpRelaxedOneHotCategorical, LogitRelaxedBernoulli))
+        binary = isinstance(base, torch.distributions.Bernoulli)
         if initial is not None and initial.shape[initial.dim() - inner.event_dim :] == inner.event_shape:
             initial = (
                 floored_log(initial) - floored_log(1 - initial) if binary else floored_log(initial).log_softmax(-1)
@@ -131,41 +142,68 @@ class RelaxReparam(Reparam):
     def _scored(self, name: str, fn: Any) -> Any:
         hard = (RelaxedOneHotCategoricalStraightThrough, RelaxedBernoulliStraightThrough)
         kinds = hard if self.straight_through else (RelaxedOneHotCategorical, RelaxedBernoulli)
-        probs = None
+        base, probs = unwrap(fn).base, None
         if self.objective == "categorical":
-            laws = _rebuilt(fn, lambda base: self._law(base, *kinds), masked=False)
-            own = _innermost(laws).probs
-            probs = pyro.sample(f"{name}_probs", dist.Delta(own, event_dim=laws.event_dim).mask(False))
-        return _rebuilt(fn, lambda base: RelaxedScore(self._law(base, *kinds), probs))
+            unmasked = with_base(fn, self._relaxed(base, *kinds), masked=False)
+            own = unwrap(unmasked).base.probs
+            probs = pyro.sample(f"{name}_probs", dist.Delta(own, event_dim=unmasked.event_dim).mask(False))
+        return with_base(fn, _RelaxedScore(self._relaxed(base, *kinds), probs))
 
 
-def can_relax(fn: Any) -> bool:
-    """Return whether :class:`RelaxReparam` knows the law, ``.to_event`` and masks aside."""
+def _can_relax(fn: Any) -> bool:
+    """Return whether :class:`RelaxReparam` can relax a distribution, below whatever ``.to_event`` and ``.mask``."""
     kinds = (torch.distributions.Categorical, torch.distributions.OneHotCategorical, torch.distributions.Bernoulli)
-    return isinstance(_innermost(fn), kinds)
+    return isinstance(unwrap(fn).base, kinds)
 
 
 def _is_relaxed(fn: Any) -> bool:
     """Return whether a site was made by relaxing another one."""
     if isinstance(fn, dist.MaskedDistribution) and isinstance(fn.base_dist, dist.Delta):
         return fn._mask is False
-    return isinstance(_innermost(fn), ExpRelaxedOneHotCategorical | LogitRelaxedBernoulli | RelaxedScore)
+    return isinstance(unwrap(fn).base, ExpRelaxedOneHotCategorical | LogitRelaxedBernoulli | _RelaxedScore)
 
 
-def _innermost(fn: Any) -> Any:
-    while isinstance(fn, torch.distributions.Independent | dist.MaskedDistribution):
-        fn = fn.base_dist
-    return fn
+class _RelaxedScore(TorchDistribution):
+    r"""Draws from a relaxed distribution, and scores :math:`\sum_k w_k \log p_k` with its probabilities p.
 
+    The score is not a density, but what the objectives ``"relaxed_categorical"`` and ``"categorical"`` sum.
 
-def _rebuilt(fn: Any, replace: Callable[[Any], Any], masked: bool = True) -> Any:
-    """Return ``fn`` with its innermost law replaced, inside the same ``.to_event`` and ``.mask``."""
-    if isinstance(fn, torch.distributions.Independent):
-        return _rebuilt(fn.base_dist, replace, masked).to_event(fn.reinterpreted_batch_ndims)
-    if isinstance(fn, dist.MaskedDistribution):
-        inner = _rebuilt(fn.base_dist, replace, masked)
-        return inner.mask(fn._mask) if masked else inner
-    return replace(fn)
+    Args:
+        relaxed: the relaxed distribution.
+        weights: the weights w, in the shape of a value; the value itself is taken if None.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    has_rsample = True
+
+    def __init__(self, relaxed: Any, weights: Tensor | None = None) -> None:
+        if weights is not None:
+            split = weights.dim() - relaxed.event_dim
+            relaxed = relaxed.expand(torch.broadcast_shapes(relaxed.batch_shape, weights.shape[:split]))
+        self.relaxed = relaxed
+        self.weights = weights
+        super().__init__(relaxed.batch_shape, relaxed.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> Constraint:
+        """The support of the relaxed distribution."""
+        return self.relaxed.support
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Any:
+        """Return the same with the relaxed distribution broadcast to ``batch_shape``."""
+        return _RelaxedScore(self.relaxed.expand(torch.Size(batch_shape)), self.weights)
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draw from the relaxed distribution, ``sample_shape + batch_shape + event_shape``."""
+        return self.relaxed.rsample(sample_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the score of ``value``, ``(...)``."""
+        weights = value if self.weights is None else self.weights
+        score = bernoulli_score if isinstance(self.relaxed, RelaxedBernoulliBase) else categorical_score
+        scores = score(weights, self.relaxed.logits)
+        split = value.dim() - self.relaxed.event_dim
+        return scores.expand(torch.broadcast_shapes(scores.shape, value.shape[:split]))
 
 
 def relax(
@@ -176,20 +214,20 @@ def relax(
     """Return a model or guide with its discrete latent sites relaxed.
 
     Like :func:`pyro.poutine.reparam`, but where ``program`` is a module the result is one too, with the same
-    parameters, as :func:`pyro_ext.inference.fit.fit` and ``elbo(model, guide)`` need; a schedule of the temperature
-    becomes a part of it. Marks that ask for the enumeration of a relaxed site, or for another estimator, are dropped
-    from it; other sites keep theirs.
+    parameters, as :func:`pyro_ext.inference.fit` and ``elbo(model, guide)`` need; a schedule of the temperature
+    becomes a part of it. Relaxed sites lose the marks that ask for enumeration or for another estimator; other sites
+    keep theirs.
 
     Args:
-        program: a model or a guide; do the same to the other one.
-        reparam: how to relax all sites, or the sites by name.
+        program: a model or a guide; its guide or model must be relaxed in the same way.
+        reparam: how to relax the sites: one strategy for all, or a mapping from names of sites to strategies.
         sites: the names of the sites to relax; by default all latent sites that can be.
 
     Raises:
         ValueError: if ``sites`` is given beside a mapping by name, or is a single string.
 
     Warns:
-        UserWarning: if the program has run without a site that was named.
+        UserWarning: if the program has run without one of the sites that were named.
 
     Example:
         >>> guide = lambda: pyro.sample("z", dist.Bernoulli(torch.full((3,), 0.3)).to_event(1))
@@ -222,21 +260,20 @@ class _Config:
     def __call__(self, msg: Any) -> RelaxReparam | None:
         if self.by_name is not None:
             self.missing.discard(msg["name"])
-            found = self.by_name.get(msg["name"])
+            reparam = self.by_name.get(msg["name"])
         else:
-            found = self.of_all if can_relax(msg["fn"]) else None
-        if found is not None and not msg["is_observed"]:
+            reparam = self.of_all if _can_relax(msg["fn"]) else None
+        if reparam is not None and not msg["is_observed"]:
             for mark in _DISCRETE_ONLY:
                 msg["infer"].pop(mark, None)
-        return found
+        return reparam
 
     def warn_of_missing(self) -> None:
-        """Warn, once, of sites that the program does not have."""
+        """Warn, once, of named sites that the program does not have."""
         if self.missing:
             names, self.missing = sorted(self.missing), set()
             warnings.warn(
-                f"sites {names} are to be relaxed, but the program has run without them; it may be a matter of "
-                "spelling",
+                f"sites {names} are to be relaxed, but the program has run without them: check their spelling",
                 stacklevel=4,
             )
 

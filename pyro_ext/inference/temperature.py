@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pyro_ext.utils.checks import positive_int
-
-if TYPE_CHECKING:
-    from lightning.pytorch.callbacks import Callback
+from pyro_ext.utils.checks import nonnegative_number, positive_int, positive_number
 
 __all__ = ["TemperatureSchedule"]
 
@@ -22,19 +18,19 @@ class TemperatureSchedule(torch.nn.Module):
 
     Called without arguments it returns the present temperature. It is a module whose buffers are the temperature and
     the number of steps, so as a part of a model or guide it is saved, restored and moved along with them. Advance it
-    by :meth:`step` in a loop of your own; for :func:`pyro_ext.inference.fit.fit` hand it :meth:`callback`, or put
-    :meth:`set_num_steps` among the ``schedules`` of what is fitted.
+    by :meth:`step` in a loop of your own; for :func:`pyro_ext.inference.fit` put :meth:`set_num_steps` among the
+    ``schedules`` of what is fitted.
 
     Args:
-        initial: :math:`\lambda_0`, the temperature at the beginning.
-        rate: r, the relative decrease per step; 0 for a constant temperature.
-        floor: :math:`\lambda_{\min}`, below which it does not fall, at most ``initial``; 0.5 if None, or ``initial`` if
-            ``rate`` is 0.
-        every: m, the number of steps between changes.
+        initial: the temperature :math:`\lambda_0` at the beginning.
+        rate: the relative decrease r of the temperature per step; 0 for a constant temperature.
+        floor: the lowest temperature :math:`\lambda_{\min}`, at most ``initial``; if None it is 0.5, or ``initial``
+            where ``rate`` is 0.
+        every: the number m of steps between two changes of the temperature.
 
     Raises:
-        ValueError: if a temperature is not positive and finite, ``rate`` is negative, ``floor`` exceeds ``initial``,
-            or ``every`` is not a positive integer.
+        ValueError: if a temperature is not positive and finite, ``rate`` is negative or not finite, ``floor`` exceeds
+            ``initial``, or ``every`` is not a positive integer.
 
     References:
         | Categorical reparameterization with Gumbel-softmax (Jang et al., 2017), section 4.1
@@ -55,17 +51,15 @@ class TemperatureSchedule(torch.nn.Module):
 
     def __init__(self, initial: float, rate: float = 0.0, floor: float | None = None, every: int = 1) -> None:
         super().__init__()
-        self.initial = _positive("initial", initial)
-        self.floor = (
-            self.initial if floor is None and rate == 0 else _positive("floor", 0.5 if floor is None else floor)
-        )
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < math.inf:
-            raise ValueError(f"rate must be a number of at least 0, got {rate!r}")
+        self.initial = positive_number("initial", initial)
+        self.rate = nonnegative_number("rate", rate)
+        if floor is None:
+            floor = self.initial if self.rate == 0 else 0.5
+        self.floor = positive_number("floor", floor)
         if self.floor > self.initial:
             raise ValueError(
                 f"floor={self.floor} exceeds initial={self.initial}: the temperature only falls, give a lower floor"
             )
-        self.rate = float(rate)
         self.every = positive_int("every", every)
         self.register_buffer("temperature", torch.tensor(self.initial))
         self.register_buffer("num_steps", torch.tensor(0))
@@ -85,9 +79,9 @@ class TemperatureSchedule(torch.nn.Module):
         """Return the schedule of Jang et al. (2017): from 1, updated every 500 or 1000 steps, never below 0.5.
 
         Args:
-            rate: the paper's r, in {1e-5, 1e-4}.
+            rate: the relative decrease of the temperature per step; the paper tries 1e-5 and 1e-4.
             floor: the lowest temperature.
-            every: the number of steps between updates.
+            every: the number of steps between two changes of the temperature.
 
         Example:
             >>> TemperatureSchedule.jang().temperature_at(1000)
@@ -112,28 +106,11 @@ class TemperatureSchedule(torch.nn.Module):
         """Go to the temperature after ``num_steps`` steps.
 
         Raises:
-            ValueError: if it is not an integer of at least 0.
+            ValueError: if ``num_steps`` is not an integer of at least 0.
         """
         self.num_steps.fill_(positive_int("num_steps", num_steps, minimum=0))
         self.temperature.fill_(self.temperature_at(num_steps))
 
-    def callback(self) -> Callback:
-        """Return a Lightning callback that keeps this schedule at the number of optimiser steps taken.
-
-        The number is Lightning's own, so it is right after a resume as well. Give it to the engine:
-        ``fit(built, data, max_epochs=10, callbacks=[schedule.callback()])``.
-        """
-        # Imported here: Lightning is slow to import and not always installed.
-        from pyro_ext.inference._temperature_callback import ScheduleCallback
-
-        return ScheduleCallback(self)
-
     def extra_repr(self) -> str:
         """Return the arguments, for ``repr``."""
         return f"initial={self.initial}, rate={self.rate}, floor={self.floor}, every={self.every}"
-
-
-def _positive(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ValueError(f"{name} must be a positive, finite number, got {value!r}")
-    return float(value)

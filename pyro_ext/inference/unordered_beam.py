@@ -21,14 +21,9 @@ from pyro_ext.inference._traces import (
     single_sample_loss,
     sum_to,
 )
-from pyro_ext.inference.elbo import (
-    DifferentiableELBO,
-    ModelOrGuide,
-    checked_loss,
-    positive_int,
-    value_with_gradient_of,
-)
+from pyro_ext.inference.elbo import DifferentiableELBO, ModelOrGuide, checked_loss, value_with_gradient_of
 from pyro_ext.ops.sets import first_and_second_log_ratios
+from pyro_ext.utils.checks import positive_int
 
 __all__ = ["TraceUnorderedBeam_ELBO"]
 
@@ -50,14 +45,14 @@ class TraceUnorderedBeam_ELBO(DifferentiableELBO, Trace_ELBO):
     have no gradient. A set that covers the domain gives the exact gradient; ``k = 1`` is
     :class:`pyro.infer.Trace_ELBO`, without a baseline (there the built-in one would be biased).
 
-    All discrete sites must lie in the same plates, and each element of the plates has a set of its own. The beams
+    All discrete sites must lie in the same plates, and each element of the plates has a set of its own. The traces
     lie along one dim to the left of all plates, so model and guide must broadcast as they do for
     :class:`pyro.infer.TraceEnum_ELBO`. A reparameterised site that depends on no discrete site is drawn once for
-    the whole set; one that does is drawn once per distinct prefix. Apart from its sample sites the guide must
-    give the same distributions in every run (no dropout).
+    the whole set; one that depends on some is drawn once per distinct prefix. Apart from the values of its sample
+    sites the guide must be the same in every run (no dropout).
 
     Args:
-        num_samples: the number ``k`` of distinct traces.
+        num_samples: the number ``k`` of distinct traces in a set.
         baseline: whether to subtract the built-in baseline.
         num_particles: the number of independent sets averaged.
         max_plate_nesting: the number of plate dims; guessed from one run when infinite.
@@ -86,10 +81,7 @@ class TraceUnorderedBeam_ELBO(DifferentiableELBO, Trace_ELBO):
     1.4197
     """
 
-    num_particles: int
-    vectorize_particles: bool
     _get_trace: Callable[..., Any]
-    _vectorized_num_particles: Callable[..., Any]
 
     def __init__(
         self,
@@ -131,8 +123,8 @@ class TraceUnorderedBeam_ELBO(DifferentiableELBO, Trace_ELBO):
             run = BeamGuide(beams, nesting)
             try:
                 traces = self._get_trace(model, run(guide), args, kwargs)
-            except NextSite as found:
-                site = found.site
+            except NextSite as stop:
+                site = stop.site
             except RuntimeError as error:
                 if not reads_value(error):
                     raise
@@ -148,8 +140,8 @@ def set_loss(traces: tuple[Any, Any], beams: Beams, baseline: bool, nesting: int
     """Return the negative ELBO of a set of traces, with the unordered-set gradient.
 
     Args:
-        traces: the model's and the guide's trace, run with the values of ``beams``.
-        beams: the set.
+        traces: the traces of the model and the guide, run with the values of ``beams``.
+        beams: the set of traces, with their log-probabilities.
         baseline: whether to subtract the built-in baseline.
         nesting: the number of plate dims.
     """

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import pyro
 import torch
+from pyro import poutine
 from pyro.infer import Trace_ELBO
+from pyro.ops.provenance import get_provenance, track_provenance
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_ext.inference._particles import ParticleDependence, dependent_sites
 from pyro_ext.inference._traces import (
     Plates,
     SharedSubsample,
@@ -30,6 +33,7 @@ from pyro_ext.inference.elbo import DifferentiableELBO, ModelOrGuide, checked_lo
 __all__ = ["TraceVIMCO_ELBO"]
 
 _PARTICLE_PLATE = "num_particles_vectorized"  # the name Pyro gives it
+_LATENT = frozenset({"latent"})
 
 
 class TraceVIMCO_ELBO(DifferentiableELBO, Trace_ELBO):
@@ -54,10 +58,10 @@ class TraceVIMCO_ELBO(DifferentiableELBO, Trace_ELBO):
     One particle is the ordinary ELBO with REINFORCE, as :class:`pyro.infer.Trace_ELBO` computes it.
 
     Args:
-        num_particles: the number of particles ``K``.
+        num_particles: the number ``K`` of particles.
         max_plate_nesting: the number of plate dims; guessed from one run when infinite.
-        vectorize_particles: whether the particles are one outermost plate (one run of model and guide) or ``K``
-            runs of them. Runs share the data drawn by subsampling plates.
+        vectorize_particles: whether the particles are one outermost plate, in one run of model and guide, or ``K``
+            runs of model and guide, which share the data drawn by subsampling plates.
         **kwargs: passed on to :class:`pyro.infer.ELBO`.
 
     Raises:
@@ -79,8 +83,6 @@ class TraceVIMCO_ELBO(DifferentiableELBO, Trace_ELBO):
     True
     """
 
-    num_particles: int
-    vectorize_particles: bool
     _get_traces: Callable[..., Any]
     _get_vectorized_trace: Callable[..., Any]
 
@@ -114,7 +116,7 @@ class TraceVIMCO_ELBO(DifferentiableELBO, Trace_ELBO):
     def _run_vectorized(
         self, nesting: int, model: ModelOrGuide, guide: ModelOrGuide, args: Any, kwargs: Any
     ) -> _Particles:
-        dependence = ParticleDependence(self.num_particles)
+        dependence = _ParticleDependence(self.num_particles)
         model_trace, guide_trace = self._get_vectorized_trace(dependence(model), guide, args, kwargs)
         terms = [_without_particle_plate(term) for term in log_weight_terms(model_trace, guide_trace)]
         plates = _bound_plates(terms, dependence.sites(-nesting))
@@ -128,7 +130,7 @@ class TraceVIMCO_ELBO(DifferentiableELBO, Trace_ELBO):
         plates = _bound_plates(terms[0], set())
         strays = {term.name for term in terms[0] if not term.plates >= plates}
         if strays:
-            plates = _bound_plates(terms[0], dependent_sites(shared(model), traces[0][1], strays, args, kwargs))
+            plates = _bound_plates(terms[0], _dependent_sites(shared(model), traces[0][1], strays, args, kwargs))
         totals = [_totals(t, guide_trace, plates, nesting) for t, (_, guide_trace) in zip(terms, traces, strict=True)]
         log_weight, score, outside = (torch.stack(column) for column in zip(*totals, strict=True))
         return _Particles(log_weight, score, outside.mean(0), subsampling_scale(plates))
@@ -138,9 +140,9 @@ class _Particles(NamedTuple):
     """What the bound is made of.
 
     Attributes:
-        log_weight: ``(K,) + plate dims``, without the subsampling scale of the bound's plates.
-        score: log-probabilities of the sites that are not reparameterised, broadcastable to ``log_weight``.
-        outside: what is added to the bound as it is, ``()``.
+        log_weight: the log-weights, ``(K,) + plate dims``, without the subsampling scale of the bound's plates.
+        score: the log-probabilities of the sites that are not reparameterised, broadcastable to ``log_weight``.
+        outside: the terms that are added to the bound as they are, ``()``.
         scale: the subsampling scale of the bound's plates.
     """
 
@@ -209,8 +211,51 @@ def _leave_one_out_bound(log_weight: Tensor) -> Tensor:
 
 
 def _of_others(x: Tensor, scan: Any, empty: float, join: Any) -> Tensor:
-    """Join, for each entry of dim 0, the scans of the entries before it and after it."""
+    """Return, for each entry of dim 0, the scans of the entries before it and after it, joined."""
     nothing = torch.full_like(x[:1], empty)
     before = torch.cat([nothing, scan(x[:-1], 0)])
     after = torch.cat([scan(x[1:].flip(0), 0).flip(0), nothing])
     return join(before, after)
+
+
+class _ParticleDependence(Messenger):
+    """Records which sites vary over the particles, seen from inside the particle plate.
+
+    The plate is about to expand every distribution. Before it does, only distributions computed from a latent value
+    have a batch dim of the plate's size.
+
+    Args:
+        size: the number of particles.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self._size = size
+        self._leading: dict[str, list[torch.Size]] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        fn, value = msg["fn"], msg["value"]
+        shapes = [getattr(fn, "batch_shape", torch.Size())]
+        if isinstance(value, Tensor):
+            shapes.append(value.shape[: value.dim() - getattr(fn, "event_dim", 0)])
+        shapes += [x.shape for x in (msg["mask"], msg["scale"]) if isinstance(x, Tensor)]
+        self._leading[msg["name"]] = shapes
+
+    def sites(self, particle_dim: int) -> set[str]:
+        """Return the names of the sites that vary along ``particle_dim`` (negative)."""
+        return {
+            name
+            for name, shapes in self._leading.items()
+            if any(len(shape) >= -particle_dim and shape[particle_dim] == self._size for shape in shapes)
+        }
+
+
+def _dependent_sites(model: ModelOrGuide, guide_trace: Any, names: Iterable[str], args: Any, kwargs: Any) -> set[str]:
+    """Return those of ``names`` whose log-probability depends on a latent value, by one more run of the model."""
+    tracked = guide_trace.copy()
+    for name, site in sample_sites(guide_trace).items():
+        tracked.nodes[name] = {**site, "value": track_provenance(site["value"].detach(), _LATENT)}
+    with torch.no_grad(), pyro.validation_enabled(False):
+        trace = poutine.trace(poutine.replay(model, trace=tracked)).get_trace(*args, **kwargs)
+        trace.compute_log_prob(lambda name, site: name in names)
+    return {name for name in names if get_provenance(trace.nodes[name]["log_prob"])}

@@ -21,9 +21,9 @@ References:
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pyro
@@ -33,10 +33,9 @@ from pyro.infer import Trace_ELBO
 from pyro.nn import PyroModule
 from torch import nn
 
-from pyro_ext.datasets import Batch, Splits
-from pyro_ext.inference.fit.built import Built
-from pyro_ext.models.relaxation import Relaxation
-from pyro_ext.plotting import image_grid
+from pyro_ext.datasets import Splits
+from pyro_ext.inference import OptimizerSettings, TraceUnorderedSet_ELBO, TrainingPlan
+from pyro_ext.models.toolkit import Relaxation, data_plate, image_rows, mean_metrics, perceptron, sample_images
 from pyro_ext.utils.checks import positive_int
 
 if TYPE_CHECKING:
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["Guide", "Model", "build"]
 
 _SLOPE = 0.1  # of the leaky rectifiers
+_COLLAPSED = 0.1  # nats per image; below, the code says nothing about the image
 _SMALL_IMAGE = 256  # pixels; up to here the hidden layers are those for 8 x 8 digits
 
 
@@ -84,7 +84,7 @@ class Model(PyroModule):
         self.size = size
         self.num_pixels = num_pixels
         outer, inner = _hidden(hidden, num_pixels)
-        self.decoder = _perceptron(num_latents * num_categories, inner, outer, num_pixels)
+        self.decoder = perceptron(num_latents * num_categories, inner, outer, num_pixels, activation=_leaky)
         self.register_buffer("prior_logits", torch.zeros(num_latents, num_categories))
 
     def forward(
@@ -100,7 +100,8 @@ class Model(PyroModule):
         Raises:
             ValueError: if ``x`` has another shape.
         """
-        with _data_plate(self.size, x, self.num_pixels, index):
+        _check_batch(x, self.num_pixels)
+        with data_plate(self.size, x, index):
             z = pyro.sample("z", dist.OneHotCategorical(logits=self.prior_logits).to_event(1))
             logits = self.decode(z)
             pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
@@ -144,7 +145,7 @@ class Guide(PyroModule):
         self.num_pixels = num_pixels
         self.code_shape = (num_latents, num_categories)
         outer, inner = _hidden(hidden, num_pixels)
-        self.encoder = _perceptron(num_pixels, outer, inner, num_latents * num_categories)
+        self.encoder = perceptron(num_pixels, outer, inner, num_latents * num_categories, activation=_leaky)
 
     def forward(
         self, x: torch.Tensor, y: torch.Tensor | None = None, index: torch.Tensor | None = None
@@ -159,7 +160,8 @@ class Guide(PyroModule):
         Raises:
             ValueError: if ``x`` has another shape.
         """
-        with _data_plate(self.size, x, self.num_pixels, index):
+        _check_batch(x, self.num_pixels)
+        with data_plate(self.size, x, index):
             return pyro.sample("z", dist.OneHotCategorical(logits=self.encode(x)).to_event(1))
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
@@ -175,11 +177,11 @@ def build(
     evaluation_samples: int = 16,
     evaluation_seed: int = 0,
     relaxation: Relaxation | None = None,
-) -> Built:
+) -> TrainingPlan:
     """Build the autoencoder for a data set of binary images.
 
-    Its ELBO is ``TraceUnorderedSet_ELBO(num_samples=4)``; to use another one, set the ``elbo`` of what is returned.
-    With a relaxation, for example ``pyro-ext fit categorical_vae --model.relaxation.rate 1e-4``, it is ``Trace_ELBO``.
+    Its ELBO is ``TraceUnorderedSet_ELBO(num_samples=4)``; ``with_elbo`` of the plan takes another one. With a
+    relaxation, for example ``pyro-ext fit categorical_vae --model.relaxation.rate 1e-4``, it is ``Trace_ELBO``.
 
     Args:
         data: images as rows of ``x``, shape ``(N, D)``, of zeros and ones.
@@ -194,29 +196,25 @@ def build(
     Raises:
         ValueError: if a number is out of range, or the images are not rows of zeros and ones.
     """
-    from pyro_ext.inference import TraceUnorderedSet_ELBO
-
     _check_images(data)
     positive_int("evaluation_samples", evaluation_samples)
     sizes = (len(data.train), data.train.x.shape[-1], num_latents, num_categories, hidden)
-    # Modules made under local parameters serve engines that use them and users who do not.
-    with pyro.settings.context(module_local_params=True):
-        model, guide = Model(*sizes), Guide(*sizes)
-    built = Built(
-        model=model,
-        guide=guide,
-        elbo=TraceUnorderedSet_ELBO(num_samples=4, max_plate_nesting=1),
-        evaluate=_evaluator(model, guide, evaluation_samples, evaluation_seed),
+    model, guide = Model(*sizes), Guide(*sizes)
+    plan = TrainingPlan.of(
+        model,
+        guide,
+        TraceUnorderedSet_ELBO(num_samples=4, max_plate_nesting=1),
+        optimizer=OptimizerSettings("Adam", lr=1e-3),
+        evaluate=mean_metrics(model, partial(_bound, model, guide, evaluation_samples), evaluation_seed),
+        headline="neg_elbo",
         plots=_plots(model, guide, data, evaluation_seed),
+        diagnose=_diagnose,
     )
-    return built if relaxation is None else relaxation.of(built, Trace_ELBO(max_plate_nesting=1))
+    return plan if relaxation is None else relaxation.of(plan, Trace_ELBO(max_plate_nesting=1))
 
 
-def _perceptron(*widths: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for before, after in itertools.pairwise(widths):
-        layers += [nn.Linear(before, after), nn.LeakyReLU(_SLOPE)]
-    return nn.Sequential(*layers[:-1])
+def _leaky() -> nn.Module:
+    return nn.LeakyReLU(_SLOPE)
 
 
 def _hidden(hidden: tuple[int, int] | None, num_pixels: int) -> tuple[int, int]:
@@ -246,72 +244,50 @@ def _check_images(data: Splits) -> None:
             )
 
 
-def _data_plate(size: int, x: torch.Tensor, num_pixels: int, index: torch.Tensor | None) -> pyro.plate:
+def _check_batch(x: torch.Tensor, num_pixels: int) -> None:
     if x.dim() != 2 or x.shape[-1] != num_pixels:
         raise ValueError(f"x must have shape (batch, {num_pixels}), got {tuple(x.shape)}")
-    # Indices are always handed over: left to itself the plate would permute all N of them at each call.
-    subsample = torch.arange(len(x), device=x.device) if index is None else index
-    return pyro.plate("data", size, subsample=subsample, dim=-1)
 
 
-def _sample_codes(logits: torch.Tensor, num_samples: int, generator: torch.Generator) -> torch.Tensor:
-    """Draw one-hot codes, shape ``(num_samples,) + logits.shape``, from a generator of their own."""
-    noise = torch.empty((num_samples, *logits.shape), dtype=logits.dtype, device=logits.device)
-    gumbel = -noise.exponential_(generator=generator).log()
-    chosen = (logits + gumbel).argmax(-1)
-    return nn.functional.one_hot(chosen, logits.shape[-1]).to(logits.dtype)
+def _sample_codes(logits: torch.Tensor, num_samples: int) -> torch.Tensor:
+    """Draw one-hot codes, shape ``(num_samples,) + logits.shape``."""
+    gumbel = -torch.empty((num_samples, *logits.shape), dtype=logits.dtype, device=logits.device).exponential_().log()
+    return nn.functional.one_hot((logits + gumbel).argmax(-1), logits.shape[-1]).to(logits.dtype)
 
 
-def _evaluator(
-    model: Model, guide: Guide, num_samples: int, seed: int
-) -> Callable[[Iterable[Batch]], dict[str, float]]:
-    """Return a function from a loader to the negative ELBO per datum, with its KL term in closed form."""
-
-    @torch.no_grad()
-    def evaluate(loader: Iterable[Batch]) -> dict[str, float]:
-        like = model.prior_logits
-        generator = torch.Generator(like.device).manual_seed(seed)
-        totals, number = like.new_zeros(2), 0
-        with torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed of its own
-            for x, *_ in loader:
-                totals += _reconstruction_and_kl(model, guide, x.to(like), num_samples, generator)
-                number += len(x)
-        if number == 0:
-            raise ValueError("loader must hold at least one image, got none")
-        reconstruction, kl = (totals / number).tolist()
-        return {"neg_elbo": reconstruction + kl, "reconstruction": reconstruction, "kl": kl}
-
-    return evaluate
-
-
-def _reconstruction_and_kl(
-    model: Model, guide: Guide, x: torch.Tensor, num_samples: int, generator: torch.Generator
-) -> torch.Tensor:
-    """Return ``-E_q log p(x | z)`` by sampling and ``KL(q(z | x) || p(z))``, each summed over the batch."""
+def _bound(
+    model: Model, guide: Guide, num_samples: int, x: torch.Tensor, *_: torch.Tensor | None
+) -> dict[str, torch.Tensor]:
+    """Return minus the bound of each image, its reconstruction term by sampling and its KL term in closed form."""
     log_q = guide.encode(x).log_softmax(-1)
-    pixels = model.decode(_sample_codes(log_q, num_samples, generator))
-    losses = nn.functional.binary_cross_entropy_with_logits(pixels, x.expand_as(pixels), reduction="sum")
-    kl = (log_q.exp() * log_q).sum() + log_q[..., 0].numel() * math.log(log_q.shape[-1])
-    return torch.stack([losses / num_samples, kl])
+    pixels = model.decode(_sample_codes(log_q, num_samples))
+    losses = nn.functional.binary_cross_entropy_with_logits(pixels, x.expand_as(pixels), reduction="none")
+    reconstruction = losses.sum(-1).mean(0)
+    kl = (log_q.exp() * log_q).sum((-1, -2)) + log_q.shape[-2] * math.log(log_q.shape[-1])
+    return {"neg_elbo": reconstruction + kl, "reconstruction": reconstruction, "kl": kl}
+
+
+def _diagnose(metrics: Mapping[str, float]) -> list[str]:
+    if metrics.get("kl", math.inf) >= _COLLAPSED:
+        return []
+    return [
+        f"the latent code has collapsed: it holds {metrics['kl']:.3f} nats per image, so that all images are decoded "
+        "alike; train longer, with a larger learning rate, or with an estimator of less variance"
+    ]
 
 
 def _plots(model: Model, guide: Guide, data: Splits, seed: int, number: int = 10) -> dict[str, Callable[..., Axes]]:
     shape = data.image_shape or (1, data.train.x.shape[-1])
 
-    @torch.no_grad()
-    def reconstruction(ax: Axes | None = None) -> Axes:
-        """Draw held-out images above the decoder's means at their most probable codes."""
+    def reconstruction() -> list[torch.Tensor]:
+        """Return held-out images and the decoder's means at their most probable codes."""
         x = data.valid.x[:number].to(model.prior_logits)
         logits = guide.encode(x)
         codes = nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).to(x.dtype)
-        rows = torch.stack([x, model.decode(codes).sigmoid()])
-        return image_grid(rows.unflatten(-1, shape), ax)
+        return [x, model.decode(codes).sigmoid()]
 
-    @torch.no_grad()
-    def samples(ax: Axes | None = None) -> Axes:
-        """Draw the decoder's means at codes drawn from the prior."""
-        prior = model.prior_logits
-        codes = _sample_codes(prior, 2 * number, torch.Generator(prior.device).manual_seed(seed))
-        return image_grid(model.decode(codes).sigmoid().unflatten(-1, shape), ax, columns=number)
+    def samples(number: int) -> torch.Tensor:
+        """Return the decoder's means at codes drawn from the prior."""
+        return model.decode(_sample_codes(model.prior_logits, number)).sigmoid()
 
-    return {"reconstruction": reconstruction, "samples": samples}
+    return {"reconstruction": image_rows(reconstruction, shape), "samples": sample_images(samples, shape, seed=seed)}

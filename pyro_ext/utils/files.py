@@ -29,7 +29,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         ['table.csv']
     """
     path = Path(path)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         yield partial
         with partial.open("rb") as file:

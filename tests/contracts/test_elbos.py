@@ -111,6 +111,20 @@ def test_loss_and_grads_is_one_backward_pass(make_elbo, index):
     torch.testing.assert_close([p.grad for p in parameters(model, guide)], list(expected), rtol=0, atol=0)
 
 
+def test_only_loss_and_grads_adapts(make_elbo, index):
+    """``after_step`` follows the backward pass once; evaluating a loss never calls it."""
+    model, guide, elbo = Model(), Guide(), make_elbo(max_plate_nesting=1)
+    gradients_seen = []
+    elbo.after_step = lambda: gradients_seen.append(guide.logits.grad is not None)
+    elbo.loss(model, guide, index)
+    elbo.differentiable_loss(model, guide, index).backward()
+    elbo(model, guide)(index)
+    assert gradients_seen == []
+    guide.zero_grad()
+    elbo.loss_and_grads(model, guide, index)
+    assert gradients_seen == [True]
+
+
 def test_seed_repeats_a_run(make_elbo, index):
     model, guide, elbo = Model(), Guide(), make_elbo(max_plate_nesting=1)
     losses = []

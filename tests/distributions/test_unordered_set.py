@@ -168,7 +168,7 @@ def test_repr_and_expand_do_not_touch_values():
         (lambda: UnorderedSet(2, torch.zeros(4)).log_prob(torch.tensor([0, 1, 2])), "right-most size"),
         (
             lambda: kl_divergence(UnorderedSet(2, torch.zeros(4)), UnorderedSet(2, torch.zeros(5))),
-            "p draws 2 of 4 categories but q draws 2 of 5",
+            "q draws 2 of 4 categories but p draws 2 of 5",
         ),
     ],
 )

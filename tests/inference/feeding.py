@@ -1,4 +1,4 @@
-"""Feeding chosen values to the sites of a guide, and summing up gradients over many of them."""
+"""Feeding chosen values to the sites of a guide, and comparing many gradient estimates with the exact gradient."""
 
 import torch
 from pyro.poutine.messenger import Messenger
@@ -18,8 +18,8 @@ class Feed(Messenger):
 
 def gradients(loss, parameters):
     """Return the gradients of a scalar, zeros where there are none."""
-    found = torch.autograd.grad(loss, parameters, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+    grads = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, grads, strict=True)]
 
 
 def max_z(samples, exact):

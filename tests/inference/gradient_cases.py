@@ -146,7 +146,7 @@ class Joint:
 
 
 class JointAsOne(Joint):
-    """The law of ``Joint`` as one categorical of 27 values, which Pyro can enumerate."""
+    """The distribution of ``Joint`` as one categorical of 27 values, which Pyro can enumerate."""
 
     def model(self, t):
         z = pyro.sample("z", dist.Categorical(logits=torch.zeros(27, dtype=F64)))

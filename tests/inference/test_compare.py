@@ -16,8 +16,7 @@ from pyro_ext.inference import (
     TraceUnorderedSet_ELBO,
     TraceVIMCO_ELBO,
 )
-from pyro_ext.inference._moments import Moments
-from pyro_ext.inference.compare import ExactELBO, Subject, compare_gradients, refusal
+from pyro_ext.inference.compare import ExactELBO, Moments, Subject, compare_gradients, refusal
 from pyro_ext.inference.sample_sets.weights import unordered_set_weights
 from pyro_ext.ops.sets import set_log_prob
 
@@ -61,9 +60,9 @@ def exact_variances(k):
     sets = torch.tensor(list(itertools.combinations(range(4), k)))
     outside = torch.ones(len(sets), 4, dtype=torch.bool).scatter(-1, sets, False)
     log_rest = log_q.expand(len(sets), 4).masked_fill(~outside, -math.inf).logsumexp(-1)
-    found = unordered_set_weights(log_q[sets], log_rest)
-    weighted = found.log_weight.exp() * cost[sets]
-    coefficients = weighted - (found.baseline * weighted.unsqueeze(-1)).sum(-2)
+    weights = unordered_set_weights(log_q[sets], log_rest)
+    weighted = weights.log_weight.exp() * cost[sets]
+    coefficients = weighted - (weights.baseline * weighted.unsqueeze(-1)).sum(-2)
     probability = set_log_prob(log_q[sets], log_rest).exp()
     assert probability.sum().item() == pytest.approx(1.0)
 
@@ -72,7 +71,7 @@ def exact_variances(k):
         return (probability @ (gradients - mean).square()).sum().item()
 
     encoder = (coefficients.unsqueeze(-1) * scores[sets]).sum(-2)
-    decoder = (found.log_weight.exp().unsqueeze(-1) * pathwise[sets]).sum(-2)
+    decoder = (weights.log_weight.exp().unsqueeze(-1) * pathwise[sets]).sum(-2)
     return {"encoder": total(encoder), "decoder": total(decoder)}
 
 
@@ -127,8 +126,8 @@ def test_only_the_biased_estimators_stand_out():
         "shrunk": Shrunk(4),
     }
     # over 18 directions, an unbiased estimator exceeds 4 less than once in 500 times
-    found = compare_gradients(elbos, subject(), reference=ExactELBO(), repeats=100)
-    assert {name for name, figures in found.items() if figures.bias_z > 4} == {"another bound", "shrunk"}
+    result = compare_gradients(elbos, subject(), reference=ExactELBO(), repeats=100)
+    assert {name for name, figures in result.items() if figures.bias_z > 4} == {"another bound", "shrunk"}
 
 
 def test_reference_is_averaged_where_a_site_is_reparameterised():
@@ -148,12 +147,12 @@ def test_reference_is_averaged_where_a_site_is_reparameterised():
 
     both = Subject(MixedModel(), Mixed(), ())
     elbos = {"unordered": TraceUnorderedSet_ELBO(2), "half": Half()}
-    found = compare_gradients(elbos, both, reference=ExactELBO(), repeats=60)
-    assert 0.1 < found["unordered"].bias_z < 4
-    assert found["half"].bias_z > 4
+    result = compare_gradients(elbos, both, reference=ExactELBO(), repeats=60)
+    assert 0.1 < result["unordered"].bias_z < 4
+    assert result["half"].bias_z > 4
 
 
-def test_figures_do_not_depend_on_the_company():
+def test_figures_do_not_depend_on_which_other_estimators_are_compared():
     wanted = {"it": TraceLeaveOneOut_ELBO(3)}
     alone = compare_gradients(wanted, subject(), repeats=20, seed=3)["it"]
     among = compare_gradients({"first": TraceUnorderedSet_ELBO(2), **wanted}, subject(), repeats=20, seed=3)["it"]
@@ -187,7 +186,7 @@ def test_lazy_guide_and_model_without_parameters():
     assert figures.milliseconds > 0
 
 
-def test_parameters_that_take_no_part_have_no_gradient():
+def test_unused_parameters_have_a_gradient_of_zero():
     class Idle(Model):
         def __init__(self):
             super().__init__()

@@ -10,16 +10,15 @@ from pyro import poutine
 from pyro.infer import SVI
 from pyro.infer.autoguide import AutoNormalMessenger
 
-from pyro_ext.inference._antithetic import antithetic_pair
-from pyro_ext.inference.disarm import TraceDisARM_ELBO
+from pyro_ext.inference.disarm import TraceDisARM_ELBO, antithetic_pair
 from tests.inference.feeding import Feed, gradients, max_z
 
 DOUBLE = torch.float64
 P0 = torch.tensor([0.6, 0.51, 0.48], dtype=DOUBLE)
 
 
-def pair_law(p):
-    """Return the values ``(b, twin)`` one coordinate can take, with their probabilities."""
+def pair_outcomes(p):
+    """Return the values ``(b, twin)`` that one coordinate can take, with their probabilities."""
     both = ((1.0, 1.0), 2 * p - 1) if p > 0.5 else ((0.0, 0.0), 1 - 2 * p)
     unequal = min(p, 1 - p)
     return [((1.0, 0.0), unequal), ((0.0, 1.0), unequal), both]
@@ -37,19 +36,19 @@ def toy_model():
 
 
 def toy_guide(eta, kind):
-    law = dist.Bernoulli(logits=eta.expand(3)) if kind == "logits" else dist.Bernoulli(probs=eta.sigmoid().expand(3))
+    parameters = {"logits": eta.expand(3)} if kind == "logits" else {"probs": eta.sigmoid().expand(3)}
     with poutine.mask(mask=False):
-        pyro.sample("b", law.to_event(1))
+        pyro.sample("b", dist.Bernoulli(**parameters).to_event(1))
 
 
 @pytest.mark.parametrize("kind", ["logits", "probs"])
 @pytest.mark.parametrize(("eta", "gradient", "variance"), [(0.0, -0.045, 4.64e-3), (-4.0, -0.00317928712, 3.76e-4)])
 def test_bernoulli_toy_by_enumeration(eta, gradient, variance, kind):
-    """Exact mean and variance over the joint law of the pairs: 27 outcomes."""
+    """Exact mean and variance over the joint distribution of the pairs: 27 outcomes."""
     parameter = torch.tensor(eta, dtype=DOUBLE, requires_grad=True)
     elbo = TraceDisARM_ELBO(max_plate_nesting=0)
     total = mean = second = 0.0
-    for outcome in itertools.product(pair_law(1 / (1 + math.exp(-eta))), repeat=3):
+    for outcome in itertools.product(pair_outcomes(1 / (1 + math.exp(-eta))), repeat=3):
         pair = torch.tensor([values for values, _ in outcome], dtype=DOUBLE).T
         prob = math.prod(p for _, p in outcome)
         loss = elbo.differentiable_loss(toy_model, lambda pair=pair: Feed(b=pair)(toy_guide)(parameter, kind))
@@ -83,7 +82,7 @@ def test_bernoulli_toy_by_draws(eta, gradient, variance):
     assert samples.var().item() == pytest.approx(variance, rel=0.05)
 
 
-def test_pairs_have_the_right_law():
+def test_pairs_have_the_right_distribution():
     pyro.set_rng_seed(0)
     logits = torch.tensor([-30.0, -2.0, 0.0, 0.7, 30.0]).expand(100_000, 5)
     first, second = antithetic_pair(torch.distributions.Bernoulli(logits=logits))
@@ -199,7 +198,7 @@ def test_cost_outside_the_plate_depends_on_all_its_bits():
             pyro.sample("b", dist.Bernoulli(logits=logits))
 
     mean = 0.0
-    for outcome in itertools.product(*(pair_law(p) for p in logits.sigmoid().tolist())):
+    for outcome in itertools.product(*(pair_outcomes(p) for p in logits.sigmoid().tolist())):
         pair = torch.tensor([values for values, _ in outcome], dtype=DOUBLE).T
         loss = TraceDisARM_ELBO(max_plate_nesting=1).differentiable_loss(model, Feed(b=pair)(guide))
         mean = mean + math.prod(p for _, p in outcome) * gradients(loss, [logits])[0]

@@ -26,7 +26,7 @@ from pyro_ext.inference import (
 OBJECTIVES = ["relaxed_density", "relaxed_categorical", "categorical"]
 P, Q = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64), torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
 VALUES = torch.tensor([-1.0, 0.5, 2.0], dtype=torch.float64)
-LAWS = {
+SITES = {
     "categorical": lambda p: dist.Categorical(p),
     "one-hot": lambda p: dist.OneHotCategorical(p),
     "one-hot, logits": lambda p: dist.OneHotCategorical(logits=p.log()),
@@ -36,23 +36,23 @@ LAWS = {
 }
 
 
-def programs(law):
+def programs(kind):
     def model(probs=None):
         with pyro.plate("data", 12, subsample=torch.arange(4)):
-            z = pyro.sample("z", LAWS[law](P))
+            z = pyro.sample("z", SITES[kind](P))
             mean = (z * VALUES).sum(-1)
-            mean = mean.sum(-1) if mean.dim() > 1 and "to_event" in law else mean
+            mean = mean.sum(-1) if mean.dim() > 1 and "to_event" in kind else mean
             return pyro.sample("x", dist.Normal(mean, 1.0), obs=torch.linspace(-1, 1, 4, dtype=torch.float64))
 
     def guide(probs=None):
         with pyro.plate("data", 12, subsample=torch.arange(4)):
-            return pyro.sample("z", LAWS[law](Q if probs is None else probs))
+            return pyro.sample("z", SITES[kind](Q if probs is None else probs))
 
     return model, guide
 
 
-def paired_traces(law, reparam):
-    model, guide = (relax(program, reparam) for program in programs(law))
+def paired_traces(kind, reparam):
+    model, guide = (relax(program, reparam) for program in programs(kind))
     guide_trace = poutine.trace(guide).get_trace()
     model_trace = poutine.trace(poutine.replay(model, guide_trace)).get_trace()
     for trace in (guide_trace, model_trace):
@@ -62,23 +62,23 @@ def paired_traces(law, reparam):
 
 @pytest.mark.parametrize("straight_through", [False, True])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("law", LAWS)
-def test_terms_of_the_bound(law, objective, straight_through):
+@pytest.mark.parametrize("kind", SITES)
+def test_terms_of_the_bound(kind, objective, straight_through):
     """log p - log q of the latent sites, against the formulas written out."""
-    model_trace, guide_trace = paired_traces(law, RelaxReparam(0.4, objective, straight_through))
+    model_trace, guide_trace = paired_traces(kind, RelaxReparam(0.4, objective, straight_through))
     latent = [name for name in guide_trace.nodes if name.startswith("z")]
-    found = sum(model_trace.nodes[name]["log_prob"] - guide_trace.nodes[name]["log_prob"] for name in latent)
+    terms = sum(model_trace.nodes[name]["log_prob"] - guide_trace.nodes[name]["log_prob"] for name in latent)
     z = guide_trace.nodes["z"]["value"]
     assert z is model_trace.nodes["z"]["value"]
-    binary = law == "bernoulli"
+    binary = kind == "bernoulli"
     if straight_through:
         assert ((z == 0) | (z == 1)).all()
     if not binary:
         torch.testing.assert_close(z.sum(-1), torch.ones_like(z[..., 0]))
     if objective == "relaxed_density":
         y = guide_trace.nodes["z_logit" if binary else "z_log"]["value"]
-        kind = LogitRelaxedBernoulli if binary else ExpRelaxedOneHotCategorical
-        expected = kind(0.4, P).log_prob(y) - kind(0.4, Q).log_prob(y)
+        density = LogitRelaxedBernoulli if binary else ExpRelaxedOneHotCategorical
+        expected = density(0.4, P).log_prob(y) - density(0.4, Q).log_prob(y)
     elif objective == "relaxed_categorical":
         weights, ratios = (torch.stack([z, 1 - z]), torch.stack([P / Q, (1 - P) / (1 - Q)])) if binary else (z, P / Q)
         expected = torch.einsum("c...k,ck->...k", weights, ratios.log()) if binary else (z * ratios.log()).sum(-1)
@@ -87,28 +87,28 @@ def test_terms_of_the_bound(law, objective, straight_through):
         expected = -torch.distributions.kl_divergence(one(Q), one(P)).expand(z.shape if binary else z.shape[:-1])
     if expected.dim() > 1:
         expected = expected.sum(-1)
-    if "masked" in law:
+    if "masked" in kind:
         expected = expected * torch.tensor([1.0, 0.0, 1.0, 1.0])
-    torch.testing.assert_close(found, 3 * expected)  # the plate's scale
+    torch.testing.assert_close(terms, 3 * expected)  # the plate's scale
 
 
 @pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO, TraceUnorderedSet_ELBO])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("law", LAWS)
-def test_elbos_reach_the_guide(law, objective, elbo):
+@pytest.mark.parametrize("kind", SITES)
+def test_elbos_reach_the_guide(kind, objective, elbo):
     """No warning from Pyro's checks, finite loss, a gradient; scaled to the plate's size."""
     reparam = RelaxReparam(0.4, objective)
-    model, guide = (relax(program, reparam) for program in programs(law))
+    model, guide = (relax(program, reparam) for program in programs(kind))
     probs = Q.clone().requires_grad_()
     loss = elbo(num_particles=2).differentiable_loss(model, guide, probs)
     assert torch.autograd.grad(loss, probs)[0].any()
 
 
-@pytest.mark.parametrize("law", ["categorical, to_event", "bernoulli"])
+@pytest.mark.parametrize("kind", ["categorical, to_event", "bernoulli"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_vectorised_particles_agree_with_repeated_ones(law, objective):
+def test_vectorised_particles_agree_with_repeated_ones(kind, objective):
     reparam = RelaxReparam(0.4, objective)
-    model, guide = (relax(program, reparam) for program in programs(law))
+    model, guide = (relax(program, reparam) for program in programs(kind))
     total = 4000
     vectorised = Trace_ELBO(num_particles=total, vectorize_particles=True, max_plate_nesting=1)
     one = Trace_ELBO(max_plate_nesting=1)
@@ -272,21 +272,20 @@ def test_modules_stay_modules():
 
 
 def test_objective_agrees_with_the_divergence_of_that_name():
-    law = dist.OneHotCategorical
     for objective in OBJECTIVES:
         reparam = RelaxReparam(0.4, objective)
-        guide = relax(lambda: pyro.sample("z", law(Q.expand(20_000, 3)).to_event(1)), reparam)
-        model = relax(lambda: pyro.sample("z", law(P.expand(20_000, 3)).to_event(1)), reparam)
-        found = Trace_ELBO().loss(model, guide) / 20_000
+        guide = relax(lambda: pyro.sample("z", dist.OneHotCategorical(Q.expand(20_000, 3)).to_event(1)), reparam)
+        model = relax(lambda: pyro.sample("z", dist.OneHotCategorical(P.expand(20_000, 3)).to_event(1)), reparam)
+        loss = Trace_ELBO().loss(model, guide) / 20_000
         kinds = [ExpRelaxedOneHotCategorical(0.4, probs) for probs in (Q, P)]
         expected = float(kl_divergence(*kinds, objective, num_samples=20_000))
-        assert found == pytest.approx(expected, abs=0.15 if objective == "relaxed_density" else 0.02)
+        assert loss == pytest.approx(expected, abs=0.15 if objective == "relaxed_density" else 0.02)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: RelaxReparam(0.5, "exact"), "objective must be one of relaxed_density, .*, got 'exact'"),
+        (lambda: RelaxReparam(0.5, "exact"), "objective must be one of relaxed_density, .* got 'exact'"),
         (lambda: RelaxReparam(-0.5), "temperature must be positive and finite, got -0.5"),
         (lambda: RelaxReparam(torch.tensor(0.0)), "temperature must be positive and finite, got 0.0"),
         (lambda: RelaxReparam("cold"), "temperature must be a number or a tensor"),

@@ -77,8 +77,8 @@ def draws(elbo, copies, seed=0):
     """Return the chain's gradient estimates, ``(copies, 39)``."""
     pyro.set_rng_seed(seed)
     chain = Chain(copies)
-    found = gradients(elbo.differentiable_loss(chain.model, chain.guide), chain.parameters)
-    return torch.cat([g.flatten(1) for g in found], -1)
+    estimates = gradients(elbo.differentiable_loss(chain.model, chain.guide), chain.parameters)
+    return torch.cat([g.flatten(1) for g in estimates], -1)
 
 
 def exact_chain():
@@ -121,8 +121,8 @@ def test_chain_varies_less_than_with_replacement():
 @pytest.mark.parametrize("baseline", [True, False])
 def test_all_sequences_are_exact(k, baseline):
     value, exact = exact_chain()
-    found = draws(TraceUnorderedBeam_ELBO(k, baseline), 3)
-    assert torch.allclose(found, exact.expand_as(found), atol=1e-10)
+    estimates = draws(TraceUnorderedBeam_ELBO(k, baseline), 3)
+    assert torch.allclose(estimates, exact.expand_as(estimates), atol=1e-10)
     chain = Chain(3)
     assert TraceUnorderedBeam_ELBO(k).loss(chain.model, chain.guide) == pytest.approx(3 * value)
 
@@ -214,5 +214,5 @@ def test_particles_are_averaged(vectorize):
     loss = elbo.differentiable_loss(pair.model, pair.guide)
     exact = pair.exact()
     assert loss.item() == pytest.approx(exact.item(), abs=0.1)
-    for found, truth in zip(gradients(loss, pair.parameters), gradients(exact, pair.parameters), strict=True):
-        assert (found - truth).abs().max() < 0.15
+    for estimate, truth in zip(gradients(loss, pair.parameters), gradients(exact, pair.parameters), strict=True):
+        assert (estimate - truth).abs().max() < 0.15

@@ -142,12 +142,12 @@ def test_leave_one_out_bound_against_the_definition():
     log_w = torch.randn(5, 3, dtype=DOUBLE, generator=torch.Generator().manual_seed(0))
     log_w[1, 0] = log_w[4, 0] = -math.inf
     log_w[:, 2] = -math.inf
-    found = _leave_one_out_bound(log_w)
+    bound = _leave_one_out_bound(log_w)
     for k in range(5):
         others = torch.cat([log_w[:k], log_w[k + 1 :]])
         expected = torch.cat([others, others.mean(0, keepdim=True)]).logsumexp(0) - math.log(5)
         expected = expected.masked_fill(expected == -math.inf, 0.0)
-        assert torch.allclose(found[k], expected, atol=1e-12)
+        assert torch.allclose(bound[k], expected, atol=1e-12)
 
 
 def test_one_particle_is_trace_elbo():

@@ -6,12 +6,12 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
+from pyro_ext.inference.fit import fit
+from pyro_ext.models.relaxation import Relaxation
 
 from pyro_ext.cli.__main__ import main
 from pyro_ext.datasets import Splits, load
-from pyro_ext.inference.fit import fit
 from pyro_ext.models.categorical_vae import build
-from pyro_ext.models.relaxation import Relaxation
 
 SIZES = {"num_latents": 3, "num_categories": 4, "hidden": (16, 8)}
 FLAGS = {"enable_progress_bar": False, "accelerator": "cpu"}
@@ -62,7 +62,7 @@ def test_temperature_follows_the_steps(data):
     [
         ({"objective": "exact"}, "objective must be one of relaxed_density, .*, got 'exact'"),
         ({"temperature": 0.0}, "initial must be a positive, finite number, got 0.0"),
-        ({"rate": -1.0}, "rate must be a number of at least 0, got -1.0"),
+        ({"rate": -1.0}, "rate must be a finite number of at least 0, got -1.0"),
         ({"temperature": 0.3, "rate": 0.1}, "floor=0.5 exceeds initial=0.3.* give a lower floor"),
         ({"every": 0}, "every must be an integer of at least 1, got 0"),
     ],

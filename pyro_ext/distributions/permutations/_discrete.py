@@ -15,9 +15,10 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyro_ext.distributions import constraints
+from pyro_ext.distributions.structure import enumerated_entropy
 from pyro_ext.ops.assignment import permutation_matrix
 
-__all__ = ["PermutationDistribution", "enumerated_kl"]
+__all__ = ["PermutationDistribution"]
 
 # Listing more entries of matrices than this would be a mistake more often than a wish: N up to 9.
 _MOST_ENTRIES = 1 << 25
@@ -81,8 +82,7 @@ class PermutationDistribution(TorchDistribution):
         Raises:
             NotImplementedError: if the support is too large to list.
         """
-        log_prob = self.log_prob(self.enumerate_support(expand=False))
-        return -(log_prob.exp() * log_prob.clamp_min(torch.finfo(log_prob.dtype).min)).sum(0)
+        return enumerated_entropy(self)
 
     @property
     def mean(self) -> Tensor:
@@ -98,20 +98,6 @@ class PermutationDistribution(TorchDistribution):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(batch_shape: {tuple(self.batch_shape)}, N={self.permutation_size})"
-
-
-def enumerated_kl(p: PermutationDistribution, q: PermutationDistribution) -> Tensor:
-    """Return KL(p || q) in nats, summed over the support of ``p``; infinite where ``q`` misses values of ``p``."""
-    if p.permutation_size != q.permutation_size:
-        raise ValueError(
-            f"p permutes {p.permutation_size} and q {q.permutation_size} elements: their supports must be the same"
-        )
-    batch_shape = torch.broadcast_shapes(p.batch_shape, q.batch_shape)
-    p, q = p.expand(batch_shape), q.expand(batch_shape)
-    values = p.enumerate_support(expand=False)
-    log_p, log_q = p.log_prob(values), q.log_prob(values)
-    never = log_p == -math.inf
-    return (log_p.exp() * (log_p.masked_fill(never, 0) - log_q.masked_fill(never, 0))).sum(0)
 
 
 @lru_cache(maxsize=16)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pyro_ext.distributions._distinct import DistinctDraws, possible_first
+from pyro_ext.distributions.distinct import DistinctDraws, distinct_values
 from pyro_ext.distributions.permutations._discrete import PermutationDistribution
 from pyro_ext.ops.assignment import permutation_matrix
 from pyro_ext.ops.sets import stochastic_beam_search
@@ -50,13 +50,12 @@ class SequentialPermutation(PermutationDistribution):
             | Stochastic beams and where to find them (Kool et al., 2019)
             | https://arxiv.org/abs/1903.06059
         """
-        found = stochastic_beam_search(
+        sequences = stochastic_beam_search(
             self._chooser(),
             self.permutation_size,
             k,
             batch_shape=self.batch_shape,
             device=self._parameter.device,
         )
-        columns = self._rows_in_order(possible_first(found)).movedim(-2, 0)
-        values = permutation_matrix(columns, self._parameter.dtype)
-        return DistinctDraws(values, found.log_prob.movedim(-1, 0), found.log_rest)
+        dtype = self._parameter.dtype
+        return distinct_values(sequences, lambda columns: permutation_matrix(self._rows_in_order(columns), dtype))

@@ -12,9 +12,9 @@ from torch.distributions import constraints
 from torch.distributions.kl import register_kl
 from torch.nn.functional import logsigmoid
 
-from pyro_ext.distributions.permutations._discrete import enumerated_kl
 from pyro_ext.distributions.permutations._parameters import check_matrix, check_values, matrix_shapes
 from pyro_ext.distributions.permutations._sequential import SequentialPermutation
+from pyro_ext.distributions.structure import enumerated_kl
 from pyro_ext.ops.birkhoff import break_sticks, sticks_of
 
 __all__ = ["StickBreakingPermutation"]
@@ -100,5 +100,5 @@ class StickBreakingPermutation(SequentialPermutation):
 
 
 @register_kl(StickBreakingPermutation, StickBreakingPermutation)
-def _kl(p: StickBreakingPermutation, q: StickBreakingPermutation) -> Tensor:
-    return enumerated_kl(p, q)
+def _kl(q: StickBreakingPermutation, p: StickBreakingPermutation) -> Tensor:
+    return enumerated_kl(q, p)

@@ -14,13 +14,12 @@ from torch.distributions import constraints as torch_constraints
 from torch.distributions.utils import lazy_property
 
 from pyro_ext.distributions import constraints
-from pyro_ext.distributions._distinct import DistinctDraws, possible_first
+from pyro_ext.distributions.distinct import DistinctDraws, distinct_values
 from pyro_ext.distributions.trees._conditioning import clade_splits, logits_given, subsplit_splits
 from pyro_ext.distributions.trees._last_index import LastIndex
 from pyro_ext.distributions.trees._marginals import CladeMarginals, clade_marginals
 from pyro_ext.distributions.trees._without_replacement import distinct_topologies
 from pyro_ext.ops.segments import segment_log_softmax, segment_max
-from pyro_ext.ops.sets._shapes import check_positive
 from pyro_ext.ops.subsplits.beam import distinct_choices
 from pyro_ext.ops.subsplits.draws import draw_choices
 from pyro_ext.ops.subsplits.graph import SplitGraph, row_choices
@@ -28,6 +27,7 @@ from pyro_ext.ops.subsplits.programs import best_choices, count_trees, entropy
 from pyro_ext.ops.subsplits.relations import Relations, relations_of
 from pyro_ext.ops.subsplits.rootings import TreeIndex, with_constants
 from pyro_ext.phylo.support import SubsplitSupport
+from pyro_ext.utils.checks import positive_int
 
 __all__ = ["SplitLaw", "compact"]
 
@@ -273,19 +273,20 @@ class SplitLaw(TorchDistribution):
             | Stochastic beams and where to find them (Kool et al., 2019)
             | https://arxiv.org/abs/1903.06059
         """
-        check_positive("k", k)
+        positive_int("k", k)
         log_theta, row = self._rows()
         log_theta = log_theta[row.reshape(-1)]
         if self._one_rooting:
-            found = distinct_choices(log_theta, self.graph, k)
-            values = self._trees(possible_first(found).flatten(0, 1)).view(*found.log_prob.shape, -1)
-            log_prob, log_rest = found.log_prob, found.log_rest
+            draws = distinct_values(
+                distinct_choices(log_theta, self.graph, k),
+                lambda choices: self._trees(choices.flatten(0, 1)).view(*choices.shape[:2], -1),
+            )
         else:
-            values, log_prob, log_rest = distinct_topologies(log_theta, self.subsplits, k)
+            draws = distinct_topologies(log_theta, self.subsplits, k)
         return DistinctDraws(
-            values.transpose(0, 1).reshape(-1, *self.batch_shape, *self.event_shape),
-            log_prob.t().reshape(-1, *self.batch_shape).to(self.logits.dtype),
-            log_rest.reshape(self.batch_shape).to(self.logits.dtype),
+            draws.values.reshape(-1, *self.batch_shape, *self.event_shape),
+            draws.log_prob.reshape(-1, *self.batch_shape).to(self.logits.dtype),
+            draws.log_rest.reshape(self.batch_shape).to(self.logits.dtype),
         )
 
     def __repr__(self) -> str:

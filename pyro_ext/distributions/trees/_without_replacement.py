@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_ext.distributions.distinct import DistinctDraws
 from pyro_ext.ops.sets.beam import SequenceSet
 from pyro_ext.ops.subsplits.assembly import Unrooted, unrooted_trees
 from pyro_ext.ops.subsplits.beam import distinct_choices
@@ -22,8 +23,8 @@ __all__ = ["FirstTopologies", "distinct_topologies", "first_topologies", "log_ma
 _DRAWS_PER_TREE = 8  # of independent draws, before a search takes over
 
 
-def distinct_topologies(log_theta: Tensor, support: SubsplitSupport, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw ``k`` distinct topologies without replacement from each of B laws.
+def distinct_topologies(log_theta: Tensor, support: SubsplitSupport, k: int) -> DistinctDraws:
+    """Draw ``k`` distinct topologies without replacement from each of B distributions.
 
     The distinct ones among independent draws, in order of appearance, are draws without replacement. Where they are
     fewer than ``k``, a second such sequence, independent of the first, continues it with what is new in it: what is
@@ -35,7 +36,7 @@ def distinct_topologies(log_theta: Tensor, support: SubsplitSupport, k: int) -> 
         k: the number of topologies.
 
     Returns:
-        The trees ``(B, k', N)``, k' = k or the number of all trees, their log-probabilities ``(B, k')``, -inf for
+        The trees ``(k', B, N)``, k' = k or the number of all trees, their log-probabilities ``(k', B)``, -inf for
         what is there twice, and the log of the probability of all others ``(B,)``.
     """
     drawn = _independent_draws(log_theta, support.graph, k)
@@ -46,7 +47,7 @@ def distinct_topologies(log_theta: Tensor, support: SubsplitSupport, k: int) -> 
         left = 1 - log_prob.double().exp().sum(-1)
         # sums this near to 1 leave nothing but rounding errors
         if bool((first.there.all(-1) & (left > torch.finfo(log_theta.dtype).eps ** 0.5)).all()):
-            return first.parents, log_prob, left.log()
+            return DistinctDraws(first.parents.transpose(0, 1), log_prob.t(), left.log())
     return _searched_topologies(log_theta, support, drawn, k)
 
 
@@ -56,9 +57,7 @@ def _independent_draws(log_theta: Tensor, graph: SplitGraph, k: int) -> Tensor:
     return trees.parents.view(len(log_theta), _DRAWS_PER_TREE * k, -1)
 
 
-def _searched_topologies(
-    log_theta: Tensor, support: SubsplitSupport, drawn: Tensor, k: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _searched_topologies(log_theta: Tensor, support: SubsplitSupport, drawn: Tensor, k: int) -> DistinctDraws:
     """Continue ``drawn`` by a search for rooted trees."""
     found = distinct_choices(log_theta, support.graph, k * (2 * support.num_taxa - 3))
     trees = unrooted_trees(found.actions.flatten(0, 1), support.graph)
@@ -70,7 +69,8 @@ def _searched_topologies(
     rootings = _rootings(log_theta, support, first.parents)
     log_prob = log_sum(rootings).masked_fill(~first.there, -math.inf)
     first = first._replace(rank=first.rank[:, drawn.shape[1] :])
-    return first.parents, log_prob, log_mass_left(found, trees, first, rootings)
+    log_rest = log_mass_left(found, trees, first, rootings)
+    return DistinctDraws(first.parents.transpose(0, 1), log_prob.t(), log_rest)
 
 
 def _rootings(log_theta: Tensor, support: SubsplitSupport, parents: Tensor) -> Tensor:

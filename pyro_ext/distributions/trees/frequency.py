@@ -13,8 +13,8 @@ from torch.distributions import constraints as torch_constraints
 from torch.distributions.utils import lazy_property
 
 from pyro_ext.distributions import constraints
-from pyro_ext.distributions._distinct import DistinctDraws
-from pyro_ext.ops.sets import gumbel_topk
+from pyro_ext.distributions.distinct import DistinctDraws, distinct_values
+from pyro_ext.ops.sets import SequenceSet, gumbel_topk
 from pyro_ext.ops.subsplits.keys import KeyTable, clade_codes, find_keys, key_table
 from pyro_ext.ops.subsplits.rows import distinct_rows
 from pyro_ext.phylo.support_trees import trees_and_weights
@@ -133,8 +133,8 @@ class TreeFrequency(TorchDistribution):
     def sample_without_replacement(self, k: int) -> DistinctDraws:
         """Draw ``k`` distinct trees one after the other, all of them if there are no more: :class:`DistinctDraws`."""
         draw = gumbel_topk(self.log_theta, min(k, len(self.trees)))
-        index = torch.where(draw.log_p == -math.inf, draw.index[..., :1], draw.index)
-        return DistinctDraws(self.trees[index.movedim(-1, 0)], draw.log_p.movedim(-1, 0), draw.log_rest)
+        choices = SequenceSet(draw.index.unsqueeze(-1), draw.log_p, draw.log_rest)
+        return distinct_values(choices, lambda choice: self.trees[choice.squeeze(-1)])
 
     has_enumerate_support = True
 

@@ -11,7 +11,8 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_ext.inference._traces import Site, unwrapped
+from pyro_ext.distributions.structure import unwrap
+from pyro_ext.inference._traces import Site
 
 __all__ = ["PriorCheck", "check_finite", "check_sites"]
 
@@ -30,7 +31,7 @@ class PriorCheck(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] or site_is_subsample(msg) or msg["infer"].get("_deterministic"):
             return
-        name, fn = msg["name"], unwrapped(msg["fn"])
+        name, fn = msg["name"], unwrap(msg["fn"]).base
         if isinstance(fn, dist.ImproperUniform):
             self.problem = (
                 f"latent site {name!r} has an improper prior, so that there is no evidence: give it a proper one"

@@ -13,10 +13,10 @@ from pyro.infer.util import Dice
 from pyro.ops import packed
 from pyro.ops.contract import contract_tensor_tree
 from pyro.ops.rings import SampleRing
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch.distributions import kl_divergence
 
-from pyro_ext.inference.sample_sets.analytic_kl import replace_by_analytic_kl
-from pyro_ext.inference.sample_sets.checks import check_plate_escape
 from pyro_ext.inference.sample_sets.messenger import SET_KEY, SiteSet
 
 __all__ = ["expected_elbo"]
@@ -33,18 +33,22 @@ def expected_elbo(model_trace: Any, guide_trace: Any, baseline: bool, analytic_k
     :math:`E + \sum_s [w_s (f(s) - b_s)] \log q(s)` with the bracket held fixed.
 
     Args:
-        model_trace: packed trace of the model.
-        guide_trace: packed trace of the guide.
+        model_trace: the packed trace of the model.
+        guide_trace: the packed trace of the guide.
         baseline: whether to subtract the built-in baseline.
         analytic_kl: whether Kullback-Leibler divergences known in closed form replace sampled ones.
 
     Returns:
-        Estimate and surrogate, both of shape ``()``.
+        The estimate and the surrogate, both of shape ``()``.
+
+    Raises:
+        ValueError: naming a site that a cost outside its plates depends on; with ``analytic_kl``, naming two sites
+            that model and guide sample in different orders.
     """
     sets = {name: site["infer"][SET_KEY] for name, site in guide_trace.nodes.items() if _has_set(site)}
     with torch.enable_grad() if _wants_gradient(model_trace, guide_trace) else torch.no_grad():
         costs, ordering = _costs(model_trace, guide_trace, analytic_kl)
-        check_plate_escape(costs, guide_trace, ordering)
+        _check_plate_escape(costs, guide_trace, ordering)
         dice = _SampleSetDice(guide_trace, ordering, sets)
         elbo = torch.as_tensor(dice.compute_expectation(_in_one_dtype(costs, dice.log_probs)))
         if not torch.is_grad_enabled():
@@ -82,7 +86,7 @@ def _costs(model_trace: Any, guide_trace: Any, analytic_kl: bool) -> tuple[Costs
     """Collect log p of the model's sites and -log q of the guide's, by ordinal."""
     replaced: set[str] = set()
     if analytic_kl:
-        replaced = replace_by_analytic_kl(model_trace, guide_trace)
+        replaced = _replace_by_analytic_kl(model_trace, guide_trace)
     costs, factors, ordering, sum_dims, scale = _compute_model_factors(model_trace, guide_trace)
     if factors:
         for ordinal, terms in _marginalised(factors, sum_dims).items():
@@ -128,7 +132,7 @@ def _guide_cost(site: Any) -> Tensor:
 
 
 def _score_terms(elbo: Tensor, guide_trace: Any, sets: dict[str, SiteSet], baseline: bool) -> Tensor:
-    """Sum over set sites of w (f - b), held fixed, times log q."""
+    """Return the sum over set sites of w (f - b), held fixed, times log q."""
     total = torch.zeros_like(elbo)
     if not sets or not elbo.requires_grad:
         return total
@@ -144,3 +148,85 @@ def _score_terms(elbo: Tensor, guide_trace: Any, sets: dict[str, SiteSet], basel
         score = torch.where(score.detach().isinf(), torch.zeros_like(score), score)
         total = total + (weighted_cost.detach() * score).sum()
     return total
+
+
+def _replace_by_analytic_kl(model_trace: Any, guide_trace: Any) -> set[str]:
+    """Put -KL(q || p) in the place of log p - log q at every latent site where it is known in closed form.
+
+    The packed ``log_prob`` of the model's site becomes -KL; the caller leaves out the guide's term.
+
+    Args:
+        model_trace: the packed trace of the model, changed in place.
+        guide_trace: the packed trace of the guide.
+
+    Returns:
+        The names of the sites replaced; the others keep their sampled terms.
+
+    Raises:
+        ValueError: naming two sites that model and guide sample in different orders, where the divergence of one
+            may depend on a value drawn later.
+    """
+    latent = [name for name, site in guide_trace.nodes.items() if _is_latent(site) and name in model_trace.nodes]
+    _check_order(latent, [name for name in model_trace.nodes if name in set(latent)])
+    replaced = set()
+    for name in latent:
+        model_site, guide_site = model_trace.nodes[name], guide_trace.nodes[name]
+        if guide_site["infer"].get("enumerate") or model_site["is_observed"]:
+            continue
+        try:
+            divergence = kl_divergence(guide_site["fn"], model_site["fn"])
+        except NotImplementedError:
+            continue
+        cost = packed.pack(-divergence, guide_site["infer"]["_dim_to_symbol"])
+        # in two calls: Pyro's function leaves out the scale where there is a mask
+        cost = packed.scale_and_mask(cost, scale=model_site["scale"])
+        cost = packed.scale_and_mask(cost, mask=model_site["packed"]["mask"])
+        model_site["packed"]["log_prob"] = cost
+        replaced.add(name)
+    return replaced
+
+
+def _is_latent(site: Any) -> bool:
+    return site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
+
+
+def _check_order(guide_order: list[str], model_order: list[str]) -> None:
+    for in_guide, in_model in zip(guide_order, model_order, strict=True):
+        if in_guide != in_model:
+            raise ValueError(
+                f"analytic_kl=True needs model and guide to sample their sites in one order, but the guide samples "
+                f"{in_guide!r} where the model samples {in_model!r}; reorder one of them, or use analytic_kl=False"
+            )
+
+
+def _check_plate_escape(
+    costs: dict[frozenset[str], list[Any]], guide_trace: Any, ordering: dict[str, frozenset[str]]
+) -> None:
+    """Refuse costs that depend on an enumerated site in a plate they are not in.
+
+    Elements of a plate are enumerated together, not in all combinations, so such a cost would be evaluated at the
+    wrong values and the bound would be wrong.
+
+    Raises:
+        ValueError: naming the site and its plates.
+    """
+    owner = {
+        site["infer"]["_enumerate_symbol"]: name
+        for name, site in guide_trace.nodes.items()
+        if site["type"] == "sample" and "_enumerate_symbol" in site["infer"]
+    }
+    for ordinal, terms in costs.items():
+        for symbol in set().union(*(set(term._pyro_dims) for term in terms)) & owner.keys():
+            name = owner[symbol]
+            if not ordering[name] <= ordinal:
+                raise ValueError(_plate_escape_message(guide_trace, name, ordering[name] - ordinal))
+
+
+def _plate_escape_message(guide_trace: Any, name: str, missing: frozenset[str]) -> str:
+    plates = sorted(plate for plate, symbol in guide_trace.plate_to_symbol.items() if symbol in missing)
+    where = ", ".join(f"pyro.plate({plate!r})" for plate in plates)
+    return (
+        f"site {name!r} is inside {where}, but a site outside depends on it, so the elements of the plate are not "
+        f"independent. Replace the plate around {name!r} by .to_event(1) on its distribution (joint samples), or move "
+        "the dependent site into the plate"
+    )

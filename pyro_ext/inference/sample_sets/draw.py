@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ext.distributions._distinct import SamplesWithoutReplacement
-from pyro_ext.inference.sample_sets.law import FiniteLaw, finite_law, law_dtype, unwrap_law
+from pyro_ext.distributions.distinct import SamplesWithoutReplacement
+from pyro_ext.distributions.structure import unwrap
+from pyro_ext.inference.sample_sets.finite import FiniteDistribution, finite_distribution, parameter_dtype
 from pyro_ext.inference.sample_sets.weights import (
     SetWeights,
     enumeration_weights,
@@ -37,10 +38,11 @@ class SetOptions:
     """How the sample set of a site is drawn.
 
     Attributes:
-        estimator: one of ``ESTIMATORS``.
-        num_samples: the size k of the set (a finite support of at most k values is enumerated).
-        num_summed: for ``"sum_and_sample"``: how many of the k are summed, or ``"optimal"`` per batch element.
-        max_leaves: the largest number of values ``"exact"`` may enumerate.
+        estimator: the name of the estimator, one of ``ESTIMATORS``.
+        num_samples: the size k of the set; a finite support of at most k values is enumerated.
+        num_summed: how many of the k values ``"sum_and_sample"`` sums, the rest being sampled; ``"optimal"`` chooses
+            the number for each batch element.
+        max_leaves: the largest number of values that ``"exact"`` may enumerate.
     """
 
     estimator: str = "unordered_set"
@@ -54,9 +56,9 @@ class SampleSet(NamedTuple):
 
     Attributes:
         values: ``(k,) + batch_shape + event_shape``.
-        log_weight: ``(k,) + batch_shape``, or ``(k,) + ones``, without gradient.
-        baseline: the baseline matrix C of :mod:`.weights`, ``(k, k) + batch_shape``, ``(1, k) + batch_shape`` where
-            its rows are the same, or with ones.
+        log_weight: ``(k,) + batch_shape`` without gradient; the batch dims have size 1 where all elements share it.
+        baseline: the baseline matrix C of :mod:`.weights`, ``(k, k) + batch_shape``, with a single row where all rows
+            are the same, and batch dims of size 1 where all elements share it.
     """
 
     values: Tensor
@@ -70,7 +72,7 @@ def draw_sample_set(fn: Any, options: SetOptions) -> SampleSet:
 
     Args:
         fn: a Pyro distribution.
-        options: estimator and sizes.
+        options: the estimator and the sizes.
 
     Raises:
         InfiniteSupportError: if the estimator needs a finite support and there is none.
@@ -80,62 +82,62 @@ def draw_sample_set(fn: Any, options: SetOptions) -> SampleSet:
         values = fn.sample(torch.Size([options.num_samples]))
         weights = leave_one_out_weights(options.num_samples, values)
         return _laid_out(values, weights, fn)
-    base, num_coordinates = unwrap_law(fn)
-    if options.estimator == "unordered_set" and not num_coordinates and isinstance(base, SamplesWithoutReplacement):
+    base, num_event_dims = unwrap(fn)
+    if options.estimator == "unordered_set" and not num_event_dims and isinstance(base, SamplesWithoutReplacement):
         drawn = base.sample_without_replacement(options.num_samples)
         log_prob = drawn.log_prob.movedim(0, -1)
         if bool((drawn.log_rest == -math.inf).all()):  # nothing is left out: no ratios needed
             return _laid_out(drawn.values, enumeration_weights(log_prob), fn)
         return _laid_out(drawn.values, unordered_set_weights(log_prob, drawn.log_rest), fn)
-    law = finite_law(fn)
-    if options.estimator == "exact" or options.num_samples >= law.domain_size:
-        index, weights = _all(law, options.max_leaves)
+    finite = finite_distribution(fn)
+    if options.estimator == "exact" or options.num_samples >= finite.domain_size:
+        index, weights = _all(finite, options.max_leaves)
     elif options.estimator == "sum_and_sample":
-        index, weights = _sum_and_sample(law, options)
+        index, weights = _sum_and_sample(finite, options)
     else:
-        index, weights = _unordered(law, options.num_samples)
-    return _laid_out(law.values(index), weights, fn)
+        index, weights = _unordered(finite, options.num_samples)
+    return _laid_out(finite.values(index), weights, fn)
 
 
 def _laid_out(values: Tensor, weights: SetWeights, fn: Any) -> SampleSet:
     """Move the set dims to the left and cast to the dtype of the distribution."""
-    dtype = law_dtype(fn)
+    dtype = parameter_dtype(fn)
     ones = (1,) * (len(fn.batch_shape) + 1 - weights.log_weight.dim())
     log_weight = weights.log_weight.movedim(-1, 0).to(dtype)
     baseline = weights.baseline.movedim((-2, -1), (0, 1)).to(dtype)
     return SampleSet(values, log_weight.reshape(log_weight.shape + ones), baseline.reshape(baseline.shape + ones))
 
 
-def _all(law: FiniteLaw, max_leaves: int) -> tuple[Tensor, SetWeights]:
-    if law.domain_size > max_leaves:
+def _all(finite: FiniteDistribution, max_leaves: int) -> tuple[Tensor, SetWeights]:
+    if finite.domain_size > max_leaves:
         raise ValueError(
-            f"enumerating its {law.domain_size} values exceeds max_leaves={max_leaves}; "
+            f"enumerating its {finite.domain_size} values exceeds max_leaves={max_leaves}; "
             'raise max_leaves, or use estimator="unordered_set"'
         )
-    index = law.configurations()
-    log_prob = law.log_probs.gather(-1, index.movedim(-1, -2)).sum(-2)
+    index = finite.configurations()
+    log_prob = finite.log_probs.gather(-1, index.movedim(-1, -2)).sum(-2)
     return index, enumeration_weights(log_prob)
 
 
-def _unordered(law: FiniteLaw, k: int) -> tuple[Tensor, SetWeights]:
-    if law.log_probs.shape[-2] == 1:
-        drawn = gumbel_topk(law.log_probs.squeeze(-2), k)
+def _unordered(finite: FiniteDistribution, k: int) -> tuple[Tensor, SetWeights]:
+    if finite.log_probs.shape[-2] == 1:
+        drawn = gumbel_topk(finite.log_probs.squeeze(-2), k)
         return drawn.index.unsqueeze(-1), unordered_set_weights(drawn.log_p, drawn.log_rest)
-    members = product_gumbel_topk(law.log_probs, k)
-    log_rest = product_remainder(law.log_probs, members.index).flatten(-3).logsumexp(-1)
+    members = product_gumbel_topk(finite.log_probs, k)
+    log_rest = product_remainder(finite.log_probs, members.index).flatten(-3).logsumexp(-1)
     return members.index, unordered_set_weights(members.log_prob, log_rest)
 
 
-def _sum_and_sample(law: FiniteLaw, options: SetOptions) -> tuple[Tensor, SetWeights]:
+def _sum_and_sample(finite: FiniteDistribution, options: SetOptions) -> tuple[Tensor, SetWeights]:
     k = options.num_samples
-    if law.log_probs.shape[-2] == 1:
-        log_probs = law.log_probs.squeeze(-2)
+    if finite.log_probs.shape[-2] == 1:
+        log_probs = finite.log_probs.squeeze(-2)
         top = topk_remainder(log_probs, k)
         members, log_tail = ProductSet(top.index.unsqueeze(-1), top.log_p), top.log_tail
     else:
-        members = product_topk(law.log_probs, k)
+        members = product_topk(finite.log_probs, k)
         log_tail = None
-    branches = product_remainder(law.log_probs, members.index)
+    branches = product_remainder(finite.log_probs, members.index)
     if log_tail is None:
         masses = torch.cat([members.log_prob, branches.flatten(-3).logsumexp(-1, keepdim=True)], dim=-1)
         log_tail = masses.flip(-1).logcumsumexp(-1).flip(-1)
@@ -143,7 +145,7 @@ def _sum_and_sample(law: FiniteLaw, options: SetOptions) -> tuple[Tensor, SetWei
         num_summed = torch.full_like(log_tail[..., 0], options.num_summed, dtype=torch.long)
     else:
         num_summed = optimal_num_summed(log_tail, k)
-    draws = sample_product_remainder(law.log_probs, members, branches, num_summed, k)
+    draws = sample_product_remainder(finite.log_probs, members, branches, num_summed, k)
     summed = torch.arange(k, device=draws.device) < num_summed.unsqueeze(-1)
     index = torch.where(summed.unsqueeze(-1), members.index, draws)
     return index, sum_and_sample_weights(members.log_prob, log_tail, num_summed)

@@ -14,10 +14,11 @@ from pyro.infer.enum import iter_discrete_escape, iter_discrete_extend
 from pyro.poutine.enum_messenger import EnumMessenger
 from torch import Tensor
 
+from pyro_ext.inference._traces import refuse_guide_messenger
 from pyro_ext.inference.elbo import DifferentiableELBO, ModelOrGuide, checked_loss, value_with_gradient_of
 from pyro_ext.inference.sample_sets.dice import expected_elbo
 from pyro_ext.inference.sample_sets.draw import SampleSet, SetOptions, draw_sample_set
-from pyro_ext.inference.sample_sets.messenger import LawCheckMessenger, SampleSetMessenger
+from pyro_ext.inference.sample_sets.messenger import ProbabilityCheckMessenger, SampleSetMessenger
 from pyro_ext.inference.sample_sets.options import checked_options
 
 __all__ = ["TraceSampleSet_ELBO"]
@@ -38,13 +39,18 @@ class TraceSampleSet_ELBO(DifferentiableELBO, TraceEnum_ELBO):
 
     Args:
         num_samples: the size k of the set of each site; a finite support of at most k values is enumerated exactly.
-        estimator: ``"unordered_set"``, ``"sum_and_sample"``, ``"leave_one_out"`` or ``"exact"``.
+        estimator: how sets are drawn and weighed: ``"unordered_set"``, ``"sum_and_sample"``, ``"leave_one_out"`` or
+            ``"exact"``.
         baseline: whether to subtract the built-in baseline :math:`b_s`.
         analytic_kl: whether to use closed-form Kullback-Leibler divergences where Pyro knows them.
-        num_summed: for ``"sum_and_sample"``: how many of the k are summed, or ``"optimal"``.
+        num_summed: how many of the k values ``"sum_and_sample"`` sums, the rest being sampled; ``"optimal"`` chooses
+            the number for each batch element.
         max_leaves: the largest number of joint values at one site, counting the sets it depends on.
-        **kwargs: ``num_particles`` (independent sets averaged), ``max_plate_nesting``, ``vectorize_particles`` and
-            the other arguments of :class:`pyro.infer.ELBO`.
+        num_particles: the number of independent sets averaged.
+        max_plate_nesting: the number of plate dims; guessed from one run when infinite.
+        vectorize_particles: whether the sets are drawn in one outermost plate or in repeated runs.
+        strict_enumeration_warning: whether Pyro warns where no site is enumerated.
+        **kwargs: passed on to :class:`pyro.infer.ELBO`.
 
     Raises:
         ValueError: on construction, for an argument out of range; in use, naming the site, for supports that cannot
@@ -99,7 +105,7 @@ class TraceSampleSet_ELBO(DifferentiableELBO, TraceEnum_ELBO):
         self.analytic_kl = analytic_kl
 
     def extra_repr(self) -> str:
-        """Show the estimator and its sizes."""
+        """Return the estimator and its sizes, for ``repr``."""
         return f"{self.options}, baseline={self.baseline}, analytic_kl={self.analytic_kl}"
 
     def differentiable_loss(self, model: ModelOrGuide, guide: ModelOrGuide, *args: Any, **kwargs: Any) -> Tensor:
@@ -121,12 +127,9 @@ class TraceSampleSet_ELBO(DifferentiableELBO, TraceEnum_ELBO):
         self, model: ModelOrGuide, guide: ModelOrGuide, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Iterator[tuple[Any, Any]]:
         """Run the guide with sample sets at its discrete sites, then the model on their values."""
-        if isinstance(poutine.unwrap(guide), poutine.messenger.Messenger):
-            raise NotImplementedError(
-                f"{type(self).__name__} does not take a GuideMessenger: write the guide as a function or PyroModule"
-            )
+        refuse_guide_messenger(guide, self)
         if math.isinf(self.max_plate_nesting):
-            self._guess_max_plate_nesting(model, LawCheckMessenger()(guide), args, kwargs)
+            self._guess_max_plate_nesting(model, ProbabilityCheckMessenger()(guide), args, kwargs)
         if self.vectorize_particles:
             guide = self._vectorized_num_particles(guide)
             model = self._vectorized_num_particles(model)

@@ -22,7 +22,7 @@ class TraceUnorderedSet_ELBO(TraceSampleSet_ELBO):
         num_samples: the size k of the set of each site.
         baseline: whether to subtract the built-in baseline.
         analytic_kl: whether to use closed-form Kullback-Leibler divergences where Pyro knows them.
-        **kwargs: as in :class:`TraceSampleSet_ELBO`.
+        **kwargs: further arguments of :class:`TraceSampleSet_ELBO`, ``num_particles`` among them.
 
     References:
         | Estimating Gradients for Discrete Random Variables by Sampling without Replacement (Kool et al., 2020)
@@ -55,11 +55,11 @@ class TraceSumAndSample_ELBO(TraceSampleSet_ELBO):
 
     Args:
         num_samples: the number k of evaluations per site.
-        num_summed: how many of them are summed, less than k; ``"optimal"`` minimises the bound on the variance
-            without a baseline, for each batch element.
+        num_summed: how many of the k evaluations are summed, less than k; ``"optimal"`` minimises the bound on the
+            variance without a baseline, for each batch element.
         baseline: whether to subtract the built-in baseline.
         analytic_kl: whether to use closed-form Kullback-Leibler divergences where Pyro knows them.
-        **kwargs: as in :class:`TraceSampleSet_ELBO`.
+        **kwargs: further arguments of :class:`TraceSampleSet_ELBO`, ``num_particles`` among them.
 
     References:
         | Rao-Blackwellized Stochastic Gradients for Discrete Distributions (Liu et al., 2019)
@@ -104,9 +104,9 @@ class TraceLeaveOneOut_ELBO(TraceSampleSet_ELBO):
 
     Args:
         num_samples: the number k of draws per site.
-        baseline: whether to subtract the baseline.
+        baseline: whether to subtract the built-in baseline.
         analytic_kl: whether to use closed-form Kullback-Leibler divergences where Pyro knows them.
-        **kwargs: as in :class:`TraceSampleSet_ELBO`.
+        **kwargs: further arguments of :class:`TraceSampleSet_ELBO`, ``num_particles`` among them.
 
     References:
         | Buy 4 REINFORCE Samples, Get a Baseline for Free! (Kool et al., 2019)

@@ -14,12 +14,13 @@ from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_ext.distributions._distinct import SamplesWithoutReplacement
+from pyro_ext.distributions.distinct import SamplesWithoutReplacement
+from pyro_ext.distributions.structure import unwrap
 from pyro_ext.inference.sample_sets.draw import SampleSet, SetOptions, draw_sample_set
-from pyro_ext.inference.sample_sets.law import InfiniteSupportError, finite_law, unwrap_law
+from pyro_ext.inference.sample_sets.finite import InfiniteSupportError, finite_distribution
 from pyro_ext.inference.sample_sets.options import is_set_site, site_options
 
-__all__ = ["SET_KEY", "LawCheckMessenger", "SampleSetMessenger", "SiteSet"]
+__all__ = ["SET_KEY", "ProbabilityCheckMessenger", "SampleSetMessenger", "SiteSet"]
 
 SET_KEY = "_sample_set"
 
@@ -28,11 +29,12 @@ class SiteSet:
     """The sample set of a site, laid out along the site's enumeration dim.
 
     Attributes:
-        dim: the enumeration dim (negative).
-        log_weight: shaped like the site's ``log_prob``, size k at ``dim``.
-        perturbation: zeros of that shape with gradient; the gradient of an expectation in them is weight x cost.
-        baseline: the baseline matrix, ``(k,) + log_weight.shape`` or broadcastable, the rows s' leftmost, a single one
-            where all are the same.
+        dim: the enumeration dim, a negative number.
+        log_weight: the log-weights, in the shape of the site's ``log_prob``, of size k at ``dim``.
+        perturbation: zeros of the shape of ``log_weight``, with gradient; the gradient of an expectation with respect
+            to them is weight times cost.
+        baseline: the baseline matrix, ``(k,) + log_weight.shape`` or broadcastable to it; the rows s' are leftmost,
+            with a single row where all rows are the same.
     """
 
     def __init__(self, drawn: SampleSet, batch_shape: torch.Size, dim: int) -> None:
@@ -60,16 +62,16 @@ def _placed(tensor: Tensor, num_batch_dims: int, dim: int) -> Tensor:
     return tensor.reshape(tensor.shape[:split] + (1,) * (actual - dim) + tensor.shape[split:])
 
 
-class LawCheckMessenger(Messenger):
-    """Checks the laws of discrete sites before Pyro draws from them, for an error that names the site."""
+class ProbabilityCheckMessenger(Messenger):
+    """Checks the probabilities of discrete sites before Pyro draws from them, for an error that names the site."""
 
     def _pyro_sample(self, msg: Any) -> None:
         if not is_set_site(msg) or not isinstance(msg["fn"], TorchDistributionMixin):
             return
-        if isinstance(unwrap_law(msg["fn"])[0], SamplesWithoutReplacement):
-            return  # whose support may be too long a list
+        if isinstance(unwrap(msg["fn"]).base, SamplesWithoutReplacement):
+            return  # its support may be too long to enumerate
         with contextlib.suppress(InfiniteSupportError), naming_site(msg["name"]):
-            finite_law(msg["fn"])
+            finite_distribution(msg["fn"])
 
 
 @contextlib.contextmanager
@@ -98,9 +100,9 @@ class SampleSetMessenger(EnumMessenger):
     """Gives each site that wants one a sample set along a fresh enumeration dim; leaves all others to Pyro.
 
     Args:
-        first_available_dim: the rightmost dim to use, left of all plates.
-        options: the defaults of all sites.
-        draw: draws the set of a site, ``(distribution, options) -> SampleSet``.
+        first_available_dim: the rightmost dim that sample sets may use, left of all plates.
+        options: the estimator and sizes of every site that is not marked otherwise.
+        draw: a function that draws the set of a site, ``(distribution, options) -> SampleSet``.
     """
 
     def __init__(

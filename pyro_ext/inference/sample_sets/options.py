@@ -9,7 +9,7 @@ from typing import Any
 from pyro import poutine
 
 from pyro_ext.inference.sample_sets.draw import ESTIMATORS, SetOptions
-from pyro_ext.utils.checks import positive_int
+from pyro_ext.utils.checks import one_of, positive_int
 
 __all__ = ["checked_options", "config_sample_set", "is_set_site", "site_options"]
 
@@ -28,10 +28,11 @@ def config_sample_set(
     The marks override the ELBO's own defaults, site by site.
 
     Args:
-        guide: a guide.
+        guide: the guide whose sites are marked.
         num_samples: the size k of each site's sample set.
-        estimator: ``"unordered_set"``, ``"sum_and_sample"``, ``"leave_one_out"`` or ``"exact"``.
-        num_summed: for ``"sum_and_sample"``, how many of the k are summed, or ``"optimal"`` (the default).
+        estimator: the estimator: ``"unordered_set"``, ``"sum_and_sample"``, ``"leave_one_out"`` or ``"exact"``.
+        num_summed: how many of the k values ``"sum_and_sample"`` sums, the rest being sampled; ``"optimal"``, the
+            default, chooses the number for each batch element.
 
     Returns:
         The marked guide.
@@ -62,14 +63,14 @@ def config_sample_set(
 
 
 def is_set_site(msg: Any) -> bool:
-    """Whether a guide site gets a sample set: latent, not reparameterised, not enumerated by Pyro itself."""
+    """Return whether a guide site gets a sample set: latent, not reparameterised, not enumerated by Pyro itself."""
     if msg["type"] != "sample" or msg["is_observed"] or poutine.util.site_is_subsample(msg):
         return False
     return not getattr(msg["fn"], "has_rsample", True) and not msg["infer"].get("enumerate")
 
 
 def site_options(msg: Any, default: SetOptions) -> SetOptions:
-    """The options of a site: the ELBO's, overridden by the site's ``infer`` dictionary.
+    """Return the options of a site: the ELBO's, overridden by the site's ``infer`` dictionary.
 
     Raises:
         ValueError: naming the site, if the dictionary holds an unknown key or a value out of range.
@@ -90,10 +91,9 @@ def checked_options(options: SetOptions) -> SetOptions:
     """Return ``options`` if they are consistent.
 
     Raises:
-        ValueError: naming the option, its value and what is allowed.
+        ValueError: if they are not; the message names the option, its value and what is allowed.
     """
-    if options.estimator not in ESTIMATORS:
-        raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {options.estimator!r}")
+    one_of("estimator", options.estimator, ESTIMATORS)
     positive_int("num_samples", options.num_samples)
     positive_int("max_leaves", options.max_leaves)
     if options.num_summed == "optimal":

@@ -27,8 +27,9 @@ class SetWeights(NamedTuple):
     """Weights of a sample set of size k.
 
     Attributes:
-        log_weight: ``batch_shape + (k,)`` float64.
-        baseline: C, ``batch_shape + (k, k)`` float64, row s', column s; ``(1, k)`` where all rows are the same.
+        log_weight: the logarithms of the weights :math:`w_s`, ``batch_shape + (k,)`` float64.
+        baseline: the baseline matrix C, ``batch_shape + (k, k)`` float64, row s', column s; ``batch_shape + (1, k)``
+            where all rows are the same.
     """
 
     log_weight: Tensor
@@ -42,8 +43,9 @@ def unordered_set_weights(log_prob: Tensor, log_rest: Tensor) -> SetWeights:
     The built-in baseline is :math:`b_s = \sum_{s'} p_{s'} R^{D \setminus s}(S, s') f(s')`; a single value has none.
 
     Args:
-        log_prob: log-probabilities of the values, ``batch_shape + (k,)``.
-        log_rest: log-probability that a draw is none of them, ``batch_shape``; -inf if they are all there is.
+        log_prob: log-probabilities of the k values, ``batch_shape + (k,)``.
+        log_rest: log-probability that a draw is none of the k values, ``batch_shape``; -inf if the support has no
+            others.
 
     References:
         | Estimating Gradients for Discrete Random Variables by Sampling without Replacement (Kool et al., 2020)
@@ -68,7 +70,7 @@ def enumeration_weights(log_prob: Tensor) -> SetWeights:
     """Weigh all values by their probability; the baseline is the expectation.
 
     Args:
-        log_prob: log-probabilities of all values of the law, ``batch_shape + (k,)``.
+        log_prob: log-probabilities of all values of the distribution, ``batch_shape + (k,)``.
 
     Example:
         >>> enumeration_weights(torch.tensor([0.5, 0.5]).log()).baseline
@@ -82,8 +84,8 @@ def leave_one_out_weights(num_samples: int, like: Tensor) -> SetWeights:
     """Weigh k independent draws equally; the baseline of each is the mean over the others.
 
     Args:
-        num_samples: k.
-        like: a tensor whose device is used.
+        num_samples: the number k of draws.
+        like: a tensor on the device on which the weights are made.
 
     References:
         | Buy 4 REINFORCE Samples, Get a Baseline for Free! (Kool et al., 2019), eq. 8
@@ -109,9 +111,10 @@ def sum_and_sample_weights(log_prob: Tensor, log_tail: Tensor, num_summed: Tenso
 
     Args:
         log_prob: log-probabilities of the N most probable values, in falling order, ``batch_shape + (N,)``.
-        log_tail: log-probability of what lies outside the j most probable, j = 0..N, ``batch_shape + (N + 1,)``.
-        num_summed: how many are summed, ``batch_shape`` int64, 0..N; the other N - num_summed positions are draws
-            from the rest.
+        log_tail: log-probability of what lies outside the j most probable values, j = 0..N,
+            ``batch_shape + (N + 1,)``.
+        num_summed: how many values are summed, ``batch_shape`` int64, 0..N; the other N - num_summed positions are
+            draws from the rest.
 
     References:
         | Rao-Blackwellized Stochastic Gradients for Discrete Distributions (Liu et al., 2019), eq. 6

@@ -217,7 +217,7 @@ def test_fits_by_an_autoguide_and_in_vectorised_particles():
             lambda: kl_divergence(
                 StickBreakingPermutation(torch.zeros(1, 1)), StickBreakingPermutation(torch.zeros(2, 2))
             ),
-            "p permutes 2 and q 3 elements",
+            r"q has event shape \(2, 2\) but p \(3, 3\)",
         ),
     ],
 )

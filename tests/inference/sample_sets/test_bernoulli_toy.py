@@ -1,4 +1,8 @@
-"""Unbiasedness and variance of the sample-set estimators, by enumerating everything they may draw."""
+"""Unbiasedness and variance of the sample-set estimators, by enumerating everything they may draw.
+
+The toy of Liu et al. 2019 and Kool et al. 2020 has three Bernoulli variables, eight joint values and one shared logit:
+f(b) = sum_i (b_i - p0_i)^2 with p0 = (.6, .51, .48), and every b_i is Bernoulli(sigmoid(eta)).
+"""
 
 import itertools
 import math
@@ -8,8 +12,11 @@ import torch
 
 from pyro_ext.inference.sample_sets.weights import leave_one_out_weights, sum_and_sample_weights, unordered_set_weights
 from pyro_ext.ops.sets import set_log_prob, topk_remainder
-from tests.inference.bernoulli_toy import COST, TRUE_GRADIENT, estimate, law, mean_and_variance
 
+P0 = torch.tensor([0.6, 0.51, 0.48], dtype=torch.float64)
+VALUES = torch.tensor(list(itertools.product([0.0, 1.0], repeat=3)), dtype=torch.float64)
+COST = (VALUES - P0).square().sum(-1)
+TRUE_GRADIENT = {0.0: -0.045, -4.0: -0.00317928712}
 ETAS = [0.0, -4.0]
 
 # eta, k -> exact variance with and without the baseline, to the digits the closed forms are known to
@@ -52,6 +59,28 @@ SUM_AND_SAMPLE = {
 }
 
 
+def probabilities(eta):
+    """Return p, log p and d log p / d eta of the eight values."""
+    q = torch.tensor(eta, dtype=torch.float64).sigmoid()
+    ones = VALUES.sum(-1)
+    log_p = ones * q.log() + (3 - ones) * (1 - q).log()
+    return log_p.exp(), log_p, ones - 3 * q
+
+
+def estimate(weight, baseline, index, score):
+    """Return sum_s [(w f)_s - sum_s' C[s', s] (w f)_s'] score_s for values ``index`` of shape (..., k)."""
+    weighted = weight * COST[index]
+    if baseline is not None:
+        weighted = weighted - (baseline * weighted.unsqueeze(-1)).sum(-2)
+    return (weighted * score[index]).sum(-1)
+
+
+def mean_and_variance(probability, value):
+    """Return the exact mean and variance of estimates that take finitely many values."""
+    mean = (probability * value).sum()
+    return mean, (probability * (value - mean).square()).sum()
+
+
 def same_to_three_digits(value, published):
     return value == pytest.approx(published, rel=5e-3)
 
@@ -67,7 +96,7 @@ def log_rest(log_p, index):
 
 def unordered(eta, k, baseline):
     """Return the probability of every set of size k and its gradient estimate."""
-    _, log_p, score = law(eta)
+    _, log_p, score = probabilities(eta)
     index = all_sets(k)
     rest = log_rest(log_p, index)
     weights = unordered_set_weights(log_p[index], rest)
@@ -76,7 +105,7 @@ def unordered(eta, k, baseline):
 
 
 def true_gradient(eta):
-    p, _, score = law(eta)
+    p, _, score = probabilities(eta)
     exact = (p * COST * score).sum()
     assert exact.item() == pytest.approx(TRUE_GRADIENT[eta], rel=1e-8)
     return exact
@@ -100,7 +129,7 @@ def test_unordered_set_over_all_sets(eta, k, baseline):
 @pytest.mark.parametrize("k", range(1, 6))
 @pytest.mark.parametrize("baseline", [True, False])
 def test_leave_one_out_over_all_tuples(eta, k, baseline):
-    p, _, score = law(eta)
+    p, _, score = probabilities(eta)
     index = torch.cartesian_prod(*[torch.arange(8)] * k).reshape(-1, k)
     weights = leave_one_out_weights(k, p)
     gradient = estimate(weights.log_weight.exp(), weights.baseline if baseline else None, index, score)
@@ -112,7 +141,7 @@ def test_leave_one_out_over_all_tuples(eta, k, baseline):
 
 def sum_and_sample(eta, k, num_summed, baseline):
     """Return the probability of every tuple of remainder draws and its gradient estimate."""
-    p, log_p, score = law(eta)
+    p, log_p, score = probabilities(eta)
     top = topk_remainder(log_p, k)
     summed = top.index[:num_summed]
     outside = torch.tensor([i for i in range(8) if i not in summed.tolist()])
@@ -139,7 +168,7 @@ def test_sum_and_sample_over_all_remainder_draws(eta, k, num_summed, baseline):
 @pytest.mark.parametrize("k", range(1, 8))
 def test_sum_and_sample_variance_is_bounded(eta, k):
     """Without a baseline and with one draw, the variance is at most Var(g) times the mass outside the summed values."""
-    p, log_p, score = law(eta)
+    p, log_p, score = probabilities(eta)
     plain = COST * score
     _, variance = mean_and_variance(*sum_and_sample(eta, k, k - 1, baseline=False))
     total = (p * plain.square()).sum() - (p * plain).sum().square()
@@ -150,7 +179,7 @@ def test_sum_and_sample_variance_is_bounded(eta, k):
 @pytest.mark.parametrize("k", [2, 3, 4])
 def test_averaging_ordered_draws_gives_the_unordered_set(eta, k):
     """Sum the first k - 1 of an ordered draw, weigh the last by what is left, and average over the orders."""
-    p, _, score = law(eta)
+    p, _, score = probabilities(eta)
     plain = COST * score
     _, unordered_gradient = unordered(eta, k, baseline=False)
     for members, expected in zip(all_sets(k).tolist(), unordered_gradient, strict=True):
@@ -166,7 +195,7 @@ def test_averaging_ordered_draws_gives_the_unordered_set(eta, k):
 
 def importance_weighted_variance(eta, k):
     """Mass, mean and variance of sum_S p_s f(s) grad log p(s) / P(G_s > kappa), kappa the (k + 1)-th Gumbel."""
-    p, _, score = law(eta)
+    p, _, score = probabilities(eta)
     plain = p * COST * score
     grid = torch.linspace(-40.0, math.log(60.0), 20_001, dtype=torch.float64)
     step = grid[1] - grid[0]

@@ -21,7 +21,7 @@ LOGITS = torch.zeros(3, requires_grad=True)
 
 
 def pair(site, infer=None):
-    """A model and a guide with one latent site ``z`` of the law ``site()``."""
+    """A model and a guide with one latent site ``z`` of the distribution ``site()``."""
 
     def model():
         z = pyro.sample("z", site())
@@ -58,15 +58,15 @@ def zero_inflated():
     return dist.ZeroInflatedPoisson(torch.tensor(2.0), gate=torch.tensor(0.5))
 
 
-def not_enumerable(law, estimator):
+def not_enumerable(family, estimator):
     return (
-        f"site 'z': {law} has no support that can be enumerated, as the {estimator} estimator needs; "
+        f"site 'z': {family} has no support that can be enumerated, as the {estimator} estimator needs; "
         'mark it infer={"estimator": "leave_one_out"}, or use TraceLeaveOneOut_ELBO'
     )
 
 
-NO_LAW = (
-    "site 'z': Categorical has no law: its logits are NaN or all -inf for some batch element; "
+NO_PROBABILITIES = (
+    "site 'z': Categorical has no probabilities: its logits are NaN or all -inf for some batch element; "
     "give every element a finite logit"
 )
 
@@ -84,16 +84,16 @@ REFUSED = [
     (lambda: TraceUnorderedSet_ELBO(max_leaves=0), "max_leaves must be an integer of at least 1, got 0"),
     (
         lambda: TraceSampleSet_ELBO(estimator="ordered_set"),
-        "estimator must be one of unordered_set, sum_and_sample, leave_one_out, exact, got 'ordered_set'",
+        "estimator must be one of unordered_set, sum_and_sample, leave_one_out, exact; got 'ordered_set'",
     ),
     (
         lambda: config_sample_set(categorical, estimator="vimco"),
-        "estimator must be one of unordered_set, sum_and_sample, leave_one_out, exact, got 'vimco'",
+        "estimator must be one of unordered_set, sum_and_sample, leave_one_out, exact; got 'vimco'",
     ),
     (lambda: config_sample_set(categorical, num_samples=0), "num_samples must be an integer of at least 1, got 0"),
     (
         lambda: loss(TraceUnorderedSet_ELBO(), infer={"estimator": "rebar"}),
-        "site 'z': estimator must be one of unordered_set, sum_and_sample, leave_one_out, exact, got 'rebar'",
+        "site 'z': estimator must be one of unordered_set, sum_and_sample, leave_one_out, exact; got 'rebar'",
     ),
     (
         lambda: loss(TraceUnorderedSet_ELBO(), infer={"num_samples": 0}),
@@ -126,11 +126,11 @@ REFUSED = [
     ),
     (
         lambda: loss(TraceUnorderedSet_ELBO(), nothing_finite),
-        NO_LAW,
+        NO_PROBABILITIES,
     ),
     (
         lambda: loss(TraceSumAndSample_ELBO(), not_a_number),
-        NO_LAW,
+        NO_PROBABILITIES,
     ),
     (
         lambda: loss(

@@ -139,7 +139,7 @@ def test_joint_one_hot_and_nested_events(elbo_type, k):
 
 
 @pytest.mark.parametrize(
-    "law",
+    "site",
     [
         dist.Bernoulli(logits=torch.tensor([0.3, -0.2])),
         dist.Categorical(logits=torch.tensor([[0.3, -0.2, 1.0]])),
@@ -150,26 +150,26 @@ def test_joint_one_hot_and_nested_events(elbo_type, k):
         dist.Bernoulli(logits=torch.zeros(2, 3)).to_event(1),
         dist.BetaBinomial(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 1.0]), 2),
     ],
-    ids=lambda law: type(law).__name__,
+    ids=lambda site: type(site).__name__,
 )
 @pytest.mark.parametrize("estimator", ["unordered_set", "sum_and_sample", "leave_one_out"])
-def test_laws_whose_support_is_finite(law, estimator):
-    drawn = draw_sample_set(law, SetOptions(estimator, 2))
-    assert drawn.values.shape == (2, *law.batch_shape, *law.event_shape)
-    assert drawn.values.dtype == law.sample().dtype
+def test_families_whose_support_is_finite(site, estimator):
+    drawn = draw_sample_set(site, SetOptions(estimator, 2))
+    assert drawn.values.shape == (2, *site.batch_shape, *site.event_shape)
+    assert drawn.values.dtype == site.sample().dtype
     torch.testing.assert_close(drawn.log_weight.exp().sum(0), torch.ones(drawn.log_weight.shape[1:]))
-    assert law.support.check(drawn.values).all()
+    assert site.support.check(drawn.values).all()
 
 
 def test_sets_hold_distinct_values():
-    law = dist.Categorical(logits=torch.randn(500, 7))
-    values = draw_sample_set(law, SetOptions("unordered_set", 5)).values.sort(0).values
+    site = dist.Categorical(logits=torch.randn(500, 7))
+    values = draw_sample_set(site, SetOptions("unordered_set", 5)).values.sort(0).values
     assert (values.diff(dim=0) != 0).all()
 
 
 def test_equal_probabilities_are_summed_in_a_fixed_order():
-    law = dist.Categorical(logits=torch.zeros(50, 8))
-    values = draw_sample_set(law, SetOptions("sum_and_sample", 4, num_summed=3)).values
+    site = dist.Categorical(logits=torch.zeros(50, 8))
+    values = draw_sample_set(site, SetOptions("sum_and_sample", 4, num_summed=3)).values
     assert values[:3].unique(dim=1).flatten().tolist() == [0, 1, 2]
 
 

@@ -1,0 +1,116 @@
+"""Which models there are: one table, read without importing any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from pyro_ext.utils.checks import one_of
+
+if TYPE_CHECKING:
+    from pyro_ext.inference import TrainingPlan
+
+__all__ = ["MODELS", "ModelEntry", "builder", "describe"]
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """What there is to know about a model before importing it.
+
+    Args:
+        module: the import path of the module that holds ``build``.
+        summary: one line.
+        paper: authors, year, title and arXiv number.
+        data: the data set it is fitted to unless told otherwise.
+        files: arguments of ``build`` that are lists of files, for the command line to take as ``--NAME FILE FILE``.
+        defaults: options of ``pyro-ext fit`` whose defaults are not those of other models, by their names on the
+            command line; those that begin with ``data.`` are for the data set above.
+    """
+
+    module: str
+    summary: str
+    paper: str
+    data: str
+    files: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+MODELS: Mapping[str, ModelEntry] = MappingProxyType(
+    {
+        "categorical_vae": ModelEntry(
+            module="pyro_ext.models.categorical_vae",
+            summary="variational autoencoder whose latent code is N categorical variables of K categories",
+            paper="Kool et al. 2020, Estimating gradients for discrete random variables by sampling without "
+            "replacement, arXiv 2002.06043",
+            data="digits",
+        ),
+        "drmm": ModelEntry(
+            module="pyro_ext.models.drmm",
+            summary="Deep Rendering Mixture Model: a convolutional network as inference in a generative model, learnt "
+            "from few labels",
+            paper="Patel et al. 2016, A probabilistic framework for deep learning, arXiv 1612.01936",
+            data="digits",
+            defaults=MappingProxyType({"trainer.max_epochs": 40, "data.binarize": None}),
+        ),
+        "neuron_matching": ModelEntry(
+            module="pyro_ext.models.neuron_matching",
+            summary="which neuron of a worm is which, by simulated activity of all neurons",
+            paper="Linderman et al. 2018, Reparameterizing the Birkhoff polytope for variational permutation "
+            "inference, arXiv 1710.09508",
+            data="simulated_worms",
+            defaults=MappingProxyType(
+                {"batch_size": 200, "trainer.max_epochs": 150, "trainer.check_val_every_n_epoch": 10}
+            ),
+        ),
+        "phylo": ModelEntry(
+            module="pyro_ext.models.phylo",
+            summary="the posterior of phylogenetic trees of aligned sequences under JC69: topologies from a subsplit "
+            "Bayesian network, log-normal branch lengths",
+            paper="Zhang and Matsen 2022, A variational approach to Bayesian phylogenetic inference, arXiv 2204.07747 "
+            "(first at ICLR 2019)",
+            data="alignment",
+            files=("trees", "golden"),
+            defaults=MappingProxyType({"trainer.max_epochs": 200, "trainer.check_val_every_n_epoch": 10}),
+        ),
+        "point_matching": ModelEntry(
+            module="pyro_ext.models.point_matching",
+            summary="noisy observations in an unknown order, matched with the points they come from",
+            paper="Linderman et al. 2018, Reparameterizing the Birkhoff polytope for variational permutation "
+            "inference, arXiv 1710.09508",
+            data="point_matching",
+            defaults=MappingProxyType(
+                {"batch_size": 200, "trainer.max_epochs": 150, "trainer.check_val_every_n_epoch": 10}
+            ),
+        ),
+    }
+)
+"""Name of a model -> what there is to know about it."""
+
+
+def describe(name: str) -> ModelEntry:
+    """Return the entry of a model.
+
+    Raises:
+        ValueError: if there is no such model.
+
+    Example:
+        >>> describe("categorical_vae").data
+        'digits'
+    """
+    return MODELS[one_of("model", name, MODELS)]
+
+
+def builder(name: str) -> Callable[..., TrainingPlan]:
+    """Return a model's ``build``, which maps data and options to a training plan.
+
+    Args:
+        name: a model in :data:`MODELS`.
+
+    Raises:
+        ValueError: if there is no such model.
+    """
+    build: Callable[..., TrainingPlan] = import_module(describe(name).module).build
+    return build

@@ -1,0 +1,71 @@
+"""Plots of images: rows to compare with each other, and samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pyro_ext.inference import local_params
+from pyro_ext.plotting import image_grid
+from pyro_ext.utils.random_state import isolated_random_state
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["image_rows", "sample_images"]
+
+
+def image_rows(rows: Callable[[], Sequence[Tensor]], shape: tuple[int, int], title: str = "") -> Callable[..., Axes]:
+    """Return a plot of rows of images above each other, such as images and their reconstructions.
+
+    Args:
+        rows: called when the plot is drawn, without gradients; returns tensors of pixels in [0, 1], each of shape
+            ``(columns, height * width)`` or ``(columns, height, width)``.
+        shape: height and width.
+        title: what stands above.
+
+    Example:
+        >>> draw = image_rows(lambda: [torch.zeros(5, 64), torch.ones(5, 64)], (8, 8))
+        >>> draw().images[0].get_array().shape
+        (19, 46)
+    """
+
+    @torch.no_grad()
+    def draw(ax: Axes | None = None) -> Axes:
+        with local_params():
+            grid = torch.stack([row.reshape(-1, *shape) for row in rows()])
+        return _titled(image_grid(grid, ax), title)
+
+    return draw
+
+
+def sample_images(
+    sample: Callable[[int], Tensor], shape: tuple[int, int], number: int = 20, columns: int = 10, seed: int = 0
+) -> Callable[..., Axes]:
+    """Return a plot of samples, the same ones whenever parameters are the same.
+
+    Args:
+        sample: called with ``number`` when the plot is drawn, without gradients; returns pixels in [0, 1], of shape
+            ``(number, height * width)`` or ``(number, height, width)``.
+        shape: height and width.
+        number: how many samples to draw.
+        columns: how many of them go into a row.
+        seed: the seed of the samples.
+    """
+
+    @torch.no_grad()
+    def draw(ax: Axes | None = None) -> Axes:
+        with isolated_random_state(seed, torch.device("cpu")), local_params():
+            images = sample(number)
+        return image_grid(images.reshape(-1, *shape), ax, columns=columns)
+
+    return draw
+
+
+def _titled(ax: Axes, title: str) -> Axes:
+    if title:
+        ax.set_title(title, fontsize=9)
+    return ax
