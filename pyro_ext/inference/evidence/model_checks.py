@@ -11,7 +11,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_ext.distributions.structure import unwrap
+from pyro_ext.distributions.structure import masks_of, unwrap
 from pyro_ext.inference._traces import Site
 
 __all__ = ["PriorCheck", "check_finite", "check_sites"]
@@ -70,10 +70,7 @@ def check_sites(sites: Mapping[str, Site]) -> None:
 
 def _check_whole(name: str, site: Site) -> None:
     """Raise a ValueError if the density of a latent site is masked or scaled, so that it does not integrate to 1."""
-    masks, fn = [site["mask"]], site["fn"]
-    while hasattr(fn, "base_dist"):
-        masks.append(getattr(fn, "_mask", None))
-        fn = fn.base_dist
+    masks = [site["mask"], *masks_of(site["fn"])]
     if any(mask is not None and not bool(torch.as_tensor(mask).all()) for mask in masks):
         raise ValueError(
             f"latent site {name!r} is masked, which leaves it an improper prior, so that there is no evidence: mask "
