@@ -186,9 +186,8 @@ class _LivePoints:
             accepted_total = accepted_total + accepted.to(prior).mean()
         rate = float(accepted_total) / self.steps
         self._rates.append(rate)
-        self._factor *= math.exp(
-            rate - _TARGET_ACCEPTANCE
-        )  # only between rounds, so that within one the steps stay reversible
+        # The scale changes between rounds only, so that the steps of one round are reversible.
+        self._factor *= math.exp(rate - _TARGET_ACCEPTANCE)
         self.z, self.likelihood, self._prior = (
             old.index_copy(0, dying, new)
             for old, new in zip((self.z, self.likelihood, self._prior), (z, likelihood, prior), strict=True)
