@@ -7,8 +7,9 @@ with the likelihoods :math:`L_i` of the dead points in increasing order, and the
 the j-th of them died. In each round the lower half of the live points dies, and is replaced by as many Markov chains
 that run at once.
 
-dynesty needs the prior as a transform of the unit cube, which a Pyro model does not give, and the likelihood at one
-point for each call.
+dynesty needs the prior as a transform of the unit cube, which a Pyro model does not give, and calls the likelihood for
+one point at a time. On Pyro models with eight latents this sampler takes less than a twentieth of its processor time at
+similar errors; dynesty is as fast only with a likelihood written in NumPy by hand (``benchmarks/evidence_peers.py``).
 
 References:
     | Nested sampling for general Bayesian computation (Skilling, 2006)
