@@ -34,7 +34,7 @@ def images(dtype=torch.float64, number=NUMBER):
 
 
 def bound(model, x, y=None):
-    """Minus the ELBO of every image, shape (B,), by going through the classes."""
+    """Minus the ELBO of every image, shape (B,), by a sum over the classes."""
     scores, _, switches = model.infer(x)
     log_q = (scores / model.noise**2).log_softmax(-1)
     if y is not None:
