@@ -1,4 +1,4 @@
-"""Stochastic beam search: the law of the sets it draws, and where the mass goes."""
+"""Stochastic beam search: the distribution of the sets it draws, and where the mass goes."""
 
 import math
 from itertools import product
@@ -9,7 +9,7 @@ import torch
 from pyro_ext.ops.sets import beam_step, stochastic_beam_search
 from tests.ops.references import all_sets, z_scores
 
-# two actions, then three: the second law depends on the first action
+# two actions, then three: the second distribution depends on the first action
 FIRST = torch.tensor([0.6, 0.4], dtype=torch.float64).log()
 SECOND = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]], dtype=torch.float64).log()
 
@@ -21,7 +21,7 @@ def two_levels(prefix):
 
 
 def random_table(length, num_actions, batch_shape=(), dtype=torch.float64):
-    """A random autoregressive law over sequences: a table of conditionals for each prefix."""
+    """A random autoregressive distribution over sequences: a table of conditionals for each prefix."""
     tables = [torch.randn(num_actions**t, num_actions, dtype=dtype).log_softmax(-1) for t in range(length)]
 
     def step(prefix):
@@ -55,11 +55,11 @@ def test_set_frequencies(k):
 
 def test_mass_is_conserved():
     step = random_table(6, 3)
-    found = stochastic_beam_search(step, 6, 4, batch_shape=(2000,))
-    total = found.log_prob.exp().sum(-1) + found.log_rest.exp()
+    drawn = stochastic_beam_search(step, 6, 4, batch_shape=(2000,))
+    total = drawn.log_prob.exp().sum(-1) + drawn.log_rest.exp()
     assert (total - 1).abs().max() < 1e-14
-    torch.testing.assert_close(found.log_prob, log_prob_of(step, found.actions), rtol=1e-14, atol=1e-14)
-    distinct = found.actions.mul(3 ** torch.arange(6)).sum(-1).sort(-1).values.diff()
+    torch.testing.assert_close(drawn.log_prob, log_prob_of(step, drawn.actions), rtol=1e-14, atol=1e-14)
+    distinct = drawn.actions.mul(3 ** torch.arange(6)).sum(-1).sort(-1).values.diff()
     assert (distinct > 0).all()
 
 
@@ -67,16 +67,16 @@ def test_a_tiny_rest_keeps_its_digits():
     """Eight sequences, seven of them of probability e^-50 and less: one minus the rest is just one."""
     row = torch.tensor([0.0, -50.0], dtype=torch.float64)
 
-    found = stochastic_beam_search(lambda prefix: row.expand(*prefix.shape[:-1], 2), 3, 1)
-    assert found.actions.tolist() == [[0, 0, 0]]
-    assert float(found.log_rest) == pytest.approx(math.log(3) - 50, rel=1e-12)
+    drawn = stochastic_beam_search(lambda prefix: row.expand(*prefix.shape[:-1], 2), 3, 1)
+    assert drawn.actions.tolist() == [[0, 0, 0]]
+    assert float(drawn.log_rest) == pytest.approx(math.log(3) - 50, rel=1e-12)
 
 
 def test_fewer_sequences_than_asked_for():
-    found = stochastic_beam_search(two_levels, 2, 10, batch_shape=(3,))
-    assert found.actions.shape == (3, 6, 2)
-    assert (found.log_rest == -math.inf).all()
-    torch.testing.assert_close(found.log_prob.exp().sum(-1), torch.ones(3, dtype=torch.float64))
+    drawn = stochastic_beam_search(two_levels, 2, 10, batch_shape=(3,))
+    assert drawn.actions.shape == (3, 6, 2)
+    assert (drawn.log_rest == -math.inf).all()
+    torch.testing.assert_close(drawn.log_prob.exp().sum(-1), torch.ones(3, dtype=torch.float64))
 
 
 def test_impossible_children_come_last():
@@ -87,12 +87,12 @@ def test_impossible_children_come_last():
             return torch.tensor([0.5, 0.5]).log().expand(*prefix.shape[:-1], 2)
         return dead[prefix[..., 0]]
 
-    found = stochastic_beam_search(step, 2, 3, batch_shape=(200,))
-    assert not found.log_prob.isnan().any()
-    assert (found.actions[:, 0] == 0).all()
-    assert (found.log_prob[:, 1:] == -math.inf).all()
-    assert (found.log_rest == -math.inf).all()
-    assert (found.actions[:, :, 0] * 2 + found.actions[:, :, 1]).sort(-1).values.diff().min() > 0
+    drawn = stochastic_beam_search(step, 2, 3, batch_shape=(200,))
+    assert not drawn.log_prob.isnan().any()
+    assert (drawn.actions[:, 0] == 0).all()
+    assert (drawn.log_prob[:, 1:] == -math.inf).all()
+    assert (drawn.log_rest == -math.inf).all()
+    assert (drawn.actions[:, :, 0] * 2 + drawn.actions[:, :, 1]).sort(-1).values.diff().min() > 0
 
 
 def test_one_step_keeps_the_parents_maximum(dtype):
@@ -107,10 +107,10 @@ def test_one_step_keeps_the_parents_maximum(dtype):
     assert (step.perturbed.diff() <= 0).all()
 
 
-def test_dtype_is_that_of_the_law(dtype):
-    found = stochastic_beam_search(random_table(3, 4, dtype=dtype), 3, 5)
-    assert found.log_prob.dtype == found.log_rest.dtype == dtype
-    assert found.actions.dtype == torch.int64
+def test_dtype_is_that_of_the_distribution(dtype):
+    drawn = stochastic_beam_search(random_table(3, 4, dtype=dtype), 3, 5)
+    assert drawn.log_prob.dtype == drawn.log_rest.dtype == dtype
+    assert drawn.actions.dtype == torch.int64
 
 
 def test_masses_are_differentiable():
@@ -119,8 +119,8 @@ def test_masses_are_differentiable():
     def step(prefix):
         return logits.log_softmax(-1).expand(*prefix.shape[:-1], 2)
 
-    found = stochastic_beam_search(step, 3, 5)
-    total = found.log_prob.exp().sum() + found.log_rest.exp()
+    drawn = stochastic_beam_search(step, 3, 5)
+    total = drawn.log_prob.exp().sum() + drawn.log_rest.exp()
     (grad,) = torch.autograd.grad(total, logits)
     assert grad.abs().max() < 1e-14
     (grad,) = torch.autograd.grad(stochastic_beam_search(step, 3, 8).log_prob.sum(), logits)

@@ -1,4 +1,4 @@
-"""Sums of masses in log space where some, or all, masses are zero."""
+"""Logarithms of masses where some of the masses, or all of them, are zero."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ import math
 
 from torch import Tensor
 
+__all__ = ["LOG_NOTHING", "floored", "is_nothing", "log_total", "unfloored"]
+
 # Stands for log 0: finite, so that neither values nor gradients meet inf - inf, and far below any real log-mass.
 LOG_NOTHING = -1e30
 
 
 def floored(log_mass: Tensor) -> Tensor:
-    """Return ``log_mass`` with :data:`LOG_NOTHING` for -inf."""
+    """Return ``log_mass`` with :data:`LOG_NOTHING` in place of -inf."""
     return log_mass.clamp_min(LOG_NOTHING)
 
 
 def unfloored(log_mass: Tensor) -> Tensor:
-    """Return ``log_mass`` with -inf for whatever came of :data:`LOG_NOTHING`, cut off from gradients there."""
+    """Return ``log_mass`` with -inf where it was computed from :data:`LOG_NOTHING`; gradients are 0 there."""
     return log_mass.masked_fill(is_nothing(log_mass), -math.inf)
 
 
 def is_nothing(log_mass: Tensor) -> Tensor:
-    """Tell where floored log-masses, or sums and products of a few of them, stand for zero."""
+    """Return where floored log-masses, or the logs of sums and products of a few of them, stand for zero."""
     return log_mass < 0.1 * LOG_NOTHING
 
 

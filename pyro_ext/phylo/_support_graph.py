@@ -22,9 +22,12 @@ Subsplit = tuple[Clade, Clade]
 def subsplit_graph(support: SubsplitSupport) -> networkx.DiGraph:
     """Return the directed acyclic graph of subsplits.
 
-    A node is ``"root"``, or a subsplit, written as the two tuples of its taxa, the one with the first taxon before
-    the other. An edge leads from the parent to the child subsplit; its attributes are ``parameter``, the place of
-    the pair among the support's parameters, and ``clade``, the taxa that the child splits.
+    A node is ``"root"``, or a subsplit, written as two tuples of taxa, the tuple with the first taxon first. An edge
+    leads from the parent to the child subsplit; its attributes are ``parameter``, the position of the pair among the
+    support's parameters, and ``clade``, the taxa that the child splits.
+
+    Args:
+        support: the support whose subsplits are the nodes.
 
     Raises:
         ValueError: if the support does not tell contexts apart by sisters.

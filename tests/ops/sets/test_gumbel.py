@@ -1,4 +1,4 @@
-"""Draws without replacement: their law, their order, and the mass they leave."""
+"""Draws without replacement: their distribution, their order, and the mass they leave."""
 
 import math
 from itertools import permutations

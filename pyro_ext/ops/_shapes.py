@@ -1,21 +1,28 @@
-"""Checks shared by the functions on sets: sizes and shapes are refused at the door, with the remedy."""
+"""Checks of shapes shared by the functions on square matrices and on sets; messages say what to change."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from pyro_ext.utils.checks import positive_int
 
-def check_positive(name: str, value: int) -> None:
-    """Raise a ValueError naming the argument unless ``value`` is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+__all__ = ["check_members", "check_set_size", "check_square"]
+
+
+def check_square(name: str, value: Tensor, least: int = 1) -> None:
+    """Raise a ValueError unless ``value`` is ``batch_shape + (N, N)`` with N of at least ``least``."""
+    if value.dim() < 2 or value.shape[-1] != value.shape[-2] or value.shape[-1] < least:
+        raise ValueError(
+            f"{name} must have shape batch_shape + (N, N) with N at least {least}, got {tuple(value.shape)}: "
+            "give square matrices in the last two dims"
+        )
 
 
 def check_set_size(k: int, log_probs: Tensor) -> None:
     """Raise a ValueError unless ``log_probs`` has categories and ``k`` is an integer in ``1..K``."""
     if log_probs.dim() < 1:
         raise ValueError("log_probs must have shape batch_shape + (K,), got a scalar")
-    check_positive("k", k)
+    positive_int("k", k)
     size = log_probs.shape[-1]
     if k > size:
         raise ValueError(f"k={k} exceeds the {size} categories of log_probs: choose k at most {size}")

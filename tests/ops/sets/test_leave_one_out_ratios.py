@@ -1,4 +1,4 @@
-"""Leave-one-out ratios against 60-digit arithmetic, on laws from flat to extremely peaked."""
+"""Leave-one-out ratios against 60-digit arithmetic, on distributions from flat to extremely peaked."""
 
 import math
 from itertools import product
@@ -32,7 +32,7 @@ def decaying(rate):
     return (-rate * torch.arange(10, dtype=torch.float64)).log_softmax(-1)
 
 
-def random_law(size):
+def random_log_probs(size):
     return torch.randn(size, dtype=torch.float64).log_softmax(-1)
 
 
@@ -56,11 +56,11 @@ CASES = {
     "Bernoulli cube eta=-4, k=8, all of it": (lambda: leading(bernoulli_cube(-4.0), 8), -math.inf),
     "logits -8 i, k=4": (lambda: leading(decaying(8.0), 4), -32.0),
     "logits -20 i, k=6": (lambda: leading(decaying(20.0), 6), -120.0),
-    "a million random categories, k=8": (lambda: drawn(random_law(1_000_000), 8), None),
-    "C=30, k=12": (lambda: drawn(random_law(30), 12), None),
-    "C=30, k=14": (lambda: drawn(random_law(30), 14), None),
+    "a million random categories, k=8": (lambda: drawn(random_log_probs(1_000_000), 8), None),
+    "C=30, k=12": (lambda: drawn(random_log_probs(30), 12), None),
+    "C=30, k=14": (lambda: drawn(random_log_probs(30), 14), None),
     "least probable of logits -8 i, k=4": (lambda: leading(decaying(8.0).flip(-1), 4), None),
-    "C=40 peaked, k=12": (lambda: drawn((8 * random_law(40)).log_softmax(-1), 12), None),
+    "C=40 peaked, k=12": (lambda: drawn((8 * random_log_probs(40)).log_softmax(-1), 12), None),
 }
 
 
@@ -71,9 +71,9 @@ def test_ratios_agree_with_60_digits(name):
     if printed is not None:
         assert float(log_rest) == pytest.approx(printed, abs=0.1)
     value, first, second = reference_ratios(log_p, log_rest)
-    found_first, found_second = first_and_second_log_ratios(log_p, log_rest)
-    torch.testing.assert_close(found_first, first, rtol=0, atol=1e-12)
-    torch.testing.assert_close(found_second, second, rtol=0, atol=1e-12)
+    result_first, result_second = first_and_second_log_ratios(log_p, log_rest)
+    torch.testing.assert_close(result_first, first, rtol=0, atol=1e-12)
+    torch.testing.assert_close(result_second, second, rtol=0, atol=1e-12)
     torch.testing.assert_close(set_log_prob(log_p, log_rest), value, rtol=1e-14, atol=1e-12)
 
 
@@ -93,7 +93,7 @@ def test_weights_sum_to_one(k):
 
 @pytest.mark.parametrize("k", [1, 4, 8, 13])
 def test_a_set_that_holds_all_mass_has_ratios_of_one(k):
-    log_p = random_law(k)
+    log_p = random_log_probs(k)
     first, second = first_and_second_log_ratios(log_p, torch.tensor(-math.inf, dtype=torch.float64))
     assert first.abs().max() < 1e-13
     assert second.abs().max() < 1e-13
@@ -115,7 +115,7 @@ def test_all_but_one_member_underflowing():
     log_p = torch.tensor([0.0, -40.0, -800.0, -2000.0], dtype=torch.float64)
     first, second = first_and_second_log_ratios(log_p, torch.tensor(-5000.0, dtype=torch.float64))
     assert (log_p + first).exp().sum() == pytest.approx(1, abs=1e-12)
-    # without its one large member the law is no longer normalised: only rows that keep it sum to one
+    # without its one large member the distribution is no longer normalised: only rows that keep it sum to one
     sums = (log_p + second).exp().sum(-1)
     assert sums[1:].tolist() == pytest.approx([1, 1, 1], abs=1e-12)
     assert torch.isfinite(second).all()
@@ -123,7 +123,7 @@ def test_all_but_one_member_underflowing():
 
 @pytest.mark.parametrize("k", [4, 12])
 def test_float32_in_and_out(k):
-    log_p, log_rest = drawn(random_law(30), k)
+    log_p, log_rest = drawn(random_log_probs(30), k)
     first, second = first_and_second_log_ratios(log_p.float(), log_rest.float())
     assert first.dtype == second.dtype == torch.float32
     exact_first, exact_second = first_and_second_log_ratios(log_p, log_rest)
@@ -132,12 +132,12 @@ def test_float32_in_and_out(k):
 
 
 def test_ratios_are_constants_of_the_gradient():
-    log_p = random_law(5).requires_grad_()
+    log_p = random_log_probs(5).requires_grad_()
     assert not leave_one_out_log_ratios(log_p[:3], log_p[3:].logsumexp(-1)).requires_grad
 
 
-def test_both_orders_are_those_of_the_single_pass():
-    log_p, log_rest = drawn(random_law(10), 4)
+def test_both_orders_are_those_computed_together():
+    log_p, log_rest = drawn(random_log_probs(10), 4)
     first, second = first_and_second_log_ratios(log_p, log_rest)
     assert torch.equal(leave_one_out_log_ratios(log_p, log_rest), first)
     assert torch.equal(leave_one_out_log_ratios(log_p, log_rest, order=2), second)
@@ -146,7 +146,10 @@ def test_both_orders_are_those_of_the_single_pass():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: leave_one_out_log_ratios(torch.zeros(3), torch.zeros(()), order=3), "order must be 1 or 2, got 3"),
+        (
+            lambda: leave_one_out_log_ratios(torch.zeros(3), torch.zeros(()), order=3),
+            "order must be one of 1, 2; got 3",
+        ),
         (lambda: leave_one_out_log_ratios(torch.zeros(2, 3), torch.zeros(3)), "one remaining mass per set"),
         (lambda: set_log_prob(torch.zeros(()), torch.zeros(())), r"log_p must have shape batch_shape \+ \(k,\)"),
         (lambda: set_log_prob(torch.zeros(4, 0), torch.zeros(4)), "k at least 1"),
@@ -162,7 +165,7 @@ def test_wrong_calls_are_refused(call, message):
 def test_cuda_agrees_with_cpu(k):
     log_p, log_rest = drawn(torch.randn(7, 40, dtype=torch.float64).log_softmax(-1), k)
     expected = first_and_second_log_ratios(log_p, log_rest)
-    found = first_and_second_log_ratios(log_p.cuda(), log_rest.cuda())
-    for a, b in zip(found, expected, strict=True):
+    result = first_and_second_log_ratios(log_p.cuda(), log_rest.cuda())
+    for a, b in zip(result, expected, strict=True):
         assert a.is_cuda
         torch.testing.assert_close(a.cpu(), b, rtol=0, atol=1e-12)

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from pyro_ext.ops.sets import _log_time, _subset_program, gumbel_topk, log_remaining_mass, set_log_prob
+from pyro_ext.ops.sets import gumbel_topk, log_remaining_mass, set_log_prob
+from pyro_ext.ops.sets._set_sums import INTEGRAL, SUBSETS
 from tests.ops.references import all_sets
 
 
@@ -15,9 +16,9 @@ def test_sum_over_all_orders(k):
     sets, expected = all_sets(log_probs.exp(), k)
     index = torch.tensor(sets)
     table = log_probs.expand(len(sets), -1)
-    found = set_log_prob(table.gather(-1, index), log_remaining_mass(table, index)).exp()
-    torch.testing.assert_close(found, expected, rtol=1e-13, atol=0)
-    assert found.sum() == pytest.approx(1, abs=1e-14)
+    result = set_log_prob(table.gather(-1, index), log_remaining_mass(table, index)).exp()
+    torch.testing.assert_close(result, expected, rtol=1e-13, atol=0)
+    assert result.sum() == pytest.approx(1, abs=1e-14)
 
 
 @pytest.mark.parametrize("k", [12, 14, pytest.param(16, marks=pytest.mark.slow)])
@@ -26,9 +27,9 @@ def test_the_two_methods_agree(k, sharpness):
     log_probs = torch.randn(3, 40, dtype=torch.float64).mul(sharpness).log_softmax(-1)
     _, log_p, log_rest = gumbel_topk(log_probs, k)
     torch.testing.assert_close(
-        _log_time.log_set_prob(log_p, log_rest), _subset_program.log_set_prob(log_p, log_rest), rtol=1e-13, atol=1e-12
+        INTEGRAL.log_set_prob(log_p, log_rest), SUBSETS.log_set_prob(log_p, log_rest), rtol=1e-13, atol=1e-12
     )
-    for a, b in zip(_log_time.log_ratios(log_p, log_rest), _subset_program.log_ratios(log_p, log_rest), strict=True):
+    for a, b in zip(INTEGRAL.log_ratios(log_p, log_rest), SUBSETS.log_ratios(log_p, log_rest), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
 

@@ -1,4 +1,4 @@
-"""Which ELBOs the command line knows by their short names."""
+"""Which ELBOs the command line knows by their short names, and optimisers and schedulers as settings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from types import ModuleType
 
 from pyro.infer import ELBO, ReweightedWakeSleep
 
-__all__ = ["class_path", "elbo_names"]
+from pyro_ext.cli.errors import nearest
+from pyro_ext.inference.training.local import check_elbo
+
+__all__ = ["check_elbo_name", "class_path", "elbo_names"]
 
 
 def elbo_names() -> dict[str, str]:
@@ -35,9 +38,20 @@ def class_path(name: str) -> str:
         return name
     known = elbo_names()
     if name not in known:
-        choice = ", ".join(sorted(name for name, path in known.items() if _usable(path)))
-        raise ValueError(f"--elbo: there is no ELBO {name!r}; choose a class path or one of {choice}")
+        usable = sorted(name for name, path in known.items() if _usable(path))
+        hint = nearest(name, usable)
+        raise ValueError(f"--elbo: there is no ELBO {name!r}; choose a class path or one of {', '.join(usable)}{hint}")
     return known[name]
+
+
+def check_elbo_name(name: str) -> None:
+    """Raise a ValueError if a name or class path is that of no ELBO which can be trained by."""
+    path = class_path(name)
+    if path in elbo_names().values():
+        module, _, last = path.rpartition(".")
+        kind = getattr(import_module(module), last)
+        if not _usable(path):
+            check_elbo(kind.__new__(kind))
 
 
 def _of(module: ModuleType) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Probabilities of unordered sets drawn without replacement, and their leave-one-out ratios."""
+"""Probabilities of draws without replacement, in a given order and in any, and leave-one-out ratios of sets."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_ext.ops.sets import _log_time, _subset_program
-from pyro_ext.ops.sets._log_space import floored, is_nothing
-from pyro_ext.ops.sets._shapes import check_members
+from pyro_ext.ops._log_space import floored, is_nothing, unfloored
+from pyro_ext.ops._shapes import check_members
+from pyro_ext.ops.sets._set_sums import INTEGRAL, SUBSETS, Method
+from pyro_ext.utils.checks import one_of
 
-__all__ = ["first_and_second_log_ratios", "leave_one_out_log_ratios", "set_log_prob"]
+__all__ = ["first_and_second_log_ratios", "leave_one_out_log_ratios", "order_log_prob", "set_log_prob"]
 
 # Above this size the integral is faster than the 2^k subsets.
 _LARGEST_SUBSET_PROGRAM = 11
+
+
+def _method(k: int) -> Method:
+    return SUBSETS if k <= _LARGEST_SUBSET_PROGRAM else INTEGRAL
 
 
 def _flatten(log_p: Tensor, log_rest: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,15 +56,44 @@ def set_log_prob(log_p: Tensor, log_rest: Tensor) -> Tensor:
     tensor(0.5143)
     """
     flat_p, flat_rest = _flatten(log_p, log_rest)
-    method = _subset_program if log_p.shape[-1] <= _LARGEST_SUBSET_PROGRAM else _log_time
-    value = method.log_set_prob(flat_p, flat_rest)
+    value = _method(log_p.shape[-1]).log_set_prob(flat_p, flat_rest)
     impossible = is_nothing(flat_p).any(-1) & ~is_nothing(flat_rest)
     return value.masked_fill(impossible, -math.inf).reshape(log_rest.shape).to(log_p.dtype)
 
 
+def order_log_prob(log_p: Tensor, log_rest: Tensor) -> Tensor:
+    r"""Return the log-probability that draws without replacement give the categories in just this order.
+
+    .. math::  p(b) = \prod_{i=1}^k \frac{p_{b_i}}{\sum_{j \ge i} p_{b_j} + r}
+
+    with ``r`` the mass of the categories never drawn.
+
+    Args:
+        log_p: log-probabilities of the categories in draw order, ``batch_shape + (k,)``.
+        log_rest: log of the mass of all other categories, ``batch_shape``; -inf for none.
+
+    Returns:
+        ``batch_shape``, in the type of ``log_p`` (float64 inside), differentiable; -inf where a category has no mass
+        while others do.
+
+    Raises:
+        ValueError: if the shapes disagree.
+
+    References:
+        | The analysis of permutations (Plackett, 1975), https://doi.org/10.2307/2346567
+
+    >>> order_log_prob(torch.tensor([0.5, 0.3]).log(), torch.tensor(0.2).log()).exp()  # 0.5 * 0.3 / 0.5
+    tensor(0.3000)
+    """
+    check_members(log_p, log_rest)
+    masses = floored(torch.cat([log_p.double(), log_rest.double().unsqueeze(-1)], -1))
+    remaining = masses.flip(-1).logcumsumexp(-1).flip(-1)
+    return unfloored((masses - remaining)[..., :-1].sum(-1)).to(log_p.dtype)
+
+
 @torch.no_grad()
 def first_and_second_log_ratios(log_p: Tensor, log_rest: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Return the leave-one-out log-ratios of both orders from a single pass.
+    r"""Return the leave-one-out log-ratios of first and second order, computed together.
 
     .. math::
         R(S, s) = \frac{p^{D \setminus s}(S \setminus s)}{p(S)}, \qquad R^{D \setminus s}(S, s') =
@@ -92,8 +126,7 @@ def first_and_second_log_ratios(log_p: Tensor, log_rest: Tensor) -> tuple[Tensor
     """
     flat_p, flat_rest = _flatten(log_p, log_rest)
     k = log_p.shape[-1]
-    method = _subset_program if k <= _LARGEST_SUBSET_PROGRAM else _log_time
-    first, second = method.log_ratios(flat_p, flat_rest)
+    first, second = _method(k).log_ratios(flat_p, flat_rest)
     return first.reshape(log_p.shape).to(log_p.dtype), second.reshape(*log_p.shape, k).to(log_p.dtype)
 
 
@@ -112,6 +145,5 @@ def leave_one_out_log_ratios(log_p: Tensor, log_rest: Tensor, order: int = 1) ->
     >>> leave_one_out_log_ratios(torch.tensor([0.5, 0.3]).log(), torch.tensor(0.2).log()).exp()
     tensor([1.1667, 1.3889])
     """
-    if order not in (1, 2):
-        raise ValueError(f"order must be 1 or 2, got {order!r}")
+    one_of("order", order, (1, 2))
     return first_and_second_log_ratios(log_p, log_rest)[order - 1]
