@@ -117,7 +117,7 @@ def m_step(model: DRMM, sums: Responsibilities, min_noise: float = 1e-3) -> None
 
 
 def _fit_templates(model: DRMM, layer: RenderingLayer, g: Switches, sums: Responsibilities) -> None:
-    """Regress images on patches of masked units: a pixel sees what the units around it hold."""
+    """Regress each pixel of the images on the patch of masked units around it."""
     kernel = layer.layer.kernel
     u = layer.masked(model.class_templates[:, None], g)  # (C, G, K, Hc, Wc)
     margin = kernel - 1 - layer.layer.padding
@@ -125,14 +125,14 @@ def _fit_templates(model: DRMM, layer: RenderingLayer, g: Switches, sums: Respon
     weight, image = sums.weight.flatten(), sums.image.flatten(0, 1).flatten(-2)
     gram = torch.einsum("m,mip,mjp->ij", weight, patches, patches)
     moment = torch.einsum("mip,mkp->ik", patches, image)
-    # A patch lies over the flipped template.
+    # A convolution applies templates flipped.
     current = layer.templates.flip((-1, -2)).transpose(0, 1).flatten(1).mT
     fitted = _solve(gram, moment, current).mT.unflatten(-1, (layer.layer.channels, kernel, kernel))
     layer.templates.copy_(fitted.transpose(0, 1).flip((-1, -2)))
 
 
 def _fit_class_templates(model: DRMM, layer: RenderingLayer, g: Switches, sums: Responsibilities) -> None:
-    """Regress the images of each class on what its units render one by one."""
+    """Regress the images of each class on the images rendered from its units one by one."""
     shape = layer.geometry.coarser
     like = model.class_templates
     units = torch.eye(like[0].numel(), dtype=like.dtype, device=like.device).unflatten(-1, shape)

@@ -21,7 +21,17 @@ from pyro_ext.models.drmm.layers import RenderingLayer
 from pyro_ext.models.drmm.model import DRMM
 from pyro_ext.models.toolkit import data_plate
 
-__all__ = ["MAX_CONFIGURATIONS", "ExactMap", "ExactProgram", "configurations", "decode", "exact_map", "log_evidence"]
+__all__ = [
+    "MAX_CONFIGURATIONS",
+    "ExactMap",
+    "ExactProgram",
+    "configurations",
+    "count_configurations",
+    "decode",
+    "exact_map",
+    "log_evidence",
+    "log_joint",
+]
 
 MAX_CONFIGURATIONS = 2**18
 """The largest number of configurations, classes times switches, that are enumerated."""
