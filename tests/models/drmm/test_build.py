@@ -147,7 +147,8 @@ def test_a_short_run_learns(bars, tmp_path):
     before = plan.evaluate(loader(bars))["error"]
     options = {"enable_progress_bar": False, "check_val_every_n_epoch": 12}
     assert f"a blank image is {bars.valid.x.square().mean().item():.4f}" in plan.remarks
-    assert plan.headline == "error"
+    assert (plan.headline, plan.headline_mode) == ("error", "min")
+    assert plan.players[0].optimizer == OptimizerSettings("Adam", lr=4e-3)
     plan = plan.with_optimizer(OptimizerSettings("Adam", lr=5e-3))
     settings = FitSettings(max_epochs=12, batch_size=30, seed=0)
     result = fit(plan, bars, settings, out=tmp_path / "run", **options)
@@ -260,6 +261,9 @@ def test_bad_data(bars):
     with pytest.raises(ValueError, match="loader must hold at least one data point"):
         build(bars, num_labels=10).evaluate([])
     model = DRMM([Layer(2, 3)], 2, (1, 8, 8))
+    for y, message in ((None, "at least one image and its label"), (-bars.train.y, "labels of all its images")):
+        with pytest.raises(ValueError, match=f"labelled must hold .*{message}"):
+            SemiSupervisedObjective(model, IndexedDataset(bars.train.x, y), LossWeights())
     with pytest.raises(ValueError, match=r"y must hold classes 0 .. 1, or -1 for no label; got 2"):
         SemiSupervisedObjective(model, IndexedDataset(bars.train.x, bars.train.y + 1), LossWeights())
 
