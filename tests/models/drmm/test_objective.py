@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from pyro_ext.models.drmm import DRMM, Layer
-from pyro_ext.models.drmm.losses import (
-    Weights,
+from pyro_ext.models.drmm.objective import (
+    LossWeights,
     entropy_loss,
     kl_loss,
     label_loss,
@@ -56,19 +56,19 @@ def test_training_losses_are_those_of_one_pass():
     model = DRMM([Layer(3, 3, pool=2), Layer(4, 2)], 3, (1, 7, 7), noise=0.5).double()
     x = torch.randn(6, 1, 7, 7, dtype=torch.float64)
     y = torch.tensor([-1, -1, 1, -1, 0, 2])
-    found = training_losses(model, x, y, num_with_label=2)
+    losses = training_losses(model, x, y, num_with_label=2)
     logits = model.dcn(x) / 0.25
     rendering = model.rendering(torch.where(y >= 0, y, logits.argmax(-1)), model.switches(x))
-    assert found.keys() == vars(Weights()).keys()
-    torch.testing.assert_close(found["label"], label_loss(logits, y))
-    torch.testing.assert_close(found["reconstruction"], reconstruction_loss(x[:4], rendering.image[:4]))
-    torch.testing.assert_close(found["entropy"], entropy_loss(logits[:4]))
-    torch.testing.assert_close(found["kl"], kl_loss(logits[:4], torch.full((3,), 1 / 3).double().log()))
-    torch.testing.assert_close(found["nonnegativity"], nonnegativity_loss([h[:4] for h in rendering.levels]))
+    assert losses.keys() == vars(LossWeights()).keys()
+    torch.testing.assert_close(losses["label"], label_loss(logits, y))
+    torch.testing.assert_close(losses["reconstruction"], reconstruction_loss(x[:4], rendering.image[:4]))
+    torch.testing.assert_close(losses["entropy"], entropy_loss(logits[:4]))
+    torch.testing.assert_close(losses["kl"], kl_loss(logits[:4], torch.full((3,), 1 / 3).double().log()))
+    torch.testing.assert_close(losses["nonnegativity"], nonnegativity_loss([h[:4] for h in rendering.levels]))
 
 
 @pytest.mark.parametrize("name", ["label", "reconstruction", "entropy", "kl", "nonnegativity"])
 @pytest.mark.parametrize("value", [-0.5, math.inf, math.nan])
 def test_bad_weights(name, value):
     with pytest.raises(ValueError, match=f"{name}_weight must be a finite number of at least 0, got {value}"):
-        Weights(**{name: value})
+        LossWeights(**{name: value})
