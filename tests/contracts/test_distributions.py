@@ -25,6 +25,7 @@ from pyro_ext.distributions import (
     RelaxedStickBreakingPermutation,
     RelaxedTopK,
     StickBreakingPermutation,
+    UniformPermutation,
     UnorderedSet,
 )
 from pyro_ext.distributions.permutations import PermutationDistribution
@@ -152,6 +153,7 @@ MEMBERS = {
     ),
     "GumbelSinkhorn": Member(GumbelSinkhorn, [WITH_HOLES, [0.5, 1.0]], NO_DENSITY),
     "GumbelMatching": Member(GumbelMatching, [[WITH_HOLES] * 2], NO_PROBABILITIES),
+    "UniformPermutation": Member(UniformPermutation, [SQUARE], {"gradients": "all probabilities are 1 / N!"}),
     "PermutationMatching": Member(PermutationMatching, [SQUARE]),
     "PermutationMatching, batch with cells never used": Member(PermutationMatching, [[SQUARE, WITH_HOLES]]),
 }
@@ -172,6 +174,7 @@ SINGLE = {
     "GumbelSinkhorn": lambda zero: GumbelSinkhorn(zero.unsqueeze(-1), 0.5),
     "GumbelMatching": lambda zero: GumbelMatching(zero.unsqueeze(-1)),
     "PermutationMatching": lambda zero: PermutationMatching(zero.unsqueeze(-1)),
+    "UniformPermutation": lambda zero: UniformPermutation(zero.unsqueeze(-1)),
 }
 
 

@@ -6,6 +6,7 @@ from pyro_ext.distributions.permutations.matching import PermutationMatching
 from pyro_ext.distributions.permutations.relaxed_stick_breaking import RelaxedStickBreakingPermutation
 from pyro_ext.distributions.permutations.rounding import RelaxedRoundingPermutation
 from pyro_ext.distributions.permutations.stick_breaking import StickBreakingPermutation
+from pyro_ext.distributions.permutations.uniform import UniformPermutation
 
 __all__ = [
     "GumbelMatching",
@@ -15,4 +16,5 @@ __all__ = [
     "RelaxedRoundingPermutation",
     "RelaxedStickBreakingPermutation",
     "StickBreakingPermutation",
+    "UniformPermutation",
 ]

@@ -1,4 +1,4 @@
-"""The uniform law of permutations."""
+"""The uniform distribution of permutations."""
 
 from __future__ import annotations
 
@@ -10,18 +10,25 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_ext.distributions.permutations import PermutationDistribution
+from pyro_ext.distributions.permutations._discrete import PermutationDistribution
+from pyro_ext.distributions.permutations._parameters import check_matrix, matrix_shapes
 from pyro_ext.ops.assignment import permutation_matrix
 
 __all__ = ["UniformPermutation"]
 
 
 class UniformPermutation(PermutationDistribution):
-    r"""Permutation matrices of equal probability, :math:`P(X) = 1 / N!`, of any size.
+    r"""Permutation matrices of equal probability, of any size.
+
+    .. math::  P(X) = \frac{1}{N!}.
 
     Args:
-        like: a matrix that gives N, the batch shape, the type and the device, ``batch_shape + (N, N)``.
-        validate_args: whether to check values; torch's default if None.
+        like: a matrix that gives N, the batch shape, the type and the device, ``batch_shape + (N, N)``; its values are
+            of no importance.
+        validate_args: whether to check arguments and values; torch's default if None.
+
+    Raises:
+        ValueError: if ``like`` is no batch of square matrices.
 
     Example:
         >>> d = UniformPermutation(torch.zeros(3, 3))
@@ -32,12 +39,18 @@ class UniformPermutation(PermutationDistribution):
     arg_constraints: ClassVar[dict[str, Any]] = {"like": constraints.independent(constraints.real, 2)}
 
     def __init__(self, like: Tensor, validate_args: bool | None = None) -> None:
+        check_matrix("like", like)
         self.like = like
         super().__init__(like.shape[-1], like.shape[:-2], validate_args)
 
     @property
     def _parameter(self) -> Tensor:
         return self.like
+
+    @classmethod
+    def infer_shapes(cls, like: Sequence[int]) -> tuple[torch.Size, torch.Size]:
+        """Return batch and event shape for a parameter of this shape."""
+        return matrix_shapes(like)
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
