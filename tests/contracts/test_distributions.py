@@ -35,6 +35,7 @@ INF = math.inf
 MATRICES = (GumbelSinkhorn, RelaxedRoundingPermutation, RelaxedStickBreakingPermutation)
 NO_DENSITY = {"log_prob": "the law of relaxed values is intractable"}
 NO_PROBABILITIES = {"log_prob": "the law of a disturbed matching is intractable"}
+NO_GRADIENT = dict.fromkeys(("gradients", "score"), "all probabilities are 1 / N!")
 DEPENDS_ON_K = {"infer_shapes": "the event shape is the value of k"}
 SQUARE = [[0.3, -1.0, 0.7], [0.0, 0.5, -0.2], [1.0, 0.1, 0.4]]
 WITH_HOLES = [[0.3, -INF, 0.7], [0.0, 0.5, -INF], [1.0, 0.1, 0.4]]
@@ -153,7 +154,7 @@ MEMBERS = {
     ),
     "GumbelSinkhorn": Member(GumbelSinkhorn, [WITH_HOLES, [0.5, 1.0]], NO_DENSITY),
     "GumbelMatching": Member(GumbelMatching, [[WITH_HOLES] * 2], NO_PROBABILITIES),
-    "UniformPermutation": Member(UniformPermutation, [SQUARE], {"gradients": "all probabilities are 1 / N!"}),
+    "UniformPermutation": Member(UniformPermutation, [SQUARE], NO_GRADIENT),
     "PermutationMatching": Member(PermutationMatching, [SQUARE]),
     "PermutationMatching, batch with cells never used": Member(PermutationMatching, [[SQUARE, WITH_HOLES]]),
 }
