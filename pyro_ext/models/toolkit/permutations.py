@@ -105,11 +105,13 @@ class _ExactFamily(PermutationFamily):
     def permutation_distribution(
         self, parameters: Mapping[str, Tensor], mask: Tensor | None = None
     ) -> PermutationDistribution:
+        """Return the distribution of the guide's site itself."""
         return self.posterior(parameters, mask)
 
     def sample_permutations(
         self, parameters: Mapping[str, Tensor], num_samples: int, mask: Tensor | None = None
     ) -> Tensor:
+        """Draw permutations, ``(num_samples, B, N, N)``."""
         return self.posterior(parameters, mask).sample(torch.Size([num_samples]))
 
 
@@ -117,17 +119,21 @@ class ExactStickBreakingFamily(_ExactFamily):
     """The limit of stick-breaking at temperature zero, :class:`~pyro_ext.distributions.StickBreakingPermutation`."""
 
     def initial_parameters(self, num_items: int) -> dict[str, Tensor]:
+        """Return logits of 0 for every stick."""
         return {"logits": torch.zeros(num_items, self.size - 1, self.size - 1)}
 
     def parameters_near(self, matrices: Tensor) -> dict[str, Tensor]:
+        """Return the logits of sticks whose shares fill these matrices."""
         taken, left = sticks_of(matrices)
         return {"logits": taken.log() - left.log()}
 
     def posterior(self, parameters: Mapping[str, Tensor], mask: Tensor | None = None) -> PermutationDistribution:
+        """Return the distribution of the guide's site, a permutation."""
         refuse_mask(mask)
         return StickBreakingPermutation(parameters["logits"])
 
     def prior(self, like: Tensor, mask: Tensor | None = None) -> PermutationDistribution:
+        """Return the uniform distribution of permutations."""
         refuse_mask(mask)
         return UniformPermutation(like.new_zeros(self.size, self.size))
 
@@ -136,15 +142,19 @@ class MatchingFamily(_ExactFamily):
     """The exponential family, to which the posterior of a matching belongs where rows are independent given X."""
 
     def initial_parameters(self, num_items: int) -> dict[str, Tensor]:
+        """Return log-potentials of 0, whose distribution is uniform."""
         return {"loc": torch.zeros(num_items, self.size, self.size)}
 
     def parameters_near(self, matrices: Tensor) -> dict[str, Tensor]:
+        """Return the logarithms of the cells."""
         return {"loc": matrices.log()}
 
     def posterior(self, parameters: Mapping[str, Tensor], mask: Tensor | None = None) -> PermutationDistribution:
+        """Return the distribution of the guide's site, a permutation of allowed cells."""
         return PermutationMatching(masked(parameters["loc"], mask), validate_args=validation(mask))
 
     def prior(self, like: Tensor, mask: Tensor | None = None) -> PermutationDistribution:
+        """Return the uniform distribution of the permutations of allowed cells."""
         zeros = like.new_zeros(self.size, self.size)
         if mask is None:  # the same distribution without a permanent
             return UniformPermutation(zeros)
@@ -220,7 +230,7 @@ def masked(matrix: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def validation(mask: Tensor | None) -> bool | None:
-    """Return whether distributions check their arguments: checking a mask is slow, and whoever makes one has done it."""
+    """Return whether distributions check their arguments: not those with a mask, which its maker has checked."""
     return None if mask is None else False
 
 

@@ -125,6 +125,7 @@ class _GaussianFamily(PermutationFamily):
     settings: RoundingSettings | StickBreakingSettings
 
     def prior(self, like: Tensor, mask: Tensor | None = None) -> TorchDistribution:
+        """Return the distribution of the model's site: cells near 0 or 1."""
         ends = like.new_tensor([0.0, 1.0]).expand(self.size, self.size, 2)
         components = dist.Normal(ends, self.settings.prior_scale, validate_args=False)
         halves = dist.Categorical(logits=torch.zeros_like(ends), validate_args=False)
@@ -165,13 +166,16 @@ class RoundingFamily(_GaussianFamily):
         self.settings = settings
 
     def initial_parameters(self, num_items: int) -> dict[str, Tensor]:
+        """Return log-potentials of 0, so that all cells are 1 / N, and scales in the middle of their bounds."""
         shape = (num_items, self.size, self.size)
         return {"loc": torch.zeros(shape), "raw_scale": torch.zeros(shape)}
 
     def parameters_near(self, matrices: Tensor) -> dict[str, Tensor]:
+        """Return the logarithms of the cells."""
         return {"loc": matrices.log()}
 
     def posterior(self, parameters: Mapping[str, Tensor], mask: Tensor | None = None) -> RelaxedRoundingPermutation:
+        """Return the distribution of the guide's site, a matrix near permutations."""
         return RelaxedRoundingPermutation(
             parameters["loc"],
             self._scale(parameters),
@@ -186,6 +190,7 @@ class RoundingFamily(_GaussianFamily):
     def sample_permutations(
         self, parameters: Mapping[str, Tensor], num_samples: int, mask: Tensor | None = None
     ) -> Tensor:
+        """Draw noisy matrices and return the permutations nearest to them, ``(num_samples, B, N, N)``."""
         # A sample and the noisy matrix behind it have the same nearest permutation: round only once.
         d = self.posterior(parameters, mask)
         noise = torch.randn(num_samples, *d.centre.shape, dtype=d.centre.dtype, device=d.centre.device)
@@ -218,17 +223,21 @@ class StickBreakingFamily(_GaussianFamily):
         self.settings = settings
 
     def initial_parameters(self, num_items: int) -> dict[str, Tensor]:
+        """Return means of 0, in the centre of all permutations, and scales in the middle of their bounds."""
         shape = (num_items, self.size - 1, self.size - 1)
         return {"loc": torch.zeros(shape), "raw_scale": torch.zeros(shape)}
 
     def parameters_near(self, matrices: Tensor) -> dict[str, Tensor]:
+        """Return the means of noise that gives these matrices."""
         return {"loc": self.settings.temperature * BirkhoffStickBreaking().inv(matrices)}
 
     def posterior(self, parameters: Mapping[str, Tensor], mask: Tensor | None = None) -> TorchDistribution:
+        """Return the distribution of the guide's site, a doubly stochastic matrix."""
         refuse_mask(mask)
         return RelaxedStickBreakingPermutation(parameters["loc"], self._scale(parameters), self.settings.temperature)
 
     def prior(self, like: Tensor, mask: Tensor | None = None) -> TorchDistribution:
+        """Return the distribution of the model's site: cells near 0 or 1."""
         refuse_mask(mask)
         return super().prior(like)
 
@@ -257,26 +266,32 @@ class GumbelSinkhornFamily(PermutationFamily):
         self.settings = settings
 
     def initial_parameters(self, num_items: int) -> dict[str, Tensor]:
+        """Return scores of 0."""
         return {"loc": torch.zeros(num_items, self.size, self.size)}
 
     def parameters_near(self, matrices: Tensor) -> dict[str, Tensor]:
+        """Return the logarithms of the cells as scores."""
         return {"loc": matrices.log()}
 
     def posterior(self, parameters: Mapping[str, Tensor], mask: Tensor | None = None) -> TorchDistribution:
+        """Return the distribution of the guide's site, the perturbed scores of allowed cells."""
         return _joint(self._relaxation(parameters["loc"], mask).noise().base_dist, mask)
 
     def prior(self, like: Tensor, mask: Tensor | None = None) -> TorchDistribution:
+        """Return the distribution of the model's site, perturbed scores around 0."""
         # Divided by the temperature, as the matrix takes the scores, it is Gumbel(0, 1 / prior_temperature).
         scale = self.settings.temperature / self.settings.prior_temperature
         loc = like.new_zeros(self.size, self.size)
         return _joint(dist.Gumbel(loc, torch.full_like(loc, scale), validate_args=False), mask)
 
     def matrix(self, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the doubly stochastic matrix of perturbed scores, ``(..., N, N)``."""
         return self._relaxation(value, mask).from_noise(value)
 
     def sample_permutations(
         self, parameters: Mapping[str, Tensor], num_samples: int, mask: Tensor | None = None
     ) -> Tensor:
+        """Draw best matchings under perturbed scores, ``(num_samples, B, N, N)``."""
         limit = self._relaxation(parameters["loc"], mask).zero_temperature_limit()
         return limit.sample(torch.Size([num_samples]))
 
