@@ -30,6 +30,7 @@ from pyro_ext.inference.training import (
     FitResult,
     FitSettings,
     FitWarning,
+    LoadedRun,
     LocalELBOModule,
     Losses,
     LossObjective,
@@ -40,6 +41,7 @@ from pyro_ext.inference.training import (
     SumObjective,
     TrainingPlan,
     fit,
+    load_run,
     local_params,
 )
 from pyro_ext.inference.unordered_beam import TraceUnorderedBeam_ELBO
@@ -57,6 +59,7 @@ __all__ = [
     "FitResult",
     "FitSettings",
     "FitWarning",
+    "LoadedRun",
     "LocalELBOModule",
     "LossObjective",
     "Losses",
@@ -79,6 +82,7 @@ __all__ = [
     "config_sample_set",
     "estimate_evidence",
     "fit",
+    "load_run",
     "local_params",
     "relax",
 ]

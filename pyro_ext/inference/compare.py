@@ -24,9 +24,9 @@ from pyro.infer import ELBO, Trace_ELBO
 from torch import Tensor
 
 from pyro_ext.inference.elbo import ModelOrGuide
-from pyro_ext.inference.fit.local import LocalELBOModule, check_elbo, local_params
 from pyro_ext.inference.sample_sets import TraceSampleSet_ELBO
 from pyro_ext.inference.sample_sets.draw import SampleSet, SetOptions
+from pyro_ext.inference.training.local import LocalELBOModule, check_elbo, local_params
 from pyro_ext.utils.checks import positive_int
 from pyro_ext.utils.random_state import isolated_random_state, mixed_seed
 

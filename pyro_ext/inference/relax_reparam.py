@@ -214,7 +214,7 @@ def relax(
     """Return a model or guide with its discrete latent sites relaxed.
 
     Like :func:`pyro.poutine.reparam`, but where ``program`` is a module the result is one too, with the same
-    parameters, as :func:`pyro_ext.inference.fit.fit` and ``elbo(model, guide)`` need; a schedule of the temperature
+    parameters, as :func:`pyro_ext.inference.fit` and ``elbo(model, guide)`` need; a schedule of the temperature
     becomes a part of it. Relaxed sites lose the marks that ask for enumeration or for another estimator; other sites
     keep theirs.
 

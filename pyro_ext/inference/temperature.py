@@ -18,7 +18,7 @@ class TemperatureSchedule(torch.nn.Module):
 
     Called without arguments it returns the present temperature. It is a module whose buffers are the temperature and
     the number of steps, so as a part of a model or guide it is saved, restored and moved along with them. Advance it
-    by :meth:`step` in a loop of your own; for :func:`pyro_ext.inference.fit.fit` put :meth:`set_num_steps` among the
+    by :meth:`step` in a loop of your own; for :func:`pyro_ext.inference.fit` put :meth:`set_num_steps` among the
     ``schedules`` of what is fitted.
 
     Args:

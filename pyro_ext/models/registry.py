@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pyro_ext.inference import TrainingPlan
 from pyro_ext.utils.checks import one_of
 
-__all__ = ["MODELS", "ModelEntry", "builder", "describe"]
+if TYPE_CHECKING:
+    from pyro_ext.inference import TrainingPlan
 
-Builder = Callable[..., TrainingPlan]
+__all__ = ["MODELS", "ModelEntry", "builder", "describe"]
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def describe(name: str) -> ModelEntry:
     return MODELS[one_of("model", name, MODELS)]
 
 
-def builder(name: str) -> Builder:
+def builder(name: str) -> Callable[..., TrainingPlan]:
     """Return a model's ``build``, which maps data and options to a training plan.
 
     Args:
@@ -112,5 +112,5 @@ def builder(name: str) -> Builder:
     Raises:
         ValueError: if there is no such model.
     """
-    build: Builder = import_module(describe(name).module).build
+    build: Callable[..., TrainingPlan] = import_module(describe(name).module).build
     return build

@@ -1,4 +1,4 @@
-"""The recursion over anti-diagonals behind stick-breaking, with its adjoint written out.
+"""The recursion over anti-diagonals that stick-breaking uses, with its backward pass written by hand.
 
 Cells are laid out anti-diagonal after anti-diagonal, rows increasing, as the first dim; the batch is the second.
 """
@@ -38,7 +38,7 @@ def fill(up: Tensor, down: Tensor) -> Filled:
 
 
 class _Fill(Function):
-    """Four times faster than the recorded recursion; its backward pass can be differentiated in turn."""
+    """Four times faster than autograd through the recursion; the backward pass can itself be differentiated."""
 
     generate_vmap_rule = True
 
@@ -59,8 +59,8 @@ class _Fill(Function):
 def _forward(up: Tensor, down: Tensor) -> tuple[Tensor, ...]:
     """Return the parts of :class:`Filled`, and the signs ``(n * n, B)`` that say which bounds were met.
 
-    On an anti-diagonal the vectors run over its rows: ``r`` and ``c`` are the rests of row and column, and ``mass``
-    the masses of the blocks that start on the next anti-diagonal, one more than there are cells.
+    On an anti-diagonal the vectors run over its rows: ``r`` and ``c`` are what is left of row and column, and ``mass``
+    holds the masses of the blocks that start on the next anti-diagonal, one more than there are cells.
     """
     sizes, n = _sizes(up)
     one = torch.ones_like(up[:1])

@@ -1,4 +1,4 @@
-"""The two passes of pruning over a batch of trees, and the first of them once more for ordinary autograd."""
+"""The two passes of pruning over a batch of trees, and the first of them in operations for ordinary autograd."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from pyro_ext.ops._workspaces import Lease, lease
 
 __all__ = ["Inside", "Outside", "by_autograd", "inside", "outside", "rows_per_step"]
 
-# Messages that a step reads or writes should still be in the processor's cache when its next operation wants them.
+# Messages that a step reads or writes should still be in the processor's cache when its next operation needs them.
 _STEP_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True)
 class Inside:
-    """What the pass from the leaves to the root found, for M trees, A states, S sites.
+    """The results of the pass from the leaves to the root, for M trees, A states, S sites.
 
     Attributes:
-        messages: the messages V, each in its sibling's slot, ``(R, 2, A S)``; of one step if they were not kept.
-        below: the likelihood U of what lies below a node given its state: leaves, then rows, scaled, ``(n + R, A S)``.
-        inverse_scales: what each row was multiplied by, ``(R, S)``, if anything.
+        messages: the messages V, each in its sibling's slot, ``(R, 2, A S)``; only those of one step if not kept.
+        below: the likelihood U of the observations below a node given its state: leaves, then rows, scaled,
+            ``(n + R, A S)``.
+        inverse_scales: the factors by which each row was multiplied, ``(R, S)``; None without scaling.
         transposed: the transposed matrices above the rows from M on, ``(R - M, A, A)``.
         roots: the probabilities of the root's state, ``(M, A)``.
         top: the matrices above the highest nodes where the root is a leaf, ``(M, A, A)``.
         observed: the likelihood of the states of taxon 0, the root where ``top`` is given, ``(A, S)``.
-        highest: U of the highest nodes, ``(M, A, S)``.
-        from_root: the probability of their states and of what was observed at the root, ``(M, A, S)``.
-        likelihood: of the sites, times all inverse scales, ``(M, S)``.
+        highest: the likelihood U of the highest nodes, ``(M, A, S)``.
+        from_root: the joint probability of the highest nodes' states and of the observation at the root, ``(M, A, S)``.
+        likelihood: the likelihood of the sites times all inverse scales, ``(M, S)``.
     """
 
     messages: Lease
@@ -60,7 +61,7 @@ class Inside:
 
 
 def rows_per_step(tips: Tensor) -> int | None:
-    """Return how many rows of messages for tips ``(n, A, S)`` a step should have; as many as may be off the CPU."""
+    """Return how many rows of messages for tips ``(n, A, S)`` a step should have; None, no bound, off the CPU."""
     return max(4, _STEP_BYTES // max(tips[0].nbytes, 1)) if tips.device.type == "cpu" else None
 
 
@@ -68,12 +69,12 @@ def inside(plan: TreePlan, edges: Tensor, roots: Tensor, tips: Tensor, *, scaled
     """Pass from the leaves to the root.
 
     Args:
-        plan: where the messages lie.
+        plan: the layout of the messages.
         edges: transition matrices, ``(M, E, A, A)``.
-        roots: ``(M, A)``.
-        tips: ``(n, A, S)``.
+        roots: the probabilities of the root's state, ``(M, A)``.
+        tips: the likelihood of each state at each leaf, ``(n, A, S)``.
         scaled: whether to divide by the largest entry at every internal node.
-        keep: whether to keep the messages for the pass back.
+        keep: whether to keep the messages for the pass from the root to the leaves.
     """
     num_taxa, *shape = tips.shape
     num_rows, size = plan.rows.numel(), tips[0].numel()
@@ -84,7 +85,7 @@ def inside(plan: TreePlan, edges: Tensor, roots: Tensor, tips: Tensor, *, scaled
     leaves = nodes[:num_taxa].copy_(tips)
     by_edge = edges.flatten(0, 1)
     widths, pairs, _ = plan.step_rows
-    # Views of all steps at once: made one by one they would take as long as the arithmetic of small trees.
+    # Views of all steps at once: made one by one they would take as long as the arithmetic on small trees.
     pieces = torch.split if keep else _heads
     views = (
         [step.siblings for step in plan.steps],
@@ -111,13 +112,13 @@ def inside(plan: TreePlan, edges: Tensor, roots: Tensor, tips: Tensor, *, scaled
 
 
 def _heads(buffer: Tensor, sizes: list[int]) -> list[Tensor]:
-    """Return the beginnings of a buffer, of these sizes."""
+    """Return views of the first rows of a buffer, one for each size."""
     made = {size: buffer[:size] for size in set(sizes)}
     return [made[size] for size in sizes]
 
 
 def _pieces(buffer: Tensor, places: list[int], sizes: list[int]) -> list[Tensor]:
-    """Return the pieces of a buffer that begin at these places and have these sizes."""
+    """Return views of a buffer, one for each pair of a first row and a size."""
     return [buffer[place : place + size] for place, size in zip(places, sizes, strict=True)]
 
 
@@ -130,13 +131,13 @@ def _scale(below: Tensor, inverse_scale: Tensor) -> None:
 
 @dataclass(frozen=True)
 class Outside:
-    """What the pass from the root to the leaves found.
+    """The results of the pass from the root to the leaves.
 
     Attributes:
         matrices: the gradients in the transition matrices above the slots, ``(2R, A, A)``.
-        top: those in the matrices above the highest nodes where the root is a leaf, ``(M, A, A)``.
-        roots: those in the probabilities of the root's state, ``(M, A)``.
-        below: those in the products U of the rows before they were scaled, ``(R, A S)``; of two levels if not kept.
+        top: the gradients in the matrices above the highest nodes if the root is a leaf, ``(M, A, A)``.
+        roots: the gradients in the probabilities of the root's state, ``(M, A)``.
+        below: the gradients in the products U of the rows before scaling, ``(R, A S)``; only two levels if not kept.
     """
 
     matrices: Tensor
@@ -160,10 +161,10 @@ def outside(plan: TreePlan, passed: Inside, inverse: Tensor, *, keep: bool = Fal
     """Pass from the root to the leaves.
 
     Args:
-        plan: where the messages lie.
-        passed: the pass before, its messages kept.
+        plan: the layout of the messages.
+        passed: the results of :func:`inside`, with the messages kept.
         inverse: the gradient in the log-likelihoods over ``passed.likelihood``, ``(M, S)``.
-        keep: whether to keep the gradients in what lies below all rows.
+        keep: whether to keep the gradients in the products U of all rows.
     """
     below, messages, shape = passed.below.tensor, passed.messages.tensor, passed.highest.shape[1:]
     size, num_trees, (widths, pairs, inner_widths) = below.shape[1], plan.num_trees, plan.step_rows
@@ -180,15 +181,15 @@ def outside(plan: TreePlan, passed: Inside, inverse: Tensor, *, keep: bool = Fal
     places, inner_places = ([step.place for step in plan.steps], [step.inner_place for step in plan.steps])
     if keep:
         places, inner_places = ([step.start for step in plan.steps], [step.first for step in plan.steps])
-    found = _heads(gathered, pairs)
+    observations = _heads(gathered, pairs)
     views = (
         plan.steps,
         _pieces(above.tensor.unsqueeze(1), places, widths),
         messages.split(widths),
         _heads(scratch.tensor[1].view(-1, 2, size), widths),
-        found,
+        observations,
         _heads(products, pairs),
-        [x.mT for x in found],
+        [x.mT for x in observations],
         gradients.split(pairs),
         _heads(gathered, inner_widths),
         passed.transposed.split(inner_widths),
@@ -218,13 +219,13 @@ def _at_root(passed: Inside, inverse: Tensor) -> tuple[Tensor | None, Tensor]:
 
 
 def by_autograd(plan: TreePlan, edges: Tensor, roots: Tensor, tips: Tensor) -> Tensor:
-    """Return log-likelihoods ``(M, S)`` by operations that autograd differentiates as often as one likes.
+    """Return log-likelihoods ``(M, S)`` by ordinary operations, which autograd can differentiate repeatedly.
 
     Args:
-        plan: with whole levels for steps.
-        edges: ``(M, E, A, A)``.
-        roots: ``(M, A)``.
-        tips: ``(n, A, S)``.
+        plan: a plan whose steps are whole levels.
+        edges: transition matrices, ``(M, E, A, A)``.
+        roots: the probabilities of the root's state, ``(M, A)``.
+        tips: the likelihood of each state at each leaf, ``(n, A, S)``.
     """
     matrices, num_taxa = edges.flatten(0, 1)[plan.edges], plan.num_taxa
     below, scales = tips[1:2], [tips.new_ones((0, tips.shape[-1]))]

@@ -1,4 +1,4 @@
-"""Where the messages of a batch of trees lie: all trees level by level, so that a level is one operation."""
+"""The memory layout of messages on a batch of trees: all trees level by level, so that a level is one operation."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Step(NamedTuple):
     """Internal nodes of one depth, in the rows ``start`` to ``stop``; their children fill twice as many slots.
 
     Attributes:
-        start: the first row.
-        stop: the row after the last.
+        start: the first row of the step.
+        stop: the row after the last row of the step.
         first: the first row of the children that are internal nodes themselves.
-        last: the row after the last of them.
-        place: where the first row lies among the rows of two levels, those of even and those of odd depth.
-        inner_place: where the first row of the children does.
-        sources: what is in each slot: a leaf's number, or n + the row of an internal node.
-        siblings: the same, the two children of each node in the other order.
-        inner: the slots of internal nodes, counted from the first of the step.
+        last: the row after the last row of these children.
+        place: the position of the first row in a buffer that holds two levels, one of even and one of odd depth.
+        inner_place: the position of the children's first row in that buffer.
+        sources: the node of each slot: a leaf's number, or n + the row of an internal node.
+        siblings: the nodes of the slots as in ``sources``, the two children of each node in the other order.
+        inner: the slots of internal nodes, counted from the first slot of the step.
     """
 
     start: int
@@ -52,16 +52,16 @@ class TreePlan:
     order among slots as among rows.
 
     Attributes:
-        num_trees: M.
-        num_taxa: n.
+        num_trees: the number M of trees.
+        num_taxa: the number n of taxa.
         rooted: whether the root is node n; otherwise it is taxon 0.
         edges: the edge above each slot, m E + e for edge e of tree m, int64 ``(2R,)``.
-        sibling_edges: the same, the two children of each node in the other order.
+        sibling_edges: the edges as in ``edges``, the two children of each node in the other order.
         inner_edges: the edges above the rows from M on, int64 ``(R - M,)``.
         rows: the row of every internal node, int64 ``(M, I)``.
-        steps: the rows from the highest to the lowest.
-        most_rows: how many rows a step may have.
-        widest: how many rows the widest level has.
+        steps: the steps from the highest rows to the lowest.
+        most_rows: the largest number of rows that a step may have.
+        widest: the number of rows of the widest level.
     """
 
     num_trees: int
@@ -83,16 +83,16 @@ class TreePlan:
 
     @property
     def top_edge(self) -> int | None:
-        """The only edge at the root, where that is a leaf."""
+        """The only edge at the root if the root is a leaf, else None."""
         return None if self.rooted else self.num_taxa - 1 if self.steps else 0
 
 
 def tree_plan(parents: Tensor, most_rows: int | None = None) -> TreePlan:
-    """Plan the passes over canonical trees; plans of the last few batches are remembered.
+    """Plan the passes over canonical trees; the plans of the last few batches are cached.
 
     Args:
-        parents: int64 ``(M, 2n - 2)``, or ``(M, 2n - 1)`` for rooted trees.
-        most_rows: of a step; there is no bound if None.
+        parents: canonical trees, int64 ``(M, 2n - 2)``, or ``(M, 2n - 1)`` if rooted.
+        most_rows: the largest number of rows of a step; there is no bound if None.
 
     Raises:
         ValueError: if the trees are not canonical.
@@ -133,7 +133,7 @@ def _tree_plan(content: bytes, shape: torch.Size, most_rows: int | None, device:
     inner_widths = [stop - start for start, stop in pairwise(inner_bounds)]
     places = slots - 2 * np.repeat(np.array(bounds[:-1], np.int64), np.array(inner_widths, np.int64))
     whole = (edges, _flip(edges), edges[slots], rows)
-    # One tensor for all, as many small ones would take longer to make and to send to a device.
+    # One tensor for all, because many small ones would take longer to make and to send to a device.
     all_of_them = torch.from_numpy(np.concatenate([*whole, sources, _flip(sources), places])).to(device)
     sizes = [len(x) for x in whole] + doubled + doubled + inner_widths
     own, siblings, inner, by_tree, *of_steps = all_of_them.split(sizes)
@@ -143,7 +143,7 @@ def _tree_plan(content: bytes, shape: torch.Size, most_rows: int | None, device:
 
 
 def _depths(parents: _Integers, num_taxa: int) -> _Integers:
-    """Return the depths of the internal nodes below the highest, ``(M I,)``, by doubling what a step leaps over."""
+    """Return the depths of the internal nodes below the highest, ``(M I,)``, by pointers that double their reach."""
     num_trees, num_internal = len(parents), parents.shape[1] - num_taxa
     above = np.maximum(parents[:, num_taxa:] - num_taxa, 0) + num_internal * np.arange(num_trees)[:, None]
     depths = np.ones_like(above)
@@ -156,7 +156,7 @@ def _depths(parents: _Integers, num_taxa: int) -> _Integers:
 
 
 def _check_preorder(inner_rows: _Integers, first: int) -> None:
-    """Raise where internal nodes do not come in the same order among slots as among rows."""
+    """Raise a ValueError if internal nodes come in another order among slots than among rows."""
     if not np.array_equal(inner_rows, np.arange(first, first + len(inner_rows))):
         raise ValueError(
             "parents must hold canonical trees, their internal nodes numbered in preorder; bring them into this form "
@@ -169,7 +169,7 @@ def _flip(pairs: _Integers) -> _Integers:
 
 
 def _bounds(levels: list[int], most_rows: int) -> list[int]:
-    """Cut the levels, of so many rows each, into steps, those of a level of about equal size."""
+    """Return the first row of every step: levels with these numbers of rows, cut into steps of about equal size."""
     bounds = [0]
     for size in levels:
         start, parts = bounds[-1], -(-size // most_rows)
@@ -180,8 +180,8 @@ def _bounds(levels: list[int], most_rows: int) -> list[int]:
 def _steps(
     levels: list[int], bounds: list[int], inner_bounds: list[int], tensors: Sequence[Tensor]
 ) -> tuple[Step, ...]:
-    """Return the steps between these rows and these of their slots that hold internal nodes."""
-    # A level's rows lie where those two levels above it did.
+    """Return the steps between the rows ``bounds``, whose internal children lie between ``inner_bounds``."""
+    # The rows of a level take the place of those two levels above it.
     starts, widest = [0, *accumulate(levels)], max(levels, default=0)
     offsets = [depth % 2 * widest - start for depth, start in enumerate(starts)]
     count, depth, steps = len(bounds) - 1, 0, []

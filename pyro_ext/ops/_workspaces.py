@@ -1,4 +1,4 @@
-"""Large buffers that are used again: fresh ones cost page faults, which take longer than the arithmetic on them."""
+"""Large buffers that are used again: new ones cost page faults, which take longer than the arithmetic on them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _Key = tuple[int, torch.dtype]
 
 
 class _Pool:
-    """Idle buffers on the CPU by size and type, up to half a gigabyte of them; those unused for longest make room."""
+    """Idle buffers on the CPU by size and type, up to half a gigabyte; the least recently used are dropped first."""
 
     def __init__(self) -> None:
         self.idle: dict[_Key, list[Tensor]] = {}  # in the order of their last use
@@ -53,15 +53,15 @@ _POOL = _Pool()
 
 
 class Lease:
-    """A buffer on loan: it goes back when the last reference to the lease is gone.
+    """A buffer that goes back to the pool when the last reference to the lease is gone.
 
     Attributes:
-        tensor: uninitialised memory in the shape asked for.
+        tensor: the uninitialised buffer in the requested shape.
     """
 
     def __init__(self, shape: tuple[int, ...], like: Tensor) -> None:
         self._key: _Key | None = None
-        if like.device.type != "cpu":  # elsewhere torch's own allocator keeps blocks
+        if like.device.type != "cpu":  # on other devices torch's own allocator keeps blocks
             self.tensor = like.new_empty(shape)
             return
         self._key = math.prod(shape), like.dtype

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from pyro_ext.ops._matrices import check_square
+from pyro_ext.ops._shapes import check_square
 
 __all__ = [
     "best_permutation",
@@ -28,10 +28,11 @@ def linear_assignment(scores: Tensor) -> Tensor:
 
     SciPy solves it on the CPU. For CUDA tensors the optional package ``torch-linear-assignment`` (the extra ``cuda``)
     keeps the work on the device; without it the scores travel to the CPU and the answer back. Ties are broken
-    deterministically, equal scores giving the identity.
+    deterministically; equal scores give the identity.
 
     Args:
-        scores: ``batch_shape + (N, N)``, any floating type; -inf where a row must not go.
+        scores: the score of each column for each row, ``batch_shape + (N, N)``, any floating type; -inf for pairs that
+            are not allowed.
 
     Returns:
         The column of every row, int64 ``batch_shape + (N,)``, on the device of ``scores``.
@@ -74,10 +75,10 @@ def best_permutation(scores: Tensor) -> Tensor:
 
 
 def has_perfect_matching(mask: Tensor) -> Tensor:
-    """Tell whether the true cells of each matrix hold a permutation.
+    """Return whether the true cells of each matrix hold a permutation.
 
     Args:
-        mask: bool ``batch_shape + (N, N)``.
+        mask: which cells are allowed, bool ``batch_shape + (N, N)``.
 
     Returns:
         bool ``batch_shape``, on the device of ``mask``.
@@ -87,8 +88,8 @@ def has_perfect_matching(mask: Tensor) -> Tensor:
     """
     check_square("mask", mask)
     flat = mask.detach().cpu().numpy().reshape(-1, *mask.shape[-2:])
-    found = [bool((_matching(cells) >= 0).all()) for cells in flat]
-    return torch.tensor(found, dtype=torch.bool, device=mask.device).reshape(mask.shape[:-2])
+    has_matching = [bool((_matching(cells) >= 0).all()) for cells in flat]
+    return torch.tensor(has_matching, dtype=torch.bool, device=mask.device).reshape(mask.shape[:-2])
 
 
 def total_support(mask: Tensor) -> Tensor:
@@ -98,7 +99,7 @@ def total_support(mask: Tensor) -> Tensor:
     row matched to its column lie in one strongly connected component.
 
     Args:
-        mask: bool ``batch_shape + (N, N)``.
+        mask: which cells are allowed, bool ``batch_shape + (N, N)``.
 
     Returns:
         bool ``batch_shape + (N, N)``, on the device of ``mask``.
@@ -149,7 +150,7 @@ def _by_scipy(flat: Tensor) -> Tensor:
 
 
 def _on_device(flat: Tensor, solver: Callable[[Tensor], Tensor]) -> Tensor:
-    """Solve on the scores' device, forbidden cells made dearer than any permutation of allowed ones."""
+    """Solve on the device of the scores; a forbidden cell costs more than any permutation of allowed cells."""
     invalid = (flat.isnan() | (flat == math.inf)).any(-1).any(-1)
     if bool(invalid.any()):
         raise ValueError(_why_not(flat[invalid][0].double().cpu().numpy()))

@@ -1,4 +1,4 @@
-"""The Birkhoff polytope, filled cell by cell: stick-breaking in two dimensions and its inverse."""
+"""Doubly stochastic matrices filled cell by cell: stick-breaking in two dimensions, and its inverse."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ import torch
 from torch import Tensor
 
 from pyro_ext.ops._birkhoff_fill import fill
-from pyro_ext.ops._matrices import check_square
+from pyro_ext.ops._shapes import check_square
 
 __all__ = ["Sticks", "break_sticks", "sticks_of"]
 
 
 class Sticks(NamedTuple):
-    """What each cell of the upper-left block had to decide.
+    """Where each cell of the upper-left block lies within its bounds.
 
     Attributes:
         taken: how far above its lower bound the cell is, ``batch_shape + (N - 1, N - 1)``.
-        left: how far below its upper bound, likewise; both are nonnegative, their sum is the interval's width.
+        left: how far below its upper bound the cell is, ``batch_shape + (N - 1, N - 1)``; both are
+            nonnegative, and their sum is the width of the interval.
     """
 
     taken: Tensor
@@ -39,8 +40,9 @@ def break_sticks(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
     nothing is ever negative.
 
     Args:
-        up: the fractions :math:`\beta` in [0, 1], ``batch_shape + (N - 1, N - 1)``.
-        down: :math:`1 - \beta`, given apart so that neither loses precision beside the other.
+        up: the fraction :math:`\beta` of its interval at which each cell lies, in [0, 1],
+            ``batch_shape + (N - 1, N - 1)``.
+        down: :math:`1 - \beta`, of the same shape, given separately so that small values of either stay precise.
 
     Returns:
         The matrices ``batch_shape + (N, N)``, and the widths ``w``, ``batch_shape + (N - 1, N - 1)``: the
@@ -51,7 +53,7 @@ def break_sticks(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
 
     References:
         | Reparameterizing the Birkhoff polytope for variational permutation inference (Linderman et al., 2018),
-        | section 3, https://arxiv.org/abs/1710.09508; the order and the form of the bounds are ours
+        | section 3, https://arxiv.org/abs/1710.09508; order and form of the bounds are those of this module
 
     >>> half = torch.full((2, 2), 0.5)
     >>> break_sticks(half, half)[0]
@@ -75,14 +77,14 @@ def break_sticks(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sticks_of(x: Tensor) -> Sticks:
-    r"""Return the decisions that lead to doubly stochastic matrices: the inverse of :func:`break_sticks`.
+    r"""Return the parts from which :func:`break_sticks` builds doubly stochastic matrices: its inverse.
 
     With ``a`` the cell, ``b`` the rest of its row, ``c`` the rest of its column and ``d`` the mass of the block to
     its lower right, ``taken`` is :math:`\min(a, d)` and ``left`` is :math:`\min(b, c)`. Sums alone are formed, so
-    tiny entries keep their relative precision.
+    small entries keep their relative precision.
 
     Args:
-        x: ``batch_shape + (N, N)``.
+        x: doubly stochastic matrices, ``batch_shape + (N, N)``.
 
     Returns:
         :class:`Sticks`; ``taken / (taken + left)`` is the fraction.

@@ -1,4 +1,4 @@
-"""Mean rates of the equally probable quarters, eighths and so on of a Gamma law, differentiable in its shape."""
+"""Means of the equally probable parts of a Gamma distribution, differentiable in its shape."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def gamma_category_means(shape: Tensor, num_categories: int) -> Tensor:
-    r"""Return the mean of each of K equally probable parts of a Gamma law of mean 1.
+    r"""Return the mean of each of K equally probable parts of a Gamma distribution of mean 1.
 
     With :math:`b_i` the i/K-quantile of Gamma(:math:`\alpha`, 1) and I the regularised incomplete gamma function,
 
     .. math::  r_i = K \left[ I(\alpha + 1, b_i) - I(\alpha + 1, b_{i-1}) \right].
 
     The gradient in :math:`\alpha` includes that of the quantiles, by the implicit function theorem. Second derivatives
-    are central differences of it, to about eight digits; there are no third ones.
+    are central differences of the first, to about eight digits; there are no third ones.
 
     Args:
-        shape: the shape :math:`\alpha`, positive, any shape.
-        num_categories: K.
+        shape: the shape parameter :math:`\alpha`, a positive tensor of any shape.
+        num_categories: the number K of parts.
 
     Returns:
-        The means in increasing order, ``shape.shape + (K,)``, themselves of mean 1.
+        The means in increasing order, ``shape.shape + (K,)``; their average is 1.
 
     References:
         | Maximum likelihood phylogenetic estimation from DNA sequences with variable rates over sites (Yang, 1994)
@@ -83,7 +83,7 @@ class _Slopes(torch.autograd.Function):
 
 
 def _quantiles(shape: Tensor, num_categories: int) -> tuple[_Array, _Array, _Array]:
-    """Return the shapes ``(..., 1)``, the ends of the parts ``(..., K - 1)`` but the last, and ones ``(..., 1)``."""
+    """Return the shapes ``(..., 1)``, the ends of all parts but the last ``(..., K - 1)``, and ones ``(..., 1)``."""
     # SciPy has the quantile; these are a handful of numbers. Its import alone would add a warning filter.
     from scipy import special
 

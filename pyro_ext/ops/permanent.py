@@ -16,8 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ext.ops._matrices import check_square
-from pyro_ext.ops.sets._log_space import floored, unfloored
+from pyro_ext.ops._log_space import floored, unfloored
+from pyro_ext.ops._shapes import check_square
 
 __all__ = ["MOST_ROWS", "column_chooser", "log_permanent", "sample_matchings"]
 
@@ -26,10 +26,10 @@ MOST_ROWS = 18
 
 
 def log_permanent(log_potentials: Tensor) -> Tensor:
-    r"""Return the log of the permanent of ``exp(log_potentials)``; its gradient is the marginals of the matching law.
+    r"""Return the log of the permanent of ``exp(log_potentials)``; its gradient is the marginals of the matching.
 
     Args:
-        log_potentials: ``batch_shape + (N, N)`` with N at most 18; -inf for zeros.
+        log_potentials: logs of the entries, ``batch_shape + (N, N)`` with N at most 18; -inf for zeros.
 
     Returns:
         ``batch_shape``, in the type of ``log_potentials``, computed in float64; -inf where no matching is left.
@@ -50,17 +50,19 @@ def log_permanent(log_potentials: Tensor) -> Tensor:
 
 
 def column_chooser(log_potentials: Tensor) -> Callable[[Tensor], Tensor]:
-    r"""Return the conditional law of the matching's columns, one row after the other, from the last row to the first.
+    r"""Return the conditional distributions by which a matching is drawn row by row, from the last row to the first.
 
-    A column is chosen by its own weight and the weight of what it leaves for the rows before.
+    The probability of a column is proportional to its own weight times the total weight of the matchings that the rows
+    before can form with the remaining columns.
 
     Args:
-        log_potentials: ``batch_shape + (N, N)`` with N at most 18, each with a matching of positive weight.
+        log_potentials: log-weights of the cells, ``batch_shape + (N, N)`` with N at most 18; each matrix must have a
+            matching of positive weight.
 
     Returns:
         A function from the columns of the last t rows, int64 ``batch_shape + (m, t)``, the last row first, to the
         normalised log-probabilities of the column of the row before them, float64 ``batch_shape + (m, N)``. After
-        impossible columns it returns the uniform law.
+        impossible columns it returns the uniform distribution.
 
     Raises:
         ValueError: if the matrices are not square or too large.
@@ -80,7 +82,7 @@ def column_chooser(log_potentials: Tensor) -> Callable[[Tensor], Tensor]:
         free = (remaining & bits) != 0
         row = flat[:, n - 1 - columns.shape[-1]].unsqueeze(-2)
         score = unfloored((row + weights[remaining ^ (bits * free), matrix]).masked_fill(~free, -torch.inf))
-        # after an impossible choice there need not be any other
+        # after an impossible choice there may be no possible one
         score = score.masked_fill((score == -torch.inf).all(-1, keepdim=True), 0)
         return score.log_softmax(-1).reshape(*columns.shape[:-1], n)
 
@@ -92,8 +94,9 @@ def sample_matchings(log_potentials: Tensor, num_samples: int) -> Tensor:
     r"""Draw permutations with probability proportional to :math:`\exp \sum_i L_{i, \pi_i}`, independently and exactly.
 
     Args:
-        log_potentials: ``batch_shape + (N, N)`` with N at most 18, each with a matching of positive weight.
-        num_samples: how many to draw for each matrix.
+        log_potentials: log-weights of the cells, ``batch_shape + (N, N)`` with N at most 18; each matrix must have a
+            matching of positive weight.
+        num_samples: the number of permutations to draw for each matrix.
 
     Returns:
         The column of every row, int64 ``(num_samples,) + batch_shape + (N,)``.
@@ -125,7 +128,7 @@ def _checked(log_potentials: Tensor) -> tuple[Tensor, int]:
     if n > MOST_ROWS:
         raise ValueError(
             f"log_potentials has {n} rows: the exact sum over subsets is made for at most {MOST_ROWS}, "
-            "use a relaxed law of permutations instead"
+            "use a relaxed distribution of permutations instead"
         )
     return floored(log_potentials.double()).reshape(-1, n, n), n
 
@@ -144,9 +147,9 @@ class _Level(NamedTuple):
     """The subsets of one size, in the order of their bit masks.
 
     Attributes:
-        member: their elements, flattened row by row, ``(subsets * size,)``.
-        without: where the subset without that element lies in the level below, laid out alike.
-        shape: ``(subsets, size)``.
+        member: the elements of each subset, flattened row by row, ``(subsets * size,)``.
+        without: the position of the subset without that element in the level below, laid out like ``member``.
+        shape: the number of subsets and their size.
     """
 
     member: Tensor
@@ -155,7 +158,7 @@ class _Level(NamedTuple):
 
 
 class _Lattice(NamedTuple):
-    """The levels of sizes ``1..n``, and where each bit mask lies in all levels joined, ``(2 ** n,)``."""
+    """The levels of sizes ``1..n``, and the position of each bit mask in all levels joined, ``(2 ** n,)``."""
 
     levels: tuple[_Level, ...]
     place: Tensor

@@ -4,8 +4,8 @@ From the leaves to the root, every node i with an edge above it, of transition m
 
 .. math::  V_i = P_i U_i, \qquad U_i = \prod_{c \text{ child of } i} V_c,
 
-where the :math:`U_i` of a leaf is what was observed there. The likelihood of a site is :math:`\pi^T U` at the root. The
-gradient in all matrices takes one pass back, from the root to the leaves, whatever the number of edges.
+where the :math:`U_i` of a leaf is the observation there. The likelihood of a site is :math:`\pi^T U` at the root. The
+gradient in all matrices takes one backward pass, from the root to the leaves, whatever the number of edges.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_ext.ops._graph_of_gradients import gradients_with_graph
 from pyro_ext.ops._pruning_passes import by_autograd, inside, outside, rows_per_step
+from pyro_ext.ops._second_derivatives import gradients_with_graph
 from pyro_ext.ops._tree_plans import tree_plan
 
 __all__ = ["ancestral_marginals", "site_log_likelihoods"]
 
 # Site likelihoods closer than this to the smallest normal number may have lost digits on the way.
 _MARGIN = 1e8
-# Up to so many taxa it is worth trying without rescaling, and again with it where that underflows.
+# Up to this many taxa, try without rescaling first, and again with it if that underflows.
 _FEW_TAXA = {torch.float32: 60, torch.float64: 400}
-# Buffers beyond the first are not kept for the pass back: trees are evaluated in chunks of the second, twice.
+# Buffers larger than the first are not kept for the backward pass: trees are evaluated twice, in chunks of the second.
 _MOST_BYTES, _CHUNK_BYTES = 1 << 29, 1 << 27
 
 
@@ -41,7 +41,7 @@ def site_log_likelihoods(
 ) -> Tensor:
     r"""Return the log-likelihood of every site on every tree.
 
-    Topologies differ from one batch element to the next at no extra cost. The transition matrices may come from any
+    Batch elements may have different topologies at no extra cost. The transition matrices may come from any
     model; gradients reach them and the frequencies.
 
     Args:
@@ -51,11 +51,12 @@ def site_log_likelihoods(
             each edge, ``batch_shape + (E, A, A)``, E one less than the number of nodes, in the order of the nodes
             without the root.
         frequencies: probabilities of the states at the root, ``batch_shape + (A,)``.
-        partials: the likelihood of each state at each leaf, ``(n, S, A)``: a single one where the state is known, all
-            ones where nothing is.
-        rescale: whether to divide by the largest entry on the way, which prevents underflow; by default where needed.
-        differentiable_twice: whether to use ordinary autograd from the start, slower, as transforms of ``torch.func``
-            need. Second derivatives by ``create_graph=True`` come out right either way.
+        partials: the likelihood of each state at each leaf, ``(n, S, A)``: one-hot where the state is known, all ones
+            where it is unknown.
+        rescale: whether to divide by the largest entry at every node, which prevents underflow; if None, only where
+            needed.
+        differentiable_twice: whether to use ordinary autograd throughout, which is slower but which transforms of
+            ``torch.func`` need. Second derivatives by ``create_graph=True`` are right either way.
 
     Returns:
         ``batch_shape + (S,)``, all batch shapes broadcast; -inf, without a gradient, where a site is impossible.
@@ -79,8 +80,8 @@ def site_log_likelihoods(
     size = _chunk_size(trees, tips)
     chunks = zip(trees.split(size), edges.split(size), roots.split(size), strict=True)
     again = size < len(trees)
-    found = [_chunk_log_likelihoods(*chunk, tips, rescale, again) for chunk in chunks]
-    return (found[0] if len(found) == 1 else torch.cat(found)).reshape(*batch_shape, -1)
+    parts = [_chunk_log_likelihoods(*chunk, tips, rescale, again) for chunk in chunks]
+    return (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(*batch_shape, -1)
 
 
 @torch.no_grad()
@@ -88,10 +89,12 @@ def ancestral_marginals(parents: Tensor, transitions: Tensor, frequencies: Tenso
     """Return the posterior probability of every state at every internal node, site by site.
 
     Args:
-        parents: as in :func:`site_log_likelihoods`.
-        transitions: as there.
-        frequencies: as there.
-        partials: as there.
+        parents: canonical trees of n taxa, int64 ``batch_shape + (2n - 2,)`` rooted at taxon 0, or
+            ``batch_shape + (2n - 1,)`` rooted at node n.
+        transitions: the transition matrix of each edge, ``batch_shape + (E, A, A)``, laid out as for
+            :func:`site_log_likelihoods`.
+        frequencies: probabilities of the states at the root, ``batch_shape + (A,)``.
+        partials: the likelihood of each state at each leaf, ``(n, S, A)``.
 
     Returns:
         ``batch_shape + (I, S, A)`` for the internal nodes n, n + 1, ...; zeros where a site is impossible.
@@ -107,10 +110,10 @@ def ancestral_marginals(parents: Tensor, transitions: Tensor, frequencies: Tenso
     trees, edges, roots, tips, batch_shape = _arranged(parents, transitions, frequencies, partials)
     plan = tree_plan(trees, rows_per_step(tips))
     passed = inside(plan, edges, roots, tips, scaled=True, keep=True)
-    found = outside(plan, passed, passed.inverse_likelihood(torch.ones_like(passed.likelihood)), keep=True)
+    gradients = outside(plan, passed, passed.inverse_likelihood(torch.ones_like(passed.likelihood)), keep=True)
     assert passed.inverse_scales is not None
     below = passed.below.tensor[plan.num_taxa :].view(-1, *tips.shape[1:])
-    marginals = found.below.tensor.view_as(below) * below / passed.inverse_scales.tensor.unsqueeze(1)
+    marginals = gradients.below.tensor.view_as(below) * below / passed.inverse_scales.tensor.unsqueeze(1)
     return marginals[plan.rows].mT.reshape(*batch_shape, -1, *partials.shape[1:])
 
 
@@ -126,7 +129,7 @@ def _chunk_size(trees: Tensor, tips: Tensor) -> int:
 def _chunk_log_likelihoods(
     trees: Tensor, edges: Tensor, roots: Tensor, tips: Tensor, rescale: bool | None, again: bool
 ) -> Tensor:
-    """Return log-likelihoods ``(M, S)``; for their gradients the pass to the root is made ``again`` or kept."""
+    """Return log-likelihoods ``(M, S)``; the backward pass needs messages, which are kept, or computed ``again``."""
     keep = torch.is_grad_enabled() and not again and (edges.requires_grad or roots.requires_grad)
     if rescale is not None or len(tips) > _FEW_TAXA.get(tips.dtype, 0) or tips.device.type != "cpu":
         return _Pruning.apply(trees, edges, roots, tips, rescale is not False, keep)
@@ -157,15 +160,15 @@ class _Pruning(torch.autograd.Function):
             return None, *gradients_with_graph(partial(by_autograd, tree_plan(trees)), tuple(inputs), grad), None, None
         if passed is None:
             passed = inside(plan, *ctx.saved_tensors[1:], scaled=ctx.scaled, keep=True)
-        found = outside(plan, passed, passed.inverse_likelihood(grad))
-        return None, found.by_edge(plan), found.roots, None, None, None
+        gradients = outside(plan, passed, passed.inverse_likelihood(grad))
+        return None, gradients.by_edge(plan), gradients.roots, None, None, None
 
 
 _Arranged = tuple[Tensor, Tensor, Tensor, Tensor, torch.Size]
 
 
 def _arranged(parents: Tensor, transitions: Tensor, frequencies: Tensor, partials: Tensor) -> _Arranged:
-    """Check the arguments and lay them out for the passes: trees, matrices of their edges, roots, tips, batch shape."""
+    """Check the arguments; return trees, matrices, roots and tips with one batch dim, and the batch shape."""
     num_nodes = parents.shape[-1] if parents.dim() else 0
     num_taxa, num_states = num_nodes // 2 + 1, partials.shape[-1]
     if num_nodes < 2 or parents.dtype != torch.int64:

@@ -1,6 +1,6 @@
 """Relaxed categorical variables: noise, log-densities that stay finite, and straight-through values.
 
-Categories of probability zero have logits of -inf everywhere here; they get the weight 0 and take no part in a density.
+Categories of probability zero have logits of -inf everywhere here; they get the weight 0 and do not enter densities.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class _FlooredLog(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         largest = torch.finfo(x.dtype).max
-        # the quotient overflows beside the smallest numbers; what multiplies it on the way back is as small
+        # the quotient overflows for the smallest numbers; later factors of the backward pass are as small
         return (grad / torch.where(x == 0, 1, x)).clamp(-largest, largest).masked_fill(x == 0, 0)
 
 
@@ -117,9 +117,9 @@ def gumbel_log_softmax(logits: Tensor, temperature: Tensor, sample_shape: Sequen
     r"""Draw :math:`\log\mathrm{softmax}((\log\alpha + G) / \lambda)` with independent standard Gumbels G.
 
     Args:
-        logits: :math:`\log\alpha`, ``batch_shape + (K,)``.
-        temperature: :math:`\lambda`, ``batch_shape`` or broadcastable.
-        sample_shape: the shape of the draws.
+        logits: the logits :math:`\log\alpha` of the K categories, ``batch_shape + (K,)``.
+        temperature: the temperature :math:`\lambda`, of a shape that broadcasts with ``batch_shape``.
+        sample_shape: the shape of a batch of independent draws.
 
     Returns:
         ``sample_shape + batch_shape + (K,)``, differentiable in both arguments.
@@ -154,9 +154,9 @@ def exp_concrete_log_prob(y: Tensor, logits: Tensor, temperature: Tensor) -> Ten
     with sums over the n categories of positive probability. It does not change when a constant is added to ``y``.
 
     Args:
-        y: log-weights, ``(...) + (K,)``, -inf where ``logits`` are.
-        logits: :math:`\log\alpha`, ``batch_shape + (K,)``.
-        temperature: :math:`\lambda`, ``batch_shape`` or broadcastable.
+        y: the logarithm of a point of the simplex, ``(...) + (K,)``; -inf where ``logits`` are.
+        logits: the logits :math:`\log\alpha` of the K categories, ``batch_shape + (K,)``.
+        temperature: the temperature :math:`\lambda`, of a shape that broadcasts with ``batch_shape``.
 
     Returns:
         ``(...)``; -inf where ``y`` and ``logits`` are not -inf at the same places.
@@ -182,8 +182,8 @@ def categorical_score(x: Tensor, logits: Tensor) -> Tensor:
     Its gradient in ``x`` is :math:`\log p_k`, whether ``x`` is one-hot or relaxed (0 where ``p_k`` is zero).
 
     Args:
-        x: weights, ``(...) + (K,)``.
-        logits: :math:`\log p`, normalised, ``batch_shape + (K,)``.
+        x: the weights of the K categories, ``(...) + (K,)``.
+        logits: normalised log-probabilities :math:`\log p` of the categories, ``batch_shape + (K,)``.
 
     Returns:
         ``(...)``; -inf where ``x`` has weight on a category of probability zero.
@@ -200,7 +200,7 @@ def bernoulli_score(x: Tensor, logits: Tensor) -> Tensor:
     r"""Return :math:`x \log p + (1 - x) \log(1 - p)`, shape ``(...)``, linear in ``x``.
 
     Args:
-        x: weights in [0, 1], ``(...)``.
+        x: the weights of the value 1, in [0, 1], ``(...)``.
         logits: log-odds of 1, ``batch_shape``; infinite where the value is certain.
 
     >>> bernoulli_score(torch.tensor([1.0, 0.0]), torch.tensor(0.0)).exp()
@@ -223,9 +223,9 @@ def conditional_perturbed_logits(logits: Tensor, hard: Tensor, num_inner: int) -
     :math:`-\log(E_j / p_j + E_i)` elsewhere.
 
     Args:
-        logits: :math:`\log p`, normalised, ``batch_shape + (K,)``.
-        hard: one-hot vectors of the largest, ``(...) + (K,)``.
-        num_inner: the number of draws J.
+        logits: normalised log-probabilities :math:`\log p` of the categories, ``batch_shape + (K,)``.
+        hard: one-hot vectors of the largest perturbed logit, ``(...) + (K,)``.
+        num_inner: the number J of draws for each one-hot vector.
 
     Returns:
         ``(J, ...) + (K,)`` in the type of ``logits``, without gradient; -inf where ``logits`` are.
@@ -249,10 +249,10 @@ def rao_blackwell_softmax(logits: Tensor, hard: Tensor, temperature: Tensor, num
     """Return the mean of J softmaxes of perturbed logits whose largest entry is that of ``hard``.
 
     Args:
-        logits: log-probabilities, normalised, ``batch_shape + (K,)``.
-        hard: one-hot vectors, ``(...) + (K,)``.
-        temperature: ``batch_shape`` or broadcastable.
-        num_inner: J.
+        logits: normalised log-probabilities of the categories, ``batch_shape + (K,)``.
+        hard: one-hot vectors of the largest perturbed logit, ``(...) + (K,)``.
+        temperature: the temperature of the softmax, of a shape that broadcasts with ``batch_shape``.
+        num_inner: the number J of softmaxes in the mean.
 
     Returns:
         ``(...) + (K,)``; its derivative in ``logits`` is the mean derivative of the softmaxes, the noise held fixed.
@@ -272,9 +272,9 @@ def relaxed_top_k(keys: Tensor, k: int, temperature: Tensor) -> Tensor:
     .. math:: \alpha^{i+1} = \alpha^i + \log(1 - a^i), \qquad a^i = \mathrm{softmax}(\alpha^i / t)
 
     Args:
-        keys: :math:`\alpha^1`, ``(...) + (K,)``; -inf for what is never chosen.
-        k: how many to choose, at most the number of finite keys.
-        temperature: t, ``batch_shape`` or broadcastable.
+        keys: the scores :math:`\alpha^1` of the categories, ``(...) + (K,)``; -inf for those never chosen.
+        k: how many categories to choose, at most the number of finite keys.
+        temperature: the temperature t of the softmaxes, of a shape that broadcasts with ``batch_shape``.
 
     Returns:
         ``(...) + (K,)``, non-negative with sum ``k``; entries may exceed 1.

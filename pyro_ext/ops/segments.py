@@ -1,4 +1,4 @@
-"""Reductions over the segments of a flat vector, and their softmax: ragged rows without padding."""
+"""Sums, maxima and softmax over the segments of a flat vector: rows of different lengths without padding."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def segment_sum(x: Tensor, segment: Tensor, num_segments: int) -> Tensor:
     """Sum the entries of each segment.
 
     Args:
-        x: ``batch_shape + (M,)``.
+        x: the entries of all segments, ``batch_shape + (M,)``.
         segment: which segment each entry belongs to, int64 ``(M,)``.
-        num_segments: their number S.
+        num_segments: the number S of segments.
 
     Returns:
         ``batch_shape + (S,)``; 0 for an empty segment.
@@ -31,9 +31,9 @@ def segment_max(x: Tensor, segment: Tensor, num_segments: int) -> Tensor:
     """Return the largest entry of each segment, ``batch_shape + (S,)``; -inf for an empty one.
 
     Args:
-        x: ``batch_shape + (M,)``.
+        x: the entries of all segments, ``batch_shape + (M,)``.
         segment: which segment each entry belongs to, int64 ``(M,)``.
-        num_segments: their number S.
+        num_segments: the number S of segments.
 
     >>> segment_max(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0, 2, 2]), 3)
     tensor([1., -inf, 4.])
@@ -46,9 +46,9 @@ def segment_logsumexp(x: Tensor, segment: Tensor, num_segments: int) -> Tensor:
     """Return the log of the sum of the exponentials of each segment.
 
     Args:
-        x: ``batch_shape + (M,)``; -inf is allowed, and has gradient zero.
+        x: the entries of all segments, ``batch_shape + (M,)``; -inf is allowed, and has gradient zero.
         segment: which segment each entry belongs to, int64 ``(M,)``.
-        num_segments: their number S.
+        num_segments: the number S of segments.
 
     Returns:
         ``batch_shape + (S,)``; -inf where a segment is empty or holds -inf only.
@@ -69,12 +69,12 @@ def segment_log_softmax(x: Tensor, segment: Tensor, num_segments: int) -> Tensor
     r"""Normalise each segment: :math:`x_i - \log \sum_{j \sim i} e^{x_j}`.
 
     Args:
-        x: ``batch_shape + (M,)``; -inf is allowed.
+        x: the entries of all segments, ``batch_shape + (M,)``; -inf is allowed.
         segment: which segment each entry belongs to, int64 ``(M,)``.
-        num_segments: their number S.
+        num_segments: the number S of segments.
 
     Returns:
-        ``batch_shape + (M,)``; a segment of -inf stays one.
+        ``batch_shape + (M,)``; a segment that holds -inf only stays so.
 
     >>> segment_log_softmax(torch.tensor([3.0, 3.0, 5.0]), torch.tensor([0, 0, 1]), 2)
     tensor([-0.6931, -0.6931,  0.0000])

@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from pyro_ext.ops._matrices import check_square
+from pyro_ext.ops._shapes import check_square
+from pyro_ext.utils.checks import positive_int, positive_number
 
 __all__ = ["log_sinkhorn", "sinkhorn"]
 
 _WARM_UP = 5
-# Newton steps are few (tens at temperature 0.01, a hundred at 0.001); this many mean that there is no solution.
+# Few Newton steps are needed (tens at temperature 0.01, a hundred at 0.001); so many mean that there is no solution.
 _MOST_STEPS = 500
 _FIRST_DAMPING = 0.1  # relative to the largest excess of a column
-# Keeps a solve defined where the matrix falls apart into blocks; relative to entries of at most 1.
+# Keeps the linear system solvable where the matrix consists of separate blocks; relative to entries of at most 1.
 _RIDGE = 1e-12
 
 
@@ -27,16 +28,17 @@ def log_sinkhorn(log_potentials: Tensor, tolerance: float = 1e-8, num_iterations
 
     .. math::  X_{ij} = \exp(L_{ij} + f_i + g_j).
 
-    Without ``num_iterations`` the scalings are found to ``tolerance``: a few Sinkhorn iterations, then regularised
-    Newton steps on the convex dual, which need tens of solves where alternate scaling needs 10^5 iterations (low
-    temperatures). The gradient is then that of the solution, by implicit differentiation; it can be differentiated
-    again. With ``num_iterations`` the classical algorithm runs that often and is differentiated step by step; whether
-    the finite entries hold a permutation is then not looked at, unless a row or column has none.
+    Without ``num_iterations`` the scalings are computed to ``tolerance``: a few Sinkhorn iterations, then regularised
+    Newton steps on the convex dual, which take tens of linear solves where, at low temperatures, alternate scaling
+    takes 10^5 iterations. The gradient is then that of the solution, by implicit differentiation; it can be
+    differentiated again. With ``num_iterations`` the classical algorithm makes that many iterations and is
+    differentiated step by step; it does not check whether the finite entries hold a permutation, only that every row
+    and column has a finite entry.
 
     Args:
-        log_potentials: ``batch_shape + (N, N)``; -inf where the result is to be 0.
+        log_potentials: logs of the entries to scale, ``batch_shape + (N, N)``; -inf where the result is to be 0.
         tolerance: the largest deviation of a column's sum from 1; rows always sum to 1 up to rounding.
-        num_iterations: the number of alternate scalings, columns first, instead of a tolerance.
+        num_iterations: the number of alternate scalings, columns first; if None, as many steps as ``tolerance`` needs.
 
     Returns:
         ``batch_shape + (N, N)``, in the type of ``log_potentials``, computed in float64.
@@ -57,12 +59,10 @@ def log_sinkhorn(log_potentials: Tensor, tolerance: float = 1e-8, num_iterations
     """
     check_square("log_potentials", log_potentials)
     if num_iterations is None:
-        if not tolerance > 0:
-            raise ValueError(f"tolerance must be positive, got {tolerance}")
+        positive_number("tolerance", tolerance)
         solution: Tensor = _Balanced.apply(log_potentials.double(), tolerance)
         return solution.to(log_potentials.dtype)
-    if isinstance(num_iterations, bool) or not isinstance(num_iterations, int) or num_iterations < 1:
-        raise ValueError(f"num_iterations must be an integer of at least 1, got {num_iterations!r}")
+    positive_int("num_iterations", num_iterations)
     log_x: Tensor = _Scalable.apply(log_potentials.double())
     for _ in range(num_iterations):
         log_x = log_x.log_softmax(-2).log_softmax(-1)
@@ -122,7 +122,7 @@ class _Balanced(Function):
 
 
 def _solve(log_potentials: Tensor, tolerance: float) -> Tensor:
-    """Return the log of the solution ``batch_shape + (N, N)``; matrices leave the loop as they are done."""
+    """Return the log of the solution ``batch_shape + (N, N)``; a matrix leaves the loop once it is solved."""
     base = log_potentials.reshape(-1, *log_potentials.shape[-2:])
     for _ in range(_WARM_UP):
         base = base.log_softmax(-2).log_softmax(-1)
@@ -154,7 +154,7 @@ class _Search(NamedTuple):
         g: the logs of the column scalings, ``(B, N)``.
         log_x: ``base`` with columns scaled by them and rows made to sum to 1 again.
         objective: the dual at ``g``, ``(B,)``.
-        damping: of the next Newton step, relative to the error, ``(B,)``.
+        damping: the damping of the next Newton step, relative to the error, ``(B,)``.
     """
 
     base: Tensor

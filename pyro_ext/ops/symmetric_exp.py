@@ -1,4 +1,4 @@
-"""Exponentials of multiples of one symmetric matrix, with gradients that survive equal eigenvalues."""
+"""Exponentials of multiples of a symmetric matrix, with gradients that are right for equal eigenvalues too."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_ext.ops._graph_of_gradients import gradients_with_graph
+from pyro_ext.ops._second_derivatives import gradients_with_graph
 
 __all__ = ["symmetric_exp"]
 
@@ -17,13 +17,13 @@ def symmetric_exp(matrix: Tensor, times: Tensor, *, largest_is_zero: bool = Fals
 
     With :math:`S = V \Lambda V^T`, the gradient in S weighs the entries of :math:`V^T G V` by the divided differences
     :math:`(e^{t \lambda_i} - e^{t \lambda_j}) / (\lambda_i - \lambda_j)`, and by their limit where two eigenvalues
-    are equal, which the gradient of an eigendecomposition does not survive.
+    are equal, where the gradient of an eigendecomposition is not finite.
 
     Args:
-        matrix: symmetric, ``batch_shape + (A, A)``.
-        times: ``batch_shape + (E,)``.
-        largest_is_zero: whether the largest eigenvalue is known to be 0, as it is where S belongs to a Markov process;
-            its rounding error would grow without bound over long times.
+        matrix: the symmetric matrix S, ``batch_shape + (A, A)``.
+        times: the times t, ``batch_shape + (E,)``.
+        largest_is_zero: whether the largest eigenvalue is known to be 0, as for the generator of a Markov process; it
+            is then set to 0, because its rounding error would grow without bound over long times.
 
     Returns:
         ``batch_shape + (E, A, A)``; batch shapes broadcast. Time 0 gives the identity; short times keep their digits.

@@ -19,8 +19,7 @@ from pyro_ext.phylo.convert import (
 from pyro_ext.phylo.diagnostics import SplitFrequencies, asdsf, split_frequencies
 from pyro_ext.phylo.random_trees import all_trees, num_topologies, random_trees
 from pyro_ext.phylo.rates import ConstantRate, GammaRates, InvariantSites, RateMixture, SiteModel, WeibullRates
-from pyro_ext.phylo.reading import iter_trees, parse_trees, read_trees
-from pyro_ext.phylo.reference_samples import reference_sample
+from pyro_ext.phylo.reading import iter_trees, parse_trees, read_trees, reference_sample
 from pyro_ext.phylo.splits import children, robinson_foulds, split_words, splits
 from pyro_ext.phylo.substitution import GTR, HKY85, JC69, K80, SubstitutionModel
 from pyro_ext.phylo.support import Coverage, SubsplitSupport

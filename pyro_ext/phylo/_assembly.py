@@ -1,4 +1,4 @@
-"""From parsed trees to :class:`TreeSet`, all of one kind."""
+"""Sets of trees from parsed text, with checks that all trees are of the same kind."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = ["Assembly"]
 
 
 class Assembly:
-    """Turns batches of trees into sets, and holds all to what the first one is.
+    """Turns batches of trees into sets, and checks that all trees are of the same kind as the first.
 
     Args:
-        taxa: which taxa the trees must have; by default those of the first tree.
-        rooted: whether to take the trees as rooted; by default what they say.
+        taxa: the names of the taxa that all trees must have; by default those of the first tree.
+        rooted: whether to take the trees as rooted; by default as the text says.
         branch_lengths: whether to read branch lengths.
     """
 
@@ -32,7 +32,7 @@ class Assembly:
         if taxa is not None and len(set(taxa)) < len(taxa):
             raise ValueError(f"taxa holds a name twice: {', '.join(sorted(taxa))}")
         self._rooted = rooted
-        self._told = rooted is not None
+        self._is_given = rooted is not None
         self._want_lengths = branch_lengths
         self._has: dict[str, bool] = {}
         self._table: LabelTable | None = None
@@ -41,7 +41,7 @@ class Assembly:
         """Make a set of the trees of a batch.
 
         Raises:
-            Problem: if one is no tree, or unlike the first.
+            Problem: if one is no tree, or of another kind than the first.
         """
         starts, ends = chunk.bodies(batch.statements)
         heads = headers(chunk, batch.statements, starts)
@@ -57,7 +57,7 @@ class Assembly:
         return TreeSet(self.taxa, parents, rooted, weights, lengths, validate=False)
 
     def _decide_rooted(self, parsed: Parsed, heads: list[Header], ends: np.ndarray) -> bool:
-        """Take ``[&R]`` and ``[&U]`` at their word, and without them look at the number of subtrees at the top."""
+        """Decide by ``[&R]`` and ``[&U]``, and without them by the number of subtrees at the top."""
         assert self.taxa is not None
         three = parsed.num_internal == len(self.taxa) - 2
         says = np.array(
@@ -73,7 +73,7 @@ class Assembly:
                 tree,
             )
         odd = says != self._rooted
-        if odd.any() and not self._told:
+        if odd.any() and not self._is_given:
             tree = int(np.argmax(odd))
             kinds = ("rooted", "unrooted") if says[tree] else ("unrooted", "rooted")
             raise Problem(
@@ -103,11 +103,11 @@ class Assembly:
             if not group.any():
                 continue
             own = None if all_lengths is None else torch.from_numpy(all_lengths[group, :width])
-            found = canonicalize(torch.from_numpy(parsed.parents[group, :width]), own, rooted=rooted)
+            trees = canonicalize(torch.from_numpy(parsed.parents[group, :width]), own, rooted=rooted)
             rows = torch.from_numpy(group)
-            parents[rows] = found.parents
-            if lengths is not None and found.branch_lengths is not None:
-                lengths[rows] = found.branch_lengths
+            parents[rows] = trees.parents
+            if lengths is not None and trees.branch_lengths is not None:
+                lengths[rows] = trees.branch_lengths
         return parents, lengths
 
     def _lengths(self, parsed: Parsed, n: int, three: np.ndarray, ends: np.ndarray) -> np.ndarray | None:

@@ -1,4 +1,4 @@
-"""Taxa's names in a text, looked up many at a time."""
+"""Names of taxa in a text, looked up many at a time."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def read_label(label: bytes, at: int, tree: int | None = None) -> str:
     """Return the name that a label stands for.
 
     Args:
-        label: the label.
-        at: where in the text it is.
-        tree: in which tree, if in any.
+        label: the label as it stands in the text, with its quotes.
+        at: the position of the label in the text.
+        tree: the number of the tree that the label belongs to, None if to none.
 
     Raises:
         Problem: if it is no UTF-8.
@@ -48,12 +48,13 @@ def read_label(label: bytes, at: int, tree: int | None = None) -> str:
 class LabelTable:
     """Finds the numbers of taxa from their names as they stand in a text.
 
-    A name is taken as 8-byte words. The words are mixed into one, which is searched for among those of the names
-    known, and compared; so no Python runs per name. Other spellings, as with quotes, are learnt when they come.
+    A name is read as 8-byte words. The words are mixed into one key, which is searched for among the keys of the known
+    names, and then compared; so no Python runs for each name. Other spellings, such as those with quotes, are added
+    when they occur.
 
     Args:
-        taxa: the names, numbered as they come.
-        aliases: what stands for a name, as in a NEXUS ``translate`` -> the name.
+        taxa: the names of the taxa, in the order of their numbers.
+        aliases: a mapping from labels to names, as in a NEXUS ``translate`` statement.
     """
 
     def __init__(self, taxa: Sequence[str], aliases: Mapping[str, str] | None = None) -> None:
@@ -73,19 +74,19 @@ class LabelTable:
         """Return the number of the taxon named by each slice of ``body``, -1 where there is none.
 
         Args:
-            body: uint8, with eight bytes to spare at the end.
-            starts: where each name starts.
-            stops: where it ends.
+            body: the text as uint8, followed by at least eight further bytes.
+            starts: the position of the first byte of each name.
+            stops: the position after the last byte of each name.
         """
-        found = self._search(body, starts, stops)
-        missing = np.flatnonzero(found < 0)
+        numbers = self._search(body, starts, stops)
+        missing = np.flatnonzero(numbers < 0)
         while len(missing):
             label = body[starts[missing[0]] : stops[missing[0]]].tobytes()
             if not self._learn(label):
                 break
-            found[missing] = self._search(body, starts[missing], stops[missing])
-            missing = missing[found[missing] < 0]
-        return found
+            numbers[missing] = self._search(body, starts[missing], stops[missing])
+            missing = missing[numbers[missing] < 0]
+        return numbers
 
     def _learn(self, label: bytes) -> bool:
         try:

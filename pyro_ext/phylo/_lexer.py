@@ -18,27 +18,27 @@ _BLANK[list(b" \t\r\n\f\v")] = True
 
 
 def _comment(end: bytes, depth: int = 6) -> bytes:
-    """Return a pattern of comments, nested so many deep; ``end`` is what closes them."""
+    """Return a pattern of comments that may be nested ``depth`` deep; ``end`` is the pattern that closes them."""
     inner = b"" if depth == 1 else b"|" + _comment(end, depth - 1)
     return rb"\[(?:[^\[\]]++" + inner + rb")*+" + end
 
 
 COMMENT = _comment(rb"\]")
-"""A pattern of one comment."""
+"""The pattern of a comment."""
 
-# A quote opens a label, never stands within one; what is not closed reaches to the end.
+# A quote opens a label and never stands within one; a comment or label that is not closed reaches to the end.
 _COMMENT_OR_QUOTE = re.compile(
     rb"(" + _comment(rb"(?:\]|\Z)") + rb")|(?:(?<=[(,)\]\s])|\A)(?:'(?:[^']|'')*(?:'|\Z)|\"[^\"]*(?:\"|\Z))"
 )
 
 
 class Problem(ValueError):
-    """Something wrong with a text.
+    """An error in a text.
 
     Args:
-        message: what.
-        at: where, in bytes.
-        tree: in which tree, counted from 0, if in any.
+        message: the description of the error.
+        at: the position of the error, in bytes.
+        tree: the number of the tree with the error, counted from 0; None if it lies in no tree.
     """
 
     def __init__(self, message: str, at: int, tree: int | None = None) -> None:
@@ -47,15 +47,15 @@ class Problem(ValueError):
 
 
 class Chunk:
-    """Some text, and where in it statements end.
+    """A piece of text, and the positions at which its statements end.
 
     Attributes:
-        text: the bytes.
-        array: the same as an array.
+        text: the bytes of the text.
+        array: the bytes of the text as an array.
         comment: which bytes belong to comments, ``None`` if none do.
-        quoted: which belong to quoted labels, ``None`` if none do.
-        ends: where the semicolons are that end a statement.
-        opens: where the opening parentheses are.
+        quoted: which bytes belong to quoted labels, ``None`` if none do.
+        ends: the positions of the semicolons that end statements.
+        opens: the positions of the opening parentheses.
     """
 
     def __init__(self, text: bytes) -> None:
@@ -72,41 +72,41 @@ class Chunk:
         return at
 
     def bodies(self, statements: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return where trees begin and end: from a statement's first parenthesis up to its semicolon.
+        """Return where trees begin and end: at a statement's first parenthesis and at its semicolon.
 
         Args:
-            statements: which statements have trees.
+            statements: the numbers of the statements that are trees.
 
         Raises:
-            Problem: if one has none.
+            Problem: if one of them has no tree.
         """
         ends = self.ends[statements]
         starts = self.starts()[statements]
         first = np.searchsorted(self.opens, starts)
-        found = np.append(self.opens, len(self.text))[first]
-        if (found > ends).any():
-            tree = int(np.argmax(found > ends))
+        begins = np.append(self.opens, len(self.text))[first]
+        if (begins > ends).any():
+            tree = int(np.argmax(begins > ends))
             raise Problem("there is no tree before the ';': write it as (a,(b,c));", int(ends[tree]), tree)
-        return found, ends
+        return begins, ends
 
     def starts(self) -> np.ndarray:
-        """Return where statements start: after the last one's end."""
+        """Return where statements start: after the end of the statement before."""
         return np.concatenate([[0], self.ends[:-1] + 1])[: len(self.ends)]
 
 
 @dataclass
 class Tokens:
-    """Trees without blanks and comments, and where their punctuation is.
+    """The text of trees without blanks and comments, and the positions of its punctuation.
 
     Attributes:
-        body: the trees, each with its semicolon, then eight zero bytes.
-        quoted: which bytes of it belong to quoted labels, ``None`` if none do.
-        at: where in ``body`` the tokens are.
-        code: which ones they are.
-        depth: how many parentheses are open after each.
-        ends: the last token of each tree.
-        kept: which bytes of the chunk ``body`` has, ``None`` if all from ``first`` on; see :meth:`place`.
-        first: where in the chunk ``body`` begins.
+        body: the text of the trees, each with its semicolon, then eight zero bytes.
+        quoted: which bytes of ``body`` belong to quoted labels, ``None`` if none do.
+        at: the position in ``body`` of each token, that is each punctuation mark outside of quotes.
+        code: the kind of each token, such as ``OPEN``.
+        depth: how many parentheses are open after each token.
+        ends: the number of the last token of each tree.
+        kept: which bytes of the chunk are in ``body``, ``None`` if all from ``first`` on; see :meth:`place`.
+        first: the position in the chunk at which ``body`` begins.
     """
 
     body: np.ndarray
@@ -119,29 +119,29 @@ class Tokens:
     first: int = 0
 
     def place(self, token: int) -> int:
-        """Return where in the chunk a token is."""
+        """Return the position of a token in the chunk."""
         at = int(self.at[token])
         return at + self.first if self.kept is None else int(np.flatnonzero(self.kept)[at])
 
     def tree(self, token: int) -> int:
-        """Return which tree a token belongs to."""
+        """Return the number of the tree that a token belongs to."""
         return int(np.searchsorted(self.ends, token))
 
     def label(self, token: int) -> str:
-        """Return what stands between a token and the next."""
+        """Return the text between a token and the next."""
         return self.body[self.at[token] + 1 : self.at[token + 1]].tobytes().decode("utf-8", "replace")
 
 
 def tokenize(chunk: Chunk, starts: np.ndarray, ends: np.ndarray) -> Tokens:
-    """Find the tokens of trees and check how they follow one another.
+    """Find the tokens of trees and check the order in which they follow one another.
 
     Args:
-        chunk: the text.
-        starts: where each tree's first parenthesis is.
-        ends: where its semicolon is.
+        chunk: the piece of text that holds the trees.
+        starts: the position of the first parenthesis of each tree.
+        ends: the position of the semicolon of each tree.
 
     Raises:
-        Problem: at the first thing that is no Newick.
+        Problem: at the first place that is no Newick.
     """
     if _is_plain(chunk, starts, ends):
         first, last = int(starts[0]), int(ends[-1]) + 1
@@ -166,7 +166,7 @@ def tokenize(chunk: Chunk, starts: np.ndarray, ends: np.ndarray) -> Tokens:
 
 
 def _is_plain(chunk: Chunk, starts: np.ndarray, ends: np.ndarray) -> bool:
-    """Return whether there is nothing to leave out: no comments, no quotes, and blanks only between trees."""
+    """Return whether no byte has to be left out: no comments, no quotes, and blanks only between trees."""
     if chunk.comment is not None or chunk.quoted is not None:
         return False
     first = int(starts[0])
@@ -213,7 +213,7 @@ def _spans(spans: np.ndarray, length: int) -> np.ndarray | None:
 
 
 def _follows() -> np.ndarray:
-    """Return whether one token may follow another, ``[first, second, is there anything between]``."""
+    """Return whether one token may follow another, ``[first, second, whether there is text between them]``."""
     table = np.zeros((6, 6, 2), bool)
     for first in (OPEN, COMMA):
         table[first, OPEN, 0] = True
@@ -252,8 +252,8 @@ def _check_depth(tokens: Tokens) -> None:
     if not wrong.any():
         return
     token = int(np.argmax(wrong))
-    open_ones = int(depth[token])
-    what = f"{open_ones} '(' without its ')'" if code[token] == END and open_ones > 0 else "a ')' without its '('"
+    num_open = int(depth[token])
+    what = f"{num_open} '(' without its ')'" if code[token] == END and num_open > 0 else "a ')' without its '('"
     raise Problem(f"unbalanced parentheses, {what}", tokens.place(token), tokens.tree(token))
 
 

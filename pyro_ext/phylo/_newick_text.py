@@ -1,4 +1,4 @@
-"""Trees as lines of Newick."""
+"""Trees as lines of Newick, for :class:`.TreeSet` and for files."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def newick_lines(labels: Sequence[str], parents: Tensor, lengths: Tensor | None,
     """Return one line per canonical tree.
 
     Args:
-        labels: what stands for each taxon, in quotes where it needs them.
-        parents: ``(T, M)``.
-        lengths: ``(T, M - 1)``.
-        rooted: whether the trees are.
+        labels: the label of each taxon, in quotes where it needs them.
+        parents: canonical trees, ``(T, M)``.
+        lengths: the lengths of the edges, ``(T, M - 1)``; None to write none.
+        rooted: whether the trees are rooted.
     """
     n = len(labels)
     leaves = list(labels)
@@ -68,5 +68,5 @@ def _line_with_lengths(leaves: list[str], pairs: list[list[int]], row: list[floa
 
 
 def _top(pairs: list[list[int]]) -> list[int]:
-    """Return what an unrooted tree is written from: taxon 0 and the other neighbours of its node."""
+    """Return the three subtrees at the top of an unrooted tree: taxon 0 and the two children of its neighbour."""
     return [0, *pairs[0]] if pairs else [0, 1]

@@ -1,7 +1,8 @@
 """From tokens to parent vectors, many trees at a time and without a loop over nodes.
 
-All trees are binary, so each inner node has one comma. Sorted by depth, in the order of the text, the children of the
-nodes at one depth are the nodes at the next, two by two. Nothing else is needed to find everybody's parent.
+All trees are binary, so each inner node has one comma. If the nodes are sorted by depth, and within a depth in the
+order of the text, the children of the nodes at one depth are the nodes at the next, two by two. This gives the parent
+of every node.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ __all__ = ["Parsed", "first_labels", "parse"]
 
 
 class Parsed(NamedTuple):
-    """Trees as the text has them.
+    """Trees with their nodes in the order of the text.
 
     Attributes:
-        parents: ``(T, 2n - 1)``; internal nodes are numbered in the text's order, the root is node n. A tree whose root
-            has three children has no last node.
-        lengths: ``(T, 2n - 1)``, NaN where the text has none; ``None`` if it has none at all or none were wanted.
+        parents: the parent of each node, ``(T, 2n - 1)``; internal nodes are numbered in the order of the text, the
+            root is node n. A tree whose root has three children has no last node.
+        lengths: the length of the edge above each node, ``(T, 2n - 1)``, NaN where the text has none; ``None`` if the
+            text has no lengths at all, or none were wanted.
         num_internal: how many internal nodes each tree has, n - 1 or n - 2.
     """
 
@@ -34,12 +36,12 @@ class Parsed(NamedTuple):
 
 
 class _Nodes(NamedTuple):
-    """The children of inner nodes, in the text's order: all nodes but the roots.
+    """All nodes but the roots, in the order of the text.
 
     Attributes:
-        token: the parenthesis or comma before each.
-        inner: whether it is an internal node.
-        leaf: the tokens before leaves.
+        token: the number of the token before each node, a parenthesis or a comma.
+        inner: whether each node is an internal node.
+        leaf: the numbers of the tokens before leaves.
     """
 
     token: np.ndarray
@@ -51,11 +53,11 @@ def first_labels(tokens: Tokens, aliases: Mapping[str, str]) -> tuple[str, ...]:
     """Return the names of the first tree's taxa, sorted.
 
     Args:
-        tokens: checked by the lexer.
-        aliases: label -> name.
+        tokens: the tokens of the trees, as :func:`.tokenize` returns them.
+        aliases: a mapping from labels to names.
 
     Raises:
-        Problem: if one comes twice.
+        Problem: if a taxon comes twice.
     """
     names: set[str] = set()
     nodes = _nodes(tokens)
@@ -73,9 +75,9 @@ def parse(tokens: Tokens, taxa: tuple[str, ...], table: LabelTable, want_lengths
     """Find the parents of all nodes, and the lengths of the edges above them.
 
     Args:
-        tokens: checked by the lexer.
-        taxa: their names.
-        table: finds their numbers.
+        tokens: the tokens of the trees, as :func:`.tokenize` returns them.
+        taxa: the sorted names of the taxa.
+        table: the table that looks up the numbers of the taxa.
         want_lengths: whether to read branch lengths.
 
     Raises:
@@ -107,7 +109,7 @@ def parse(tokens: Tokens, taxa: tuple[str, ...], table: LabelTable, want_lengths
 
 
 def _by_depth(level: np.ndarray) -> np.ndarray:
-    """Return the order by depth, at one depth that of the text; small numbers are sorted faster."""
+    """Return the order by depth, and within a depth by place in the text; small integer types are sorted faster."""
     kind = np.uint8 if level.max() < 256 else np.uint16 if level.max() < 65536 else np.int32
     return np.argsort(level.astype(kind), kind="stable")
 
@@ -144,7 +146,7 @@ def _leaf_numbers(tokens: Tokens, nodes: _Nodes, taxa: tuple[str, ...], table: L
 def _check_binary(
     tokens: Tokens, nodes: _Nodes, level: np.ndarray, rest: np.ndarray, inner_counts: np.ndarray, n: int
 ) -> None:
-    """Refuse nodes with other than two children; the root may have three."""
+    """Refuse nodes that do not have two children; the root may have three."""
     after = tokens.code[nodes.token[rest]]
     root_ok = (inner_counts == n - 2) | (inner_counts == n - 3)
     pairs = len(after) % 2 == 0 and bool((after[0::2] == OPEN).all() and (after[1::2] == COMMA).all())
@@ -169,27 +171,27 @@ def _check_binary(
 
 
 def _lengths(tokens: Tokens, nodes: _Nodes, flat: np.ndarray, inner_order: np.ndarray, size: int) -> np.ndarray:
-    """Return the numbers after colons, each at its node; those at roots are left out."""
+    """Return the numbers after colons, each at the place of its node; those of roots are left out."""
     code = tokens.code
     colon = code == COLON
     values = _numbers(tokens, np.flatnonzero(colon))
     ordinal = np.cumsum(colon) - 1
-    found = np.full(size, np.nan)
+    lengths = np.full(size, np.nan)
     close = np.flatnonzero(code == CLOSE)
     level = tokens.depth[close] + 1
-    # without the roots'; the k-th to close at a depth is the k-th to open
+    # without the roots; at one depth, the k-th node to close is the k-th to open
     close = close[_by_depth(level)][len(tokens.ends) :]
     for token, node in ((nodes.leaf, flat[~nodes.inner]), (close, flat[inner_order])):
         has = colon[token + 1]
-        found[node[has]] = values[ordinal[token[has] + 1]]
-    return found
+        lengths[node[has]] = values[ordinal[token[has] + 1]]
+    return lengths
 
 
 def _numbers(tokens: Tokens, colons: np.ndarray) -> np.ndarray:
     starts, stops = tokens.at[colons] + 1, tokens.at[colons + 1]
     step = np.zeros(len(tokens.body) + 1, np.int8)
     step[starts] += 1
-    step[stops + 1] -= 1  # with the token after it, for a space
+    step[stops + 1] -= 1  # one more than the number: the token after it becomes a space
     inside = np.cumsum(step[:-1], dtype=np.int8).view(bool)
     text = tokens.body.copy()
     text[stops] = ord(" ")

@@ -1,22 +1,22 @@
-"""Steps on the way to canonical trees; batches are held node by node, ``(M, T)``, but for the first."""
+"""Steps towards canonical trees; batches are held node by node, ``(M, T)``, except in :func:`sort_by_depth`."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["collapse_root", "hang_from_first", "sort_by_depth"]
+__all__ = ["collapse_root", "root_at_first_leaf", "sort_by_depth"]
 
 
 def sort_by_depth(parents: Tensor, n: int) -> tuple[Tensor, Tensor | None]:
     """Number the internal nodes so that parents come before their children.
 
     Args:
-        parents: ``(T, M)``.
+        parents: parent vectors, ``(T, M)``.
         n: the number of leaves.
 
     Returns:
-        The parents, and for each new node its old number, ``None`` if they keep theirs.
+        The parents, and the old number of each new node, ``None`` if no number changes.
 
     Raises:
         ValueError: if there is a cycle.
@@ -32,7 +32,7 @@ def sort_by_depth(parents: Tensor, n: int) -> tuple[Tensor, Tensor | None]:
 
 
 def _depths(parents: Tensor) -> Tensor:
-    """Count the edges up to the root by doubling strides."""
+    """Count the edges up to the root, by pointers that double their reach."""
     num_trees, nodes = parents.shape
     sink = parents.numel()  # above all roots
     first = torch.arange(num_trees, device=parents.device).unsqueeze(-1) * nodes
@@ -48,7 +48,7 @@ def _depths(parents: Tensor) -> Tensor:
 
 
 def collapse_root(parents: Tensor, lengths: Tensor | None, n: int) -> tuple[Tensor, Tensor | None]:
-    """Dissolve the root, node ``n``, which has two children; one of them becomes the root."""
+    """Remove the root, node ``n``, which has two children; one of them becomes the root."""
     if n == 2:
         columns = torch.tensor([[-1], [0]], device=parents.device).expand(2, parents.shape[1]).contiguous()
         return columns, None if lengths is None else torch.stack([lengths[0], lengths[0] + lengths[1]])
@@ -65,8 +65,8 @@ def collapse_root(parents: Tensor, lengths: Tensor | None, n: int) -> tuple[Tens
     return torch.cat([joined[:n], joined[kept:]]), lengths
 
 
-def hang_from_first(parents: Tensor, lengths: Tensor | None, n: int) -> tuple[Tensor, Tensor | None]:
-    """Make leaf 0 the root: turn round the edges between it and the old one, and bring parents before children."""
+def root_at_first_leaf(parents: Tensor, lengths: Tensor | None, n: int) -> tuple[Tensor, Tensor | None]:
+    """Make leaf 0 the root: reverse the edges between it and the old root, and number parents before children."""
     nodes, num_trees = parents.shape
     if (parents[0] < 0).all():
         return parents, lengths
@@ -92,7 +92,7 @@ def hang_from_first(parents: Tensor, lengths: Tensor | None, n: int) -> tuple[Te
 
 
 def _path_first(above: Tensor, lengths: Tensor | None, rank: Tensor, n: int) -> tuple[Tensor, Tensor | None]:
-    """Number the internal nodes with a rank first, in its order, then the others as they come."""
+    """Number the internal nodes that have a rank first, in the order of the ranks, then the others as they come."""
     nodes = len(above)
     on_path = rank >= 0
     others = on_path.sum(0) + (~on_path).cumsum(0) - 1

@@ -1,4 +1,4 @@
-"""Checks of parent vectors, and batches cut to pieces that stay in the processor's cache."""
+"""Checks of parent vectors, and batches cut into pieces that fit into the processor's cache."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 __all__ = ["check_binary", "check_parents", "row_chunks"]
 
-_CHUNK = 2**19  # nodes; larger pieces were slower on the processors tried
+_CHUNK = 2**19  # nodes; larger pieces were slower in measurements
 
 
 def check_parents(parents: Tensor) -> None:
@@ -31,7 +31,7 @@ def check_binary(parents: Tensor) -> None:
     wanted = torch.full_like(children, 2)
     wanted[:, :n] = 0
     number = torch.arange(nodes, device=parents.device)
-    at_root = 2 if nodes % 2 else torch.where(number < n, 1, 3)  # an unrooted tree may be held by a leaf
+    at_root = 2 if nodes % 2 else torch.where(number < n, 1, 3)  # the root of an unrooted tree may be a leaf
     right = children == torch.where(root, at_root, wanted)
     ok = (inside & right).all(-1) & (root.sum(-1) == 1)
     if ok.all():

@@ -1,4 +1,4 @@
-"""Which statements of a file are trees, and what stands before them: names, weights, rooting."""
+"""The statements of a file that are trees, and the text before a tree: its name, weight and rooting."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _NAME = re.compile(rb"\s*u?tree\s*\*?\s*('(?:[^']|'')*'|[^\s=\[]*)", re.IGNORECA
 
 
 class Batch(NamedTuple):
-    """Trees that share their labels' meaning.
+    """Trees whose labels have the same meaning.
 
     Attributes:
-        statements: which statements of the chunk they are.
-        aliases: label -> name.
+        statements: the numbers of the trees' statements in the chunk.
+        aliases: a mapping from labels to names.
     """
 
     statements: np.ndarray
@@ -38,11 +38,11 @@ class Batch(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What stands before a tree.
+    """The text before a tree.
 
     Attributes:
-        rooted: what ``[&R]`` or ``[&U]`` says, ``None`` without.
-        weight: what ``[&W ...]`` says, ``None`` without.
+        rooted: True for ``[&R]``, False for ``[&U]``, ``None`` without either.
+        weight: the number in ``[&W ...]``, or before the tree; ``None`` without one.
     """
 
     rooted: bool | None
@@ -53,7 +53,7 @@ _BARE = Header(None, None)
 
 
 class NewickFile:
-    """A file all of whose statements are trees."""
+    """A file in which all statements are trees."""
 
     is_open = False
 
@@ -64,7 +64,7 @@ class NewickFile:
 
 
 class NexusFile:
-    """A file of blocks, of which those named ``trees`` hold trees; remembers where it is."""
+    """A file of blocks, of which those named ``trees`` hold trees; it is read chunk by chunk."""
 
     def __init__(self) -> None:
         self._block = ""
@@ -73,7 +73,7 @@ class NexusFile:
 
     @property
     def is_open(self) -> bool:
-        """Whether a block of trees has begun and not ended."""
+        """Whether a block of trees has begun and has not ended."""
         return self._block == "trees"
 
     def batches(self, chunk: Chunk) -> Iterator[Batch]:
@@ -121,27 +121,27 @@ class NexusFile:
 
 
 def headers(chunk: Chunk, statements: np.ndarray, first: np.ndarray) -> list[Header]:
-    """Read what stands before trees.
+    """Read the text before each tree.
 
     Args:
-        chunk: the text.
-        statements: which statements they are.
-        first: where the first parenthesis of each is.
+        chunk: the piece of text that holds the trees.
+        statements: the numbers of the trees' statements.
+        first: the position of the first parenthesis of each tree.
 
     Raises:
-        Problem: if that is nothing that belongs there.
+        Problem: if the text before a tree is not understood.
     """
     starts = chunk.starts()[statements]
-    found = []
+    result = []
     for tree, (start, stop) in enumerate(zip(starts.tolist(), first.tolist(), strict=True)):
         text = chunk.text[start:stop]
         blank = len(text) - len(text.lstrip())
-        found.append(_header(text, start + blank, tree) if blank < len(text) else _BARE)
-    return found
+        result.append(_header(text, start + blank, tree) if blank < len(text) else _BARE)
+    return result
 
 
 def tree_name(text: bytes) -> str:
-    """Return the name of a NEXUS tree from what stands before it, empty if there is none."""
+    """Return the name of a NEXUS tree from the text before it, empty if it has none."""
     match = _NAME.match(_without_comments(text))
     return match.group(1).strip(b"'").decode("utf-8", "replace") if match else ""
 
@@ -181,21 +181,21 @@ def _without_comments(text: bytes) -> bytes:
 
 
 def _translation(text: bytes, at: int) -> dict[str, str]:
-    """Read ``1 Name, 2 Other``."""
+    """Read the labels and names of ``1 Name, 2 Other``."""
     text = _without_comments(text)
-    found: dict[str, str] = {}
+    aliases: dict[str, str] = {}
     place = 0
     while text[place:].strip():
         match = _PAIR.match(text, place)
         if match is None:
             raise Problem("'translate' is not a list of 'LABEL NAME,'", at + place)
         label, name = (read_label(match[k], at + match.start(k)) for k in (1, 2))
-        if label in found:
+        if label in aliases:
             raise Problem(f"'translate' has label {label!r} twice", at + match.start(1))
-        found[label] = name
+        aliases[label] = name
         place = match.end()
-    names = list(found.values())
+    names = list(aliases.values())
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise Problem(f"'translate' gives taxon {twice!r} two labels", at)
-    return found
+    return aliases

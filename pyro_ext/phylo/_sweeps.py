@@ -16,12 +16,12 @@ __all__ = ["Subtrees", "plant_rooted", "pointers", "preorder", "subtrees"]
 
 
 class Subtrees(NamedTuple):
-    """What lies below each node, all ``(M, T)``.
+    """Sums over the subtree of each node, all ``(M, T)``.
 
     Attributes:
-        above: where in a flattened ``(M, T)`` the entries of the parent lie.
-        low: the smallest leaf, the node itself included; meaningless for the root.
-        size: the number of internal nodes, the node itself included.
+        above: the index of the parent's entry in a flattened ``(M, T)``.
+        low: the smallest leaf of the subtree, the node itself included; meaningless for the root.
+        size: the number of internal nodes of the subtree, the node itself included.
     """
 
     above: Tensor
@@ -38,8 +38,8 @@ def subtrees(parents: Tensor, num_leaves: int) -> Subtrees:
     """Sum up the subtrees of planted trees, from the last internal node to the first.
 
     Args:
-        parents: ``(M, T)``.
-        num_leaves: how many of the nodes are leaves.
+        parents: planted trees, node by node, ``(M, T)``.
+        num_leaves: how many of the M nodes are leaves.
     """
     num_nodes, num_trees = parents.shape
     nodes = torch.arange(num_nodes, device=parents.device).unsqueeze(-1)
@@ -56,7 +56,7 @@ def subtrees(parents: Tensor, num_leaves: int) -> Subtrees:
 
 
 def pointers(parents: Tensor) -> Tensor:
-    """Return where in a flattened ``(M, T)`` the entries of the nodes' parents lie; indexing this way is faster."""
+    """Return the index of each node's parent in a flattened ``(M, T)``; indexing this way is faster than ``gather``."""
     num_trees = parents.shape[1]
     return parents * num_trees + torch.arange(num_trees, device=parents.device)
 
@@ -64,11 +64,11 @@ def pointers(parents: Tensor) -> Tensor:
 def preorder(parents: Tensor, num_leaves: int) -> Tensor:
     """Number the internal nodes of planted trees in preorder, children ordered by their smallest leaf.
 
-    A first child comes right after its parent, a second one after all of its sibling's subtree.
+    A first child comes right after its parent, a second child after the whole subtree of its sibling.
 
     Args:
-        parents: ``(M, T)``.
-        num_leaves: how many of the nodes are leaves.
+        parents: planted trees, node by node, ``(M, T)``.
+        num_leaves: how many of the M nodes are leaves.
 
     Returns:
         The new number of each node, ``(M, T)``; leaves keep theirs.

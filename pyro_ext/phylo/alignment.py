@@ -1,4 +1,4 @@
-"""Aligned DNA sequences, as the site patterns that a likelihood needs."""
+"""Aligned DNA sequences as site patterns, the form in which likelihoods use them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CODES = {
     **{"H": "ACT", "B": "CGT", "V": "ACG", "D": "AGT"},
     **dict.fromkeys("NX?-", "ACGT"),
 }
-"""IUPAC code -> the states it may stand for; gaps may be anything."""
+"""The states that each IUPAC code may stand for; a gap may stand for any state."""
 
 
 def _bits() -> np.ndarray:
@@ -42,9 +42,9 @@ class Alignment:
     there. An ambiguity code allows several states, a gap all.
 
     Args:
-        taxa: the names, sorted.
-        patterns: ``(n, S, 4)``, states in the order A, C, G, T.
-        weights: ``(S,)``, in how many columns each pattern is found.
+        taxa: the sorted names of the n taxa.
+        patterns: the state likelihoods of the S distinct columns, ``(n, S, 4)``, states in the order A, C, G, T.
+        weights: the number of columns that have each pattern, ``(S,)``.
 
     Raises:
         ValueError: if the shapes do not fit, or the names are not sorted or not distinct.
@@ -80,9 +80,9 @@ class Alignment:
         """Make an alignment of DNA sequences.
 
         Args:
-            sequences: taxon -> its sequence: letters of the IUPAC code, U for T, and ``-``, ``?``, ``N`` or ``X`` for
-                what is not known.
-            compress: whether equal columns become one pattern, in the order in which they first appear.
+            sequences: a mapping from taxa to their sequences: letters of the IUPAC code, U for T, and ``-``, ``?``,
+                ``N`` or ``X`` for unknown states.
+            compress: whether equal columns are merged into one pattern, in the order in which they first appear.
 
         Returns:
             An alignment in float64.
@@ -121,12 +121,12 @@ class Alignment:
         return round(float(self.weights.sum()))
 
     def frequencies(self) -> Tensor:
-        """Return how frequent the four states are, ``(4,)``.
+        """Return the frequencies of the four states, ``(4,)``.
 
         An ambiguity code counts for its states in equal parts, a gap does not count.
 
         Raises:
-            ValueError: if there are nothing but gaps.
+            ValueError: if the alignment has nothing but gaps.
 
         Example:
             >>> Alignment.from_sequences({"a": "AAC-", "b": "AARG"}).frequencies()

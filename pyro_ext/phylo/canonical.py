@@ -3,8 +3,8 @@ r"""Trees as parent vectors, one vector for each topology.
 A binary tree over ``n`` taxa is an int64 vector: entry ``i`` is the parent of node ``i``, and -1 at the root.
 
 1. Leaves are the nodes 0 to n - 1, in the order of the taxa's sorted names.
-2. An unrooted tree has 2n - 2 nodes and hangs from taxon 0, which is the root and has one child; a rooted tree has
-   2n - 1 nodes, and its root is node n.
+2. An unrooted tree has 2n - 2 nodes; taxon 0 serves as its root and has one child. A rooted tree has 2n - 1 nodes,
+   and its root is node n.
 3. Internal nodes are numbered from n in preorder, the child with the smallest leaf before the other.
 
 Equal topologies have equal vectors. Edges are the nodes without the root: an unrooted tree's edge ``e`` lies above
@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ext.phylo._renumber import collapse_root, hang_from_first, sort_by_depth
+from pyro_ext.phylo._renumber import collapse_root, root_at_first_leaf, sort_by_depth
 from pyro_ext.phylo._shapes import check_binary, check_parents, row_chunks
 from pyro_ext.phylo._sweeps import plant_rooted, preorder
 
@@ -29,8 +29,8 @@ class Trees(NamedTuple):
     """Canonical trees, with the lengths of their edges if they have any.
 
     Attributes:
-        parents: ``batch_shape + (2n - 2,)`` if unrooted, ``batch_shape + (2n - 1,)`` if rooted.
-        branch_lengths: one entry less.
+        parents: the parent of each node, ``batch_shape + (2n - 2,)``, or ``batch_shape + (2n - 1,)`` if rooted.
+        branch_lengths: the length of each edge, of the same batch shape and with one entry less; None without lengths.
     """
 
     parents: Tensor
@@ -59,10 +59,11 @@ def canonicalize(parents: Tensor, branch_lengths: Tensor | None = None, *, roote
     """Bring trees into canonical form, all at once.
 
     Args:
-        parents: ``batch_shape + (M,)``, integers; leaves are the nodes 0 to n - 1, the numbering of the others does
-            not matter, and the root has parent -1. Rooted trees have ``M = 2n - 1``. So may unrooted ones: their root,
-            of degree two, is dissolved. With ``M = 2n - 2`` the root has three children, or is a leaf with one.
-        branch_lengths: ``batch_shape + (M,)``, the length of the edge above each node; what stands at the root is
+        parents: the parent of each node, integers ``batch_shape + (M,)``; leaves are the nodes 0 to n - 1, the other
+            nodes may be numbered in any way, and the root has parent -1. Rooted trees have ``M = 2n - 1``. So may
+            unrooted trees: their root, of degree two, is removed. With ``M = 2n - 2`` the root has three children, or
+            is a leaf with one.
+        branch_lengths: the length of the edge above each node, ``batch_shape + (M,)``; the entry of the root is
             ignored.
         rooted: whether the place of the root is part of the tree.
 
@@ -90,11 +91,11 @@ def canonicalize(parents: Tensor, branch_lengths: Tensor | None = None, *, roote
     flat = parents.reshape(-1, nodes).long()
     lengths = None if branch_lengths is None else branch_lengths.reshape(-1, nodes)
     parts = [_canonicalize(flat[rows], None if lengths is None else lengths[rows], rooted) for rows in row_chunks(flat)]
-    found = torch.cat([part.parents for part in parts])
-    found_lengths = None if lengths is None else torch.cat([_lengths(part) for part in parts])
+    new = torch.cat([part.parents for part in parts])
+    new_lengths = None if lengths is None else torch.cat([_lengths(part) for part in parts])
     return Trees(
-        found.reshape(*batch_shape, found.shape[-1]),
-        None if found_lengths is None else found_lengths.reshape(*batch_shape, found.shape[-1] - 1),
+        new.reshape(*batch_shape, new.shape[-1]),
+        None if new_lengths is None else new_lengths.reshape(*batch_shape, new.shape[-1] - 1),
     )
 
 
@@ -102,8 +103,8 @@ def is_canonical(parents: Tensor, rooted: bool = False) -> Tensor:
     """Return which trees are in canonical form, as a boolean tensor of ``batch_shape``.
 
     Args:
-        parents: ``batch_shape + (2n - 2,)``, or ``batch_shape + (2n - 1,)`` if rooted.
-        rooted: which of them.
+        parents: parent vectors, ``batch_shape + (2n - 2,)``, or ``batch_shape + (2n - 1,)`` if rooted.
+        rooted: whether the trees are rooted.
 
     Raises:
         ValueError: if no tree of this kind has so many nodes.
@@ -114,20 +115,20 @@ def is_canonical(parents: Tensor, rooted: bool = False) -> Tensor:
     """
     num_taxa(parents, rooted)
     flat = parents.reshape(-1, parents.shape[-1]).long()
-    found = [_is_canonical(plant_rooted(flat[rows]) if rooted else flat[rows]) for rows in row_chunks(flat)]
-    return torch.cat(found).reshape(parents.shape[:-1])
+    parts = [_is_canonical(plant_rooted(flat[rows]) if rooted else flat[rows]) for rows in row_chunks(flat)]
+    return torch.cat(parts).reshape(parents.shape[:-1])
 
 
 def root_on_edge(
     parents: Tensor, edge: Tensor, branch_lengths: Tensor | None = None, *, fraction: float | Tensor = 0.5
 ) -> Trees:
-    """Root unrooted trees in the middle of an edge.
+    """Root unrooted trees on an edge.
 
     Args:
-        parents: canonical, ``batch_shape + (2n - 2,)``.
-        edge: which edge, 0 to 2n - 4, of a shape that broadcasts against ``batch_shape``.
-        branch_lengths: ``batch_shape + (2n - 3,)``.
-        fraction: how much of the edge's length lies on the far side, as seen from taxon 0.
+        parents: canonical unrooted trees, ``batch_shape + (2n - 2,)``.
+        edge: the number of the edge, 0 to 2n - 4, of a shape that broadcasts against ``batch_shape``.
+        branch_lengths: the lengths of the edges, ``batch_shape + (2n - 3,)``; None for trees without lengths.
+        fraction: the fraction of the edge's length that lies beyond the root, as seen from taxon 0; 0.5 for the middle.
 
     Returns:
         Rooted :class:`Trees`.
@@ -147,7 +148,7 @@ def root_on_edge(
     batch_shape = torch.broadcast_shapes(parents.shape[:-1], edge.shape)
     old = parents.expand(*batch_shape, -1)
     below = edge.expand(batch_shape).unsqueeze(-1) + 1
-    # Nodes move up for the stem's leaf, which hangs from the new node on the edge; that is the last one.
+    # Numbers grow by 1 for the stem's leaf, whose parent is the new node on the edge; that node is the last.
     new = torch.cat([torch.full_like(below, 2 * n - 1), torch.where(old < 0, -1, old + 1)], -1)
     new = torch.cat([new, new.gather(-1, below + 1)], -1).scatter(-1, below + 1, 2 * n - 1)
     lengths = None
@@ -161,11 +162,11 @@ def root_on_edge(
 
 
 def unroot(parents: Tensor, branch_lengths: Tensor | None = None) -> Trees:
-    """Forget the root of rooted trees.
+    """Remove the root of rooted trees.
 
     Args:
-        parents: canonical, ``batch_shape + (2n - 1,)``.
-        branch_lengths: ``batch_shape + (2n - 2,)``; the two edges at the root become one.
+        parents: canonical rooted trees, ``batch_shape + (2n - 1,)``.
+        branch_lengths: the lengths of the edges, ``batch_shape + (2n - 2,)``; the two edges at the root become one.
 
     Returns:
         Unrooted :class:`Trees`.
@@ -185,7 +186,7 @@ def unroot(parents: Tensor, branch_lengths: Tensor | None = None) -> Trees:
 
 
 def _canonicalize(parents: Tensor, lengths: Tensor | None, rooted: bool) -> Trees:
-    """Do so with ``(T, M)`` nodes that fit into the cache."""
+    """Bring a chunk ``(T, M)`` of trees, small enough for the cache, into canonical form."""
     check_binary(parents)
     if rooted:
         parents = plant_rooted(parents)
@@ -198,19 +199,19 @@ def _canonicalize(parents: Tensor, lengths: Tensor | None, rooted: bool) -> Tree
     columns, own = parents.t().contiguous(), None if lengths is None else lengths.t().contiguous()
     if parents.shape[-1] != nodes:
         columns, own = collapse_root(columns, own, n)
-    columns, own = hang_from_first(columns, own, n)
+    columns, own = root_at_first_leaf(columns, own, n)
     number = preorder(columns, n)
-    found = torch.full_like(columns, -1)
-    found[1:] = 0
-    found.scatter_(0, number[1:], number.gather(0, columns[1:]))
+    new = torch.full_like(columns, -1)
+    new[1:] = 0
+    new.scatter_(0, number[1:], number.gather(0, columns[1:]))
     if own is not None:
         own = torch.empty_like(own).scatter_(0, number, own).t()[:, 1:]
-    trees = Trees(found.t().contiguous(), own)
+    trees = Trees(new.t().contiguous(), own)
     return _pull_up(trees, n - 1) if rooted else trees
 
 
 def _pull_up(planted: Trees, n: int) -> Trees:
-    """Take the stem away: what is left of a canonical tree of n + 1 taxa is a canonical rooted tree of n."""
+    """Remove the stem: the rest of a canonical tree of n + 1 taxa is a canonical rooted tree of n taxa."""
     parents, lengths = planted
     if lengths is not None:
         lengths = torch.cat([lengths[..., :n], lengths[..., n + 1 :]], -1)
@@ -239,6 +240,6 @@ def _is_canonical(planted: Tensor) -> Tensor:
 
 
 def _caterpillar(n: int, like: Tensor) -> Tensor:
-    """Return a canonical tree to put in the place of what is none."""
+    """Return a canonical tree, to stand in for vectors that are no trees."""
     internal = torch.arange(n, 2 * n - 2, device=like.device)
     return torch.cat([internal.new_tensor([-1]), internal, internal[-1:], internal.new_zeros(1), internal[:-1]])

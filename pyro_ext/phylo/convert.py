@@ -25,12 +25,12 @@ Nested = Sequence[Any]
 
 
 class _Node(NamedTuple):
-    """What another package's node says.
+    """A node of another package's tree.
 
     Attributes:
-        below: its children.
-        name: the taxon's name, of a leaf.
-        length: the length of the edge above it.
+        below: the node's children.
+        name: the name of the taxon, for a leaf.
+        length: the length of the edge above the node, if it has one.
     """
 
     below: Sequence[Any]
@@ -39,7 +39,7 @@ class _Node(NamedTuple):
 
 
 def from_nested(*trees: Nested, rooted: bool = False) -> TreeSet:
-    """Make trees of nested tuples of names.
+    """Make a set of trees of nested tuples of names.
 
     Args:
         *trees: each a tuple of two subtrees, or three if unrooted; a subtree is a name or a tuple of two.
@@ -60,11 +60,12 @@ def from_nested(*trees: Nested, rooted: bool = False) -> TreeSet:
 
 
 def from_networkx(*graphs: nx.Graph, rooted: bool = False) -> TreeSet:
-    """Make trees of networkx graphs.
+    """Make a set of trees of networkx graphs.
 
     Args:
-        *graphs: trees whose leaves have the taxon's name as the attribute ``taxon``, or as their name. Edges run away
-            from the root; unrooted trees may have undirected edges. Their attribute ``length`` is taken over.
+        *graphs: trees whose leaves have the taxon's name as the attribute ``taxon``, or as their name. Edges point
+            away from the root; unrooted trees may have undirected edges. The edges' attribute ``length`` becomes the
+            branch length.
         rooted: whether the place of the root is part of the trees.
 
     Raises:
@@ -85,11 +86,11 @@ def to_networkx(trees: TreeSet, index: int = 0) -> nx.DiGraph:
     """Return one of the trees as a graph.
 
     Args:
-        trees: which trees.
-        index: which one of them.
+        trees: the set of trees.
+        index: the number of the tree to return.
 
     Returns:
-        Nodes are numbered as in the tree; leaves have an attribute ``taxon``. Edges run away from the root, which is
+        Nodes are numbered as in the tree; leaves have an attribute ``taxon``. Edges point away from the root, which is
         taxon 0 in an unrooted tree, and have an attribute ``length`` if the tree has branch lengths.
 
     Example:
@@ -109,11 +110,11 @@ def to_networkx(trees: TreeSet, index: int = 0) -> nx.DiGraph:
 
 
 def from_dendropy(trees: Any, *, rooted: bool | None = None) -> TreeSet:
-    """Make trees of a DendroPy ``Tree`` or ``TreeList``.
+    """Make a set of trees of a DendroPy ``Tree`` or ``TreeList``.
 
     Args:
-        trees: these; weights are taken over if all have one.
-        rooted: whether the place of the root is part of the trees; by default what the first one says.
+        trees: a ``Tree`` or ``TreeList``; weights are kept if all trees have one.
+        rooted: whether the place of the root is part of the trees; by default as the first tree says.
 
     Raises:
         ValueError: if one is no binary tree, or they have different taxa.
@@ -142,18 +143,18 @@ def to_dendropy(trees: TreeSet) -> Any:
         raise ImportError("to_dendropy needs DendroPy: pip install dendropy") from error
     mark = "[&R] " if trees.rooted else "[&U] "
     text = "\n".join(mark + line for line in trees.to_newick())
-    found = dendropy.TreeList.get(data=text, schema="newick", preserve_underscores=True)
+    tree_list = dendropy.TreeList.get(data=text, schema="newick", preserve_underscores=True)
     if trees.weights is not None:
-        for tree, weight in zip(found, trees.weights.tolist(), strict=True):
+        for tree, weight in zip(tree_list, trees.weights.tolist(), strict=True):
             tree.weight = weight
-    return found
+    return tree_list
 
 
 def from_biopython(trees: Any, *, rooted: bool | None = None) -> TreeSet:
-    """Make trees of Biopython's.
+    """Make a set of trees of Biopython's trees.
 
     Args:
-        trees: one tree of ``Bio.Phylo``, or several; weights are taken over unless all are 1, the default.
+        trees: one tree of ``Bio.Phylo``, or several; weights are kept unless all are 1, the default.
         rooted: whether the place of the root is part of the trees; by default, whether the first one is marked as
             rooted or has two subtrees at its root.
 
@@ -183,16 +184,16 @@ def to_biopython(trees: TreeSet) -> list[Any]:
         from Bio import Phylo
     except ImportError as error:
         raise ImportError("to_biopython needs Biopython: pip install 'pyro-ext[phylo]'") from error
-    found = list(Phylo.parse(io.StringIO("\n".join(trees.to_newick())), "newick", rooted=trees.rooted))
+    every = list(Phylo.parse(io.StringIO("\n".join(trees.to_newick())), "newick", rooted=trees.rooted))
     if trees.weights is not None:
-        for tree, weight in zip(found, trees.weights.tolist(), strict=True):
+        for tree, weight in zip(every, trees.weights.tolist(), strict=True):
             tree.weight = weight
-    return found
+    return every
 
 
 def _from_graph(graph: nx.Graph, rooted: bool) -> TreeSet:
     if not nx.is_tree(graph):
-        raise ValueError("the graph is not a tree: it has a cycle, or parts that do not hang together")
+        raise ValueError("the graph is not a tree: it has a cycle, or is not connected")
     if len(graph) == 2 and not rooted:
         graph = _split_edge(graph)
     root = _graph_root(graph, rooted)
@@ -212,11 +213,11 @@ def _from_graph(graph: nx.Graph, rooted: bool) -> TreeSet:
 def _split_edge(graph: nx.Graph) -> nx.DiGraph:
     """Put a root on the only edge of a tree of two taxa."""
     ((first, second, own),) = graph.edges(data=True)
-    root = object()  # no node of theirs
-    found = nx.DiGraph([(root, first, {"length": 0.0} if "length" in own else {}), (root, second, own)])
+    root = object()  # equal to none of the graph's nodes
+    split = nx.DiGraph([(root, first, {"length": 0.0} if "length" in own else {}), (root, second, own)])
     for node in graph:
-        found.nodes[node].update(graph.nodes[node])
-    return found
+        split.nodes[node].update(graph.nodes[node])
+    return split
 
 
 def _graph_root(graph: nx.Graph, rooted: bool) -> Hashable:
@@ -224,7 +225,7 @@ def _graph_root(graph: nx.Graph, rooted: bool) -> Hashable:
     if graph.is_directed():
         sources = [node for node, degree in graph.in_degree() if degree == 0]
         if len(sources) != 1:
-            raise ValueError(f"edges must run away from one root, but {len(sources)} nodes have no edge into them")
+            raise ValueError(f"edges must point away from one root, but {len(sources)} nodes have no edge into them")
         if rooted or graph.degree(sources[0]) > 1:
             return sources[0]
     elif rooted:
@@ -235,30 +236,30 @@ def _graph_root(graph: nx.Graph, rooted: bool) -> Hashable:
 def _tree_set(
     roots: Sequence[Any], look: Callable[[Any], _Node], rooted: bool, weights: Sequence[float | None] | None = None
 ) -> TreeSet:
-    """Walk through trees from their roots."""
+    """Walk through trees from their roots, and make a set of them."""
     if not roots:
         raise ValueError("give at least one tree")
     walks = [_walk(root, look) for root in roots]
     taxa = sorted(name for name, _, _ in walks[0] if name is not None)
     numbers = {name: number for number, name in enumerate(taxa)}
     parts = [_from_walk(walk, taxa, numbers, rooted, k) for k, walk in enumerate(walks)]
-    found = parts[0].concatenate(*parts[1:])
+    trees = parts[0].concatenate(*parts[1:])
     if weights is None or any(weight is None for weight in weights):
-        return found
+        return trees
     own = torch.tensor(weights, dtype=torch.float64)
-    return TreeSet(found.taxa, found.parents, rooted, own, found.branch_lengths)
+    return TreeSet(trees.taxa, trees.parents, rooted, own, trees.branch_lengths)
 
 
 def _walk(root: Any, look: Callable[[Any], _Node]) -> list[tuple[str | None, int, float | None]]:
     """Return each node's name if it is a leaf, its parent's place in the list, and the length above it, in preorder."""
-    found: list[tuple[str | None, int, float | None]] = []
+    nodes: list[tuple[str | None, int, float | None]] = []
     waiting: list[tuple[Any, int]] = [(root, -1)]
     while waiting:
         node, parent = waiting.pop()
         below, name, length = look(node)
-        waiting.extend((child, len(found)) for child in reversed(below))
-        found.append((None if below else str(name), parent, length))
-    return found
+        waiting.extend((child, len(nodes)) for child in reversed(below))
+        nodes.append((None if below else str(name), parent, length))
+    return nodes
 
 
 def _from_walk(

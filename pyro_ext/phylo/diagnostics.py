@@ -1,4 +1,4 @@
-"""How far samples of trees agree: split frequencies and their average standard deviation."""
+"""How well samples of trees agree: split frequencies and their average standard deviation."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class SplitFrequencies(NamedTuple):
     """The splits of several samples of trees, and how frequent they are.
 
     Attributes:
-        words: int64, ``(splits, words)``, as of :func:`~pyro_ext.phylo.splits.split_words`.
-        frequencies: float64, ``(samples, splits)``.
+        words: the splits as bits, int64 ``(splits, words)``, in the form of :func:`~pyro_ext.phylo.splits.split_words`.
+        frequencies: the frequency of each split in each sample, float64 ``(samples, splits)``.
     """
 
     words: Tensor
@@ -26,12 +26,12 @@ class SplitFrequencies(NamedTuple):
 
 
 def split_frequencies(*samples: TreeSet) -> SplitFrequencies:
-    """Return how often each split, or clade of rooted trees, is found in each sample.
+    """Return how often each split, or clade of rooted trees, occurs in each sample.
 
     Splits that every tree has, those of single taxa, are left out.
 
     Args:
-        *samples: trees over the same taxa, counted by their weights.
+        *samples: sets of trees over the same taxa; trees count by their weights.
 
     Raises:
         ValueError: if there is no sample, one is empty, or they differ in taxa or in being rooted.
@@ -57,19 +57,19 @@ def split_frequencies(*samples: TreeSet) -> SplitFrequencies:
 
 
 def asdsf(*samples: TreeSet, min_frequency: float = 0.0) -> Tensor:
-    r"""Return the average standard deviation of split frequencies, a measure of how far chains have converged.
+    r"""Return the average standard deviation of split frequencies, a measure of the convergence of Markov chains.
 
     .. math::  \frac{1}{|B|} \sum_{b \in B} \sqrt{\frac{1}{R - 1} \sum_{r=1}^R (f_{rb} - \bar f_b)^2}
 
-    over R samples and the splits B that reach ``min_frequency`` in at least one of them. MrBayes has
+    over R samples and the splits B that reach ``min_frequency`` in at least one of them. MrBayes uses
     ``min_frequency=0.1``, and values below 0.01 are commonly taken for convergence.
 
     Args:
-        *samples: two or more sets of trees over the same taxa, counted by their weights.
-        min_frequency: how frequent a split must be in one of the samples.
+        *samples: two or more sets of trees over the same taxa; trees count by their weights.
+        min_frequency: the frequency that a split must reach in at least one of the samples to count.
 
     Returns:
-        A scalar, float64; 0 if no split is so frequent.
+        A float64 scalar; 0 if no split reaches ``min_frequency``.
 
     Raises:
         ValueError: if there are fewer than two samples, one is empty, or they differ in taxa or in being rooted.

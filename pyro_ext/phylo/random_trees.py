@@ -1,15 +1,17 @@
-"""Topologies at random or one after the other, by adding taxa to the edges of a tree."""
+"""Random topologies, and lists of all topologies, by adding taxa to the edges of a tree one after the other."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from pyro_ext.ops.subsplits.bits import lexicographic_order
 from pyro_ext.phylo.canonical import canonicalize
+from pyro_ext.utils.checks import positive_int
 
 __all__ = ["all_trees", "num_topologies", "random_trees"]
 
-_MOST = 2_100_000  # trees listed at once
+_MOST = 2_100_000  # trees that may be listed
 
 
 def num_topologies(n: int, rooted: bool = False) -> int:
@@ -28,7 +30,7 @@ def num_topologies(n: int, rooted: bool = False) -> int:
         >>> num_topologies(9), num_topologies(8, rooted=True)
         (135135, 135135)
     """
-    _check_taxa(n)
+    positive_int("n", n, minimum=2)
     count = 1
     for edges in range(3, 2 * (n + rooted) - 4, 2):
         count *= edges
@@ -43,14 +45,14 @@ def random_trees(
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Draw topologies uniformly: each taxon joins an edge chosen uniformly.
+    """Draw topologies uniformly: each taxon is added to an edge chosen uniformly.
 
     Args:
         n: the number of taxa, at least 2.
-        num_trees: how many trees to draw.
+        num_trees: the number of trees to draw.
         rooted: whether to draw rooted trees.
-        generator: where the randomness comes from, of the same device; torch's own by default.
-        device: where the trees are drawn.
+        generator: the random generator, on the same device; torch's default generator if None.
+        device: the device on which the trees are drawn.
 
     Returns:
         Canonical trees, ``(num_trees, 2n - 2)``, or ``(num_trees, 2n - 1)`` if rooted.
@@ -63,9 +65,8 @@ def random_trees(
         tensor([[-1,  5,  5,  4,  0,  4],
                 [-1,  5,  4,  5,  0,  4]])
     """
-    _check_taxa(n)
-    if num_trees < 0:
-        raise ValueError(f"num_trees must not be negative, got {num_trees}")
+    positive_int("n", n, minimum=2)
+    positive_int("num_trees", num_trees, minimum=0)
     taxa = n + rooted  # a rooted tree is an unrooted one with a taxon at its root
     trees = _first(taxa, num_trees, device)
     for taxon in range(2, taxa):
@@ -80,7 +81,7 @@ def all_trees(n: int, *, rooted: bool = False, device: torch.device | str | None
     Args:
         n: the number of taxa, 2 to 9, or 2 to 8 if rooted: 135,135 trees.
         rooted: whether to list rooted trees.
-        device: where they are listed.
+        device: the device on which the trees are listed.
 
     Returns:
         Canonical trees, ``((2n - 5)!!, 2n - 2)``, or ``((2n - 3)!!, 2n - 1)`` if rooted.
@@ -103,24 +104,19 @@ def all_trees(n: int, *, rooted: bool = False, device: torch.device | str | None
         edge = torch.arange(edges, device=device).repeat(len(trees))
         trees = trees.repeat_interleave(edges, 0)
         _join(trees, taxon, edge)
-    found = _finish(trees, rooted)
-    return found[_lexicographic(found)]
-
-
-def _check_taxa(n: int) -> None:
-    if n < 2:
-        raise ValueError(f"n must be at least 2 taxa, got {n}")
+    topologies = _finish(trees, rooted)
+    return topologies[lexicographic_order(topologies)]
 
 
 def _first(taxa: int, num_trees: int, device: torch.device | str | None) -> Tensor:
-    """Return trees of taxa 0 and 1; what is still to come has parent 0."""
+    """Return trees of taxa 0 and 1; all nodes that are added later have parent 0."""
     trees = torch.zeros(num_trees, 2 * taxa - 2, dtype=torch.int64, device=device)
     trees[:, 0] = -1
     return trees
 
 
 def _join(trees: Tensor, taxon: int, edge: Tensor) -> None:
-    """Let a new node take its place on each tree's ``edge``, and a taxon hang from it."""
+    """Put a new node on each tree's ``edge``, with the taxon as its second child."""
     taxa = trees.shape[-1] // 2 + 1
     node = taxa + taxon - 2
     below = torch.where(edge < taxon - 1, edge + 1, taxa + edge - (taxon - 1)).unsqueeze(-1)
@@ -130,12 +126,5 @@ def _join(trees: Tensor, taxon: int, edge: Tensor) -> None:
 
 
 def _finish(trees: Tensor, rooted: bool) -> Tensor:
-    found = canonicalize(trees).parents
-    return found[:, 1:] - 1 if rooted else found
-
-
-def _lexicographic(trees: Tensor) -> Tensor:
-    order = torch.arange(len(trees), device=trees.device)
-    for column in reversed(trees.unbind(-1)):
-        order = order[column[order].sort(stable=True).indices]
-    return order
+    parents = canonicalize(trees).parents
+    return parents[:, 1:] - 1 if rooted else parents

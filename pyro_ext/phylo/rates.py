@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_ext.ops.gamma_quantiles import gamma_category_means
-from pyro_ext.phylo._positive import check_positive
+from pyro_ext.utils.checks import check_positive_tensor, positive_int
 
 __all__ = ["ConstantRate", "GammaRates", "InvariantSites", "RateMixture", "SiteModel", "WeibullRates"]
 
@@ -18,7 +18,7 @@ class RateMixture(NamedTuple):
     """A finite mixture of rates.
 
     Attributes:
-        rates: ``batch_shape + (K,)``, of mean 1 under the probabilities.
+        rates: the rates of the categories, ``batch_shape + (K,)``, of mean 1 under the probabilities.
         log_probs: log-probabilities of the categories, ``batch_shape + (K,)``.
     """
 
@@ -27,7 +27,7 @@ class RateMixture(NamedTuple):
 
 
 class SiteModel(ABC):
-    """A law of the rates of sites."""
+    """A distribution of the rates of sites."""
 
     @abstractmethod
     def mixture(self, like: Tensor) -> RateMixture:
@@ -53,8 +53,8 @@ class GammaRates(SiteModel):
     r"""Gamma-distributed rates, cut into K equally probable categories, each with its mean rate.
 
     Args:
-        shape: the shape :math:`\alpha` of the Gamma law of mean 1, positive, ``batch_shape``.
-        num_categories: K.
+        shape: the shape :math:`\alpha` of the Gamma distribution of mean 1, positive, ``batch_shape``.
+        num_categories: the number K of categories.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -83,8 +83,8 @@ class WeibullRates(SiteModel):
     r"""Weibull-distributed rates, cut into K equally probable categories, each with its median rate, scaled to mean 1.
 
     Args:
-        shape: the shape of the Weibull law, positive, ``batch_shape``.
-        num_categories: K.
+        shape: the shape of the Weibull distribution, positive, ``batch_shape``.
+        num_categories: the number K of categories.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -105,7 +105,7 @@ class WeibullRates(SiteModel):
         """Return the K categories."""
         middle = (torch.arange(self.num_categories, dtype=like.dtype, device=like.device) + 0.5) / self.num_categories
         log_medians = (-(-middle).log1p()).log() / self.shape.unsqueeze(-1)
-        # Their ratio to the mean by way of softmax: small shapes have medians beyond floating point.
+        # The ratio to the mean is a softmax: the medians themselves overflow for small shapes.
         return _equally_probable(self.num_categories * log_medians.softmax(-1))
 
     def __repr__(self) -> str:
@@ -113,11 +113,11 @@ class WeibullRates(SiteModel):
 
 
 class InvariantSites(SiteModel):
-    """A share of sites that never change; the others vary as another model says, faster so that the mean stays 1.
+    """A share of sites that never change; the others vary by another model, with rates such that the mean stays 1.
 
     Args:
-        proportion: the share, in [0, 1), ``batch_shape``.
-        others: the model of the other sites.
+        proportion: the share of sites that never change, in [0, 1), ``batch_shape``.
+        others: the model of the other sites; a constant rate if None.
 
     Raises:
         ValueError: if ``proportion`` is out of range.
@@ -149,6 +149,5 @@ def _equally_probable(rates: Tensor) -> RateMixture:
 
 
 def _check(shape: Tensor, num_categories: int) -> None:
-    check_positive("shape", shape)
-    if isinstance(num_categories, bool) or not isinstance(num_categories, int) or num_categories < 1:
-        raise ValueError(f"num_categories must be an integer of at least 1, got {num_categories!r}")
+    check_positive_tensor("shape", shape)
+    positive_int("num_categories", num_categories)

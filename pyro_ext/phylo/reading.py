@@ -1,4 +1,4 @@
-"""Trees from files: Newick, NEXUS, MrBayes ``.t`` and ``.trprobs``, BEAST ``.trees``, plain or compressed with gzip."""
+"""Reading trees from files: Newick, NEXUS, MrBayes ``.t`` and ``.trprobs``, BEAST ``.trees``, plain or gzipped."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ import re
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
+import torch
 from tqdm.auto import tqdm
 
 from pyro_ext.phylo._assembly import Assembly
 from pyro_ext.phylo._lexer import COMMENT, Chunk, Problem
 from pyro_ext.phylo._statements import Batch, NewickFile, NexusFile, tree_name
 from pyro_ext.phylo.trees import TreeSet
+from pyro_ext.utils.checks import optional_positive_int
 
-__all__ = ["iter_trees", "parse_trees", "read_trees"]
+__all__ = ["iter_trees", "parse_trees", "read_trees", "reference_sample"]
 
 _CHUNK_BYTES = 2**21
-_LONG = 2**23  # bytes from which on a terminal is shown the progress
+_LONG = 2**23  # bytes; longer files show a progress bar on a terminal
 _SIGNATURES = {
     b"\xff\xfe": "UTF-16: convert the file to UTF-8",
     b"\xfe\xff": "UTF-16: convert the file to UTF-8",
@@ -43,25 +46,25 @@ def read_trees(
 
     Newick and NEXUS are told apart by their content, and so is gzip. A NEXUS file may have ``translate``, quoted names
     and comments; ``[&W p]`` becomes the tree's weight, and so does a number before a tree in Newick. Underscores in
-    names stay what they are. Names of internal nodes and annotations such as ``[&rate=1]`` are passed over.
+    names are kept. Names of internal nodes and annotations such as ``[&rate=1]`` are ignored.
 
     Args:
         *paths: the files; all trees must have the same taxa.
-        taxa: which ones these are; by default those of the first tree.
-        rooted: whether the place of the root is part of the trees. By default what ``[&R]`` or ``[&U]`` say; without
+        taxa: the names of the taxa that all trees must have; by default those of the first tree.
+        rooted: whether the place of the root is part of the trees. By default ``[&R]`` or ``[&U]`` decide; without
             them, a tree with two subtrees at the top is rooted and one with three is not. With ``rooted=False`` roots
-            are forgotten.
+            are removed.
         branch_lengths: whether to read branch lengths, if there are any.
-        allow_truncated: whether a block of trees may lack its end, as while a sampler still writes it; what follows
-            the last whole tree is left out.
+        allow_truncated: whether a block of trees may lack its end, as when a sampler is still writing it; the text
+            after the last whole tree is then ignored.
         progress: whether to show a progress bar; by default for long files on a terminal.
 
     Returns:
         The trees in the order of the files, with weights and branch lengths if they have them.
 
     Raises:
-        ValueError: naming file, line and tree, for anything that is no binary tree over the same taxa; and if a file
-            is empty or breaks off, or weights are negative or all zero.
+        ValueError: if something is no binary tree over the same taxa, a file is empty or truncated, or weights are
+            negative or all zero; the message names file, line and tree.
         OSError: if a file cannot be opened.
 
     Example:
@@ -96,18 +99,18 @@ def iter_trees(
     """Read trees some thousands at a time, so that files of any length fit into memory.
 
     Args:
-        *paths: as for :func:`read_trees`, and so are the others.
-        taxa: which taxa all trees must have.
-        rooted: whether the place of the root is part of the trees.
+        *paths: the files; all trees must have the same taxa.
+        taxa: the names of the taxa that all trees must have; by default those of the first tree.
+        rooted: whether the place of the root is part of the trees; by default decided as by :func:`read_trees`.
         branch_lengths: whether to read branch lengths, if there are any.
-        allow_truncated: whether a block of trees may lack its end.
-        progress: whether to show a progress bar.
+        allow_truncated: whether a block of trees may lack its end; the text after the last whole tree is then ignored.
+        progress: whether to show a progress bar; by default for long files on a terminal.
 
     Yields:
         Sets of successive trees, over the same taxa and either all rooted or all unrooted.
 
     Raises:
-        ValueError: as :func:`read_trees`, when the reading comes to what is wrong.
+        ValueError: for the same reasons as :func:`read_trees`, once the wrong part is reached.
         OSError: if a file cannot be opened.
 
     Example:
@@ -130,16 +133,64 @@ def iter_trees(
             yield from _with_weight(_sets(str(path), chunks, assembly, allow_truncated), str(path))
 
 
+def reference_sample(
+    *paths: str | Path,
+    taxa: Sequence[str] | None = None,
+    rooted: bool | None = None,
+    counts: int | None = None,
+    progress: bool | None = None,
+) -> TreeSet:
+    """Read files of equal weight, such as several long MCMC runs, as one sample of distinct trees.
+
+    The weights within a file are taken as they are; they need not sum to exactly 1.
+
+    Args:
+        *paths: the files; all trees must have the same taxa.
+        taxa: the names of the taxa that all trees must have; by default those of the first tree.
+        rooted: whether the place of the root is part of the trees; by default as the files say.
+        counts: the number of trees in each file's sample, to whose inverse weights are rounded; None does not round.
+        progress: whether to show a progress bar; by default for long files on a terminal.
+
+    Returns:
+        The distinct trees with their weights, without branch lengths.
+
+    Raises:
+        ValueError: if ``counts`` is no positive integer, or a file is wrong.
+        OSError: if a file cannot be opened.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile("w", suffix=".nwk") as file:
+        ...     _ = file.write("(a,b,(c,d)); (a,c,(b,d)); (a,b,(d,c));")
+        ...     file.flush()
+        ...     reference_sample(file.name).weights
+        tensor([0.6667, 0.3333], dtype=torch.float64)
+    """
+    optional_positive_int("counts", counts)
+    parts = []
+    for path in paths:
+        trees = read_trees(path, taxa=taxa, rooted=rooted, branch_lengths=False, progress=progress)
+        weights = torch.full((len(trees),), 1 / len(trees)).double() if trees.weights is None else trees.weights
+        if counts is not None:
+            weights = (weights * counts).round() / counts
+            if not bool(weights.any()):
+                raise ValueError(f"{path}: counts={counts} rounds all weights to 0: give the size of the file's sample")
+        parts.append(replace(trees, weights=weights / len(paths), branch_lengths=None))
+    if not parts:
+        raise ValueError("paths is empty: name at least one file of trees")
+    return parts[0].concatenate(*parts[1:]).unique()
+
+
 def parse_trees(text: str, *, taxa: Sequence[str] | None = None, rooted: bool | None = None) -> TreeSet:
     """Read trees from a string, in Newick or NEXUS.
 
     Args:
-        text: what a file would hold.
-        taxa: as for :func:`read_trees`.
-        rooted: likewise.
+        text: the content of a file of trees.
+        taxa: the names of the taxa that all trees must have; by default those of the first tree.
+        rooted: whether the place of the root is part of the trees; by default decided as by :func:`read_trees`.
 
     Raises:
-        ValueError: as :func:`read_trees`, for the file ``<text>``.
+        ValueError: for the same reasons as :func:`read_trees`; the message names the file ``<text>``.
 
     Example:
         >>> parse_trees("((a:1,b:2):1,c:3);").branch_lengths
@@ -153,7 +204,7 @@ def parse_trees(text: str, *, taxa: Sequence[str] | None = None, rooted: bool | 
 def _sets(
     path: str, chunks: Iterator[tuple[Chunk, int, bool]], assembly: Assembly, allow_truncated: bool
 ) -> Iterator[TreeSet]:
-    """Yield the trees of a file, and say where it is wrong."""
+    """Yield the trees of a file; errors say where in the file they are."""
     kind: NewickFile | NexusFile | None = None
     count, is_empty = 0, True
     for chunk, line, is_last in chunks:
@@ -178,7 +229,7 @@ def _sets(
 
 
 def _check_signature(path: str, text: bytes) -> None:
-    """Refuse what is no text from its first bytes on."""
+    """Refuse a file whose first bytes are those of another format."""
     for begin, what in _SIGNATURES.items():
         if text.startswith(begin):
             raise ValueError(f"{path}: this is {what}")
@@ -196,14 +247,14 @@ def _message(path: str, line: int, chunk: Chunk, batch: Batch | None, count: int
 
 
 def _check_rest(chunk: Chunk, kind: NewickFile | NexusFile, count: int) -> None:
-    """Refuse a file that breaks off."""
+    """Refuse a truncated file."""
     at = int(chunk.ends[-1]) + 1 if len(chunk.ends) else 0
     rest = chunk.text[at:]
     if not _NOTHING.fullmatch(rest):
         begins = at + len(rest) - len(rest.lstrip())
-        said = rest.strip()[:30].decode("utf-8", "replace")
+        beginning = rest.strip()[:30].decode("utf-8", "replace")
         problem = "the file is truncated" if count or kind.is_open else "the file is truncated or holds no trees"
-        raise Problem(f"what begins with {said!r} has no ';' at its end: {problem}", begins)
+        raise Problem(f"what begins with {beginning!r} has no ';' at its end: {problem}", begins)
     if kind.is_open:
         raise Problem(
             "the block of trees has no 'end;': the file is truncated; pass allow_truncated=True to read what is there",
@@ -241,7 +292,7 @@ def _pieces(source: IO[bytes], raw: IO[bytes], bar: tqdm) -> Iterator[bytes]:
 
 
 def _split(pieces: Iterator[bytes]) -> Iterator[tuple[Chunk, int, bool]]:
-    """Yield whole statements, the line they begin in, and whether that is all; then what is left over, if anything."""
+    """Yield chunks of whole statements, the line each begins in, and whether it is the last; that may be incomplete."""
     waiting: list[bytes] = []
     line, size, least = 1, 0, 1
     first = True
@@ -253,7 +304,7 @@ def _split(pieces: Iterator[bytes]) -> Iterator[tuple[Chunk, int, bool]]:
             continue
         chunk = Chunk(b"".join(waiting))
         if not len(chunk.ends):
-            waiting, least = [chunk.text], 2 * size  # so that long statements are not gone through too often
+            waiting, least = [chunk.text], 2 * size  # so that long statements are not scanned too often
             continue
         cut = int(chunk.ends[-1]) + 1
         rest = chunk.text[cut:]

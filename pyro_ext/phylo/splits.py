@@ -1,4 +1,4 @@
-"""What the edges of a tree separate: splits of unrooted trees, clades of rooted ones, and distances by them."""
+"""The splits of unrooted trees and the clades of rooted ones, and the distance that counts different splits."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def split_words(parents: Tensor, rooted: bool = False) -> Tensor:
     """Return the taxa below each edge as bits: those on the side without taxon 0, or the clade if rooted.
 
     Args:
-        parents: canonical, ``batch_shape + (2n - 2,)``, or ``batch_shape + (2n - 1,)`` if rooted.
-        rooted: which of them.
+        parents: canonical trees, ``batch_shape + (2n - 2,)``, or ``batch_shape + (2n - 1,)`` if rooted.
+        rooted: whether the trees are rooted.
 
     Returns:
         int64, ``batch_shape + (edges, words)``, edges as in the branch lengths; taxon ``i`` is bit ``i % 63`` of word
@@ -35,11 +35,11 @@ def split_words(parents: Tensor, rooted: bool = False) -> Tensor:
     """
     n = num_taxa(parents, rooted)
     flat = parents.reshape(-1, parents.shape[-1]).long()
-    found = [
+    parts = [
         _planted_words(plant_rooted(flat[rows]) if rooted else flat[rows], n + rooted, int(rooted))
         for rows in row_chunks(flat)
     ]
-    words = torch.cat(found)[:, 1:]
+    words = torch.cat(parts)[:, 1:]
     if rooted:
         words = torch.cat([words[:, :n], words[:, n + 1 :]], 1)  # without the root
     return words.reshape(*parents.shape[:-1], *words.shape[1:])
@@ -49,8 +49,8 @@ def splits(parents: Tensor, rooted: bool = False) -> Tensor:
     """Return which taxa are below each edge: the side without taxon 0, or the clade if rooted.
 
     Args:
-        parents: canonical, ``batch_shape + (2n - 2,)``, or ``batch_shape + (2n - 1,)`` if rooted.
-        rooted: which of them.
+        parents: canonical trees, ``batch_shape + (2n - 2,)``, or ``batch_shape + (2n - 1,)`` if rooted.
+        rooted: whether the trees are rooted.
 
     Returns:
         Booleans, ``batch_shape + (edges, n)``, edges as in the branch lengths.
@@ -72,8 +72,8 @@ def children(parents: Tensor, rooted: bool = False) -> Tensor:
     """Return the two children of each internal node, the one with the smallest leaf first.
 
     Args:
-        parents: canonical, ``batch_shape + (2n - 2,)``, or ``batch_shape + (2n - 1,)`` if rooted.
-        rooted: which of them.
+        parents: canonical trees, ``batch_shape + (2n - 2,)``, or ``batch_shape + (2n - 1,)`` if rooted.
+        rooted: whether the trees are rooted.
 
     Returns:
         int64, ``batch_shape + (internal nodes, 2)``.
@@ -88,19 +88,19 @@ def children(parents: Tensor, rooted: bool = False) -> Tensor:
     """
     n = num_taxa(parents, rooted)
     flat = parents.reshape(-1, parents.shape[-1]).long()
-    found = [
+    parts = [
         _planted_children(plant_rooted(flat[rows]) if rooted else flat[rows], n + rooted) for rows in row_chunks(flat)
     ]
-    return (torch.cat(found) - int(rooted)).reshape(*parents.shape[:-1], n - 2 + rooted, 2)
+    return (torch.cat(parts) - int(rooted)).reshape(*parents.shape[:-1], n - 2 + rooted, 2)
 
 
 def robinson_foulds(first: Tensor, second: Tensor, rooted: bool = False) -> Tensor:
-    """Count the splits, or clades, that only one of two trees has.
+    """Count the splits, or clades if rooted, that only one of two trees has.
 
     Args:
-        first: canonical trees.
-        second: canonical trees, of a batch shape that broadcasts against that of ``first``.
-        rooted: whether they are rooted.
+        first: canonical trees, ``batch_shape + (2n - 2,)``, or ``batch_shape + (2n - 1,)`` if rooted.
+        second: canonical trees over the same taxa, of a batch shape that broadcasts against that of ``first``.
+        rooted: whether the trees are rooted.
 
     Returns:
         int64, of the common batch shape: 0 for equal trees, and at most 2n - 6, or 2n - 4 if rooted.
@@ -124,7 +124,7 @@ def robinson_foulds(first: Tensor, second: Tensor, rooted: bool = False) -> Tens
         raise ValueError(
             f"first has {first.shape[-1]} nodes but second {second.shape[-1]}: give trees over the same taxa"
         )
-    inner = slice(n, None)  # without the leaves' edges and the edge above node n, which all trees have
+    inner = slice(n, None)  # without the edges of the leaves and the edge above node n, which all trees have
     words = [split_words(trees, rooted)[..., inner, :] for trees in (first, second)]
     rows = torch.cat([part.flatten(0, -2) for part in words])
     names = rows.unique(dim=0, return_inverse=True)[1] if rows.shape[-1] > 1 else rows[:, 0]
@@ -160,5 +160,5 @@ def _planted_children(parents: Tensor, n: int) -> Tensor:
     later = later[later != n]
     above = columns[later]
     slot = 2 * (above - n) + (low[later] != low.gather(0, above))
-    found = slot.new_empty(2 * (n - 2), slot.shape[1])
-    return found.scatter_(0, slot, later.unsqueeze(-1).expand_as(slot)).t().unflatten(1, (-1, 2))
+    pairs = slot.new_empty(2 * (n - 2), slot.shape[1])
+    return pairs.scatter_(0, slot, later.unsqueeze(-1).expand_as(slot)).t().unflatten(1, (-1, 2))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_ext.ops.symmetric_exp import symmetric_exp
-from pyro_ext.phylo._positive import check_positive
+from pyro_ext.utils.checks import check_positive_tensor
 
 __all__ = ["GTR", "HKY85", "JC69", "K80", "SubstitutionModel"]
 
@@ -28,10 +28,10 @@ class SubstitutionModel(ABC):
 
     @abstractmethod
     def transition_matrices(self, branch_lengths: Tensor) -> Tensor:
-        """Return the probabilities of ending in each state, row by row of starting states.
+        """Return the probabilities of ending in each state (columns), given the state at the start (rows).
 
         Args:
-            branch_lengths: not negative, ``batch_shape + (E,)``.
+            branch_lengths: the lengths of E branches, not negative, ``batch_shape + (E,)``.
 
         Returns:
             ``batch_shape + (E, 4, 4)``.
@@ -42,7 +42,7 @@ class JC69(SubstitutionModel):
     r"""All substitutions at one rate: :math:`P_{ij}(t) = \frac14 + (\delta_{ij} - \frac14) e^{-4t/3}`.
 
     Args:
-        like: a tensor whose type and device the frequencies have; torch's defaults if None.
+        like: a tensor with the floating type and device of the frequencies; torch's defaults if None.
 
     References:
         | Evolution of protein molecules (Jukes and Cantor, 1969)
@@ -74,8 +74,9 @@ class HKY85(SubstitutionModel):
     r"""Transitions (A-G, C-T) at :math:`\kappa` times the rate of transversions; any frequencies.
 
     Args:
-        kappa: the ratio of the rates, positive, ``batch_shape``.
-        frequencies: positive, summing to 1, ``batch_shape + (4,)``; a quarter each if None.
+        kappa: the ratio :math:`\kappa` of the rates of transitions and transversions, positive, ``batch_shape``.
+        frequencies: the stationary probabilities of A, C, G, T, positive, summing to 1, ``batch_shape + (4,)``;
+            a quarter each if None.
 
     Raises:
         ValueError: if an argument is out of range or of a wrong shape.
@@ -89,7 +90,7 @@ class HKY85(SubstitutionModel):
     """
 
     def __init__(self, kappa: Tensor, frequencies: Tensor | None = None) -> None:
-        check_positive("kappa", kappa)
+        check_positive_tensor("kappa", kappa)
         quarter = kappa.new_full((NUM_STATES,), 1 / NUM_STATES)
         self.kappa = kappa
         self._frequencies = quarter if frequencies is None else _checked_frequencies(frequencies)
@@ -107,7 +108,7 @@ class HKY85(SubstitutionModel):
         pairs = (pi[..., :2] * pi[..., 2:]).sum(-1, keepdim=True)
         time = branch_lengths / (2 * (purine * pyrimidine + kappa * pairs))
         # P_ij = pi_j (1 - e^(-t)) + [i, j in one group] pi_j / g (e^(-t) - d) + delta_ij d, where g is the group of j
-        # and d = e^(-t (1 + g (kappa - 1))); in differences from 1 that short branches do not lose
+        # and d = e^(-t (1 + g (kappa - 1))); written in differences from 1, which stay precise for short branches
         t = time[..., None, None]
         to, of = pi[..., None, None, :], group[..., None, None, :]
         eye = torch.eye(NUM_STATES, dtype=pi.dtype, device=pi.device)
@@ -124,7 +125,7 @@ class K80(HKY85):
     r"""Transitions at :math:`\kappa` times the rate of transversions, all states equally frequent.
 
     Args:
-        kappa: the ratio of the rates, positive, ``batch_shape``.
+        kappa: the ratio :math:`\kappa` of the rates of transitions and transversions, positive, ``batch_shape``.
 
     Raises:
         ValueError: if ``kappa`` is not positive.
@@ -149,7 +150,7 @@ class GTR(SubstitutionModel):
 
     Args:
         rates: exchangeabilities AC, AG, AT, CG, CT, GT up to a common factor, positive, ``batch_shape + (6,)``.
-        frequencies: positive, summing to 1, ``batch_shape + (4,)``.
+        frequencies: the stationary probabilities of A, C, G, T, positive, summing to 1, ``batch_shape + (4,)``.
 
     Raises:
         ValueError: if an argument is out of range or of a wrong shape.
@@ -163,7 +164,7 @@ class GTR(SubstitutionModel):
     """
 
     def __init__(self, rates: Tensor, frequencies: Tensor) -> None:
-        check_positive("rates", rates)
+        check_positive_tensor("rates", rates)
         if rates.dim() < 1 or rates.shape[-1] != 6:
             raise ValueError(f"rates must have shape batch_shape + (6,), AC AG AT CG CT GT, got {tuple(rates.shape)}")
         self.rates = rates
@@ -176,7 +177,7 @@ class GTR(SubstitutionModel):
 
     def transition_matrices(self, branch_lengths: Tensor) -> Tensor:
         """Return the probabilities of ending in each state, ``batch_shape + (E, 4, 4)``."""
-        # In float64: the powers are sums in which short branches cancel.
+        # In float64, because for short branches the terms of these sums cancel.
         frequencies, scaled = self._frequencies.double(), self._exchangeabilities().double()
         root = frequencies.sqrt()
         out = (scaled * frequencies.unsqueeze(-2)).sum(-1)
@@ -201,7 +202,7 @@ class GTR(SubstitutionModel):
 def _checked_frequencies(frequencies: Tensor) -> Tensor:
     if frequencies.dim() < 1 or frequencies.shape[-1] != NUM_STATES:
         raise ValueError(f"frequencies must have shape batch_shape + (4,), got {tuple(frequencies.shape)}")
-    check_positive("frequencies", frequencies)
+    check_positive_tensor("frequencies", frequencies)
     total = frequencies.detach().sum(-1)
     if ((total - 1).abs() > 1e-4).any():
         raise ValueError(f"frequencies must sum to 1, got a sum of {total.flatten()[0]:g}; divide by it")

@@ -18,8 +18,8 @@ from pyro_ext.ops.subsplits.graph import SplitGraph
 from pyro_ext.ops.subsplits.layout import Layout, lay_out
 from pyro_ext.ops.subsplits.programs import log_count
 from pyro_ext.ops.subsplits.rootings import TreeIndex, index_trees, log_prob_rootings, with_constants
+from pyro_ext.phylo._support_graph import subsplit_graph
 from pyro_ext.phylo.support_files import named, read_arrays, write_arrays
-from pyro_ext.phylo.support_graph import subsplit_graph
 from pyro_ext.phylo.support_trees import TreesAndWeights, difference, trees_and_weights
 from pyro_ext.phylo.trees import TreeSet
 
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 __all__ = ["Coverage", "SubsplitSupport"]
 
 ARRAYS = ("taxa", "rooted", "sisters", "clades", "splits")
-_CHUNK = 1 << 19  # subsplits looked up in one go
+_CHUNK = 1 << 19  # subsplits looked up at a time
 
 
 class Coverage(NamedTuple):
-    """How much of some trees a support holds.
+    """How much of a set of trees lies in a support.
 
     Attributes:
-        trees: the fraction of the trees in the support.
-        weight: the fraction of their weight.
-        splits: the fraction of the trees' distinct subsplits in the support.
+        trees: the fraction of the trees that lie in the support.
+        weight: the fraction of the total weight that these trees have.
+        splits: the fraction of the trees' distinct subsplits that lie in the support.
     """
 
     trees: float
@@ -49,21 +49,21 @@ class Coverage(NamedTuple):
 class SubsplitSupport:
     r"""The rootsplits and parent-child subsplit pairs that occur in some trees.
 
-    A *subsplit* :math:`(Y, Z)` parts the clade :math:`Y \cup Z` in two. Where it parts all taxa, it is a rootsplit;
-    otherwise it goes with the sister of its clade: together the two make the parent subsplit, and split, clade and
-    sister make a *parent-child subsplit pair*, the unit that a :class:`.SubsplitBayesianNetwork` has a parameter
+    A *subsplit* :math:`(Y, Z)` divides the clade :math:`Y \cup Z` in two. If it divides all taxa, it is a rootsplit;
+    otherwise its clade has a sister: clade and sister together are the parent subsplit, and split, clade and sister
+    are a *parent-child subsplit pair*, the unit that a :class:`.SubsplitBayesianNetwork` has a parameter
     for. The pairs of one clade and sister, a *context*, stand side by side, the rootsplits first; contexts are
     ordered by decreasing size of their clade, then by their taxa. Equal sets of pairs are equal supports.
 
-    An unrooted tree brings along the subsplits of all its 2n - 3 rootings, 9n - 21 at most. Build a support by
+    An unrooted tree has the subsplits of all its 2n - 3 rootings, 9n - 21 at most. Build a support by
     :meth:`from_trees`.
 
     Args:
-        taxa: their sorted names.
-        rooted: whether it was made from rooted trees.
-        layout: the subsplits.
-        sisters: whether contexts are told apart by sisters; if not, this is the support of a
-            :class:`.ConditionalCladeDistribution`.
+        taxa: the sorted names of the n taxa.
+        rooted: whether the support was made from rooted trees.
+        layout: the subsplits as tensors.
+        sisters: whether splits of one clade beside different sisters have different contexts; if not, this is the
+            support of a :class:`.ConditionalCladeDistribution`.
 
     References:
         | Generalizing tree probability estimation via Bayesian networks (Zhang and Matsen, 2018)
@@ -94,10 +94,11 @@ class SubsplitSupport:
 
         Args:
             trees: a :class:`.TreeSet`, or canonical parent vectors ``(T, 2n - 2)``, ``(T, 2n - 1)`` if rooted.
-            weights: ``(T,)``; trees of weight zero are left out.
-            rooted: which kind of trees is expected; either if None.
-            taxa: the taxa's sorted names, for trees without; numbers if None.
-            sisters: whether contexts are told apart by sisters.
+            weights: the weights of the trees, ``(T,)``; if None, those of the set, or equal ones. Trees of weight zero
+                are left out.
+            rooted: whether the trees must be rooted or unrooted; None allows both.
+            taxa: the sorted names of the taxa, for parent vectors; numbers if None.
+            sisters: whether splits of one clade beside different sisters have different contexts.
 
         Raises:
             ValueError: if there are no trees, they are of another kind or not canonical, or the weights are negative
@@ -106,9 +107,9 @@ class SubsplitSupport:
         given = trees_and_weights(trees, weights, rooted, taxa)
         n = len(given.taxa)
         kind = ("rooted" if given.rooted else "unrooted") if sisters else "clade"
-        found = collect_splits(given.parents, n, kind)
+        clade_splits = collect_splits(given.parents, n, kind)
         num_choices = n - 1 if sisters or given.rooted else n - 2
-        return cls(given.taxa, given.rooted, lay_out(found, n, num_choices, sisters), sisters)
+        return cls(given.taxa, given.rooted, lay_out(clade_splits, n, num_choices, sisters), sisters)
 
     @property
     def num_taxa(self) -> int:
@@ -122,21 +123,21 @@ class SubsplitSupport:
 
     @property
     def num_rootsplits(self) -> int:
-        """The number of splits of the whole."""
+        """The number of splits of the clade of all taxa."""
         return self.graph.level_splits[1]
 
     @property
     def num_parameters(self) -> int:
-        """The number of all splits, those of the whole first."""
+        """The number of all splits; rootsplits come first."""
         return self.graph.num_splits
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors lie."""
+        """The device of the tensors."""
         return self.layout.words.device
 
     def to(self, device: torch.device | str) -> SubsplitSupport:
-        """Return the support with its tensors on a device; itself if they are there."""
+        """Return the support with its tensors on a device; the same object if they are there already."""
         if torch.device(device) == self.device:
             return self
         layout = self.layout
@@ -149,23 +150,23 @@ class SubsplitSupport:
 
     @cached_property
     def log_num_rooted_trees(self) -> float:
-        """The log of the number of rooted trees that the subsplits make."""
+        """The log of the number of rooted trees that can be built from the subsplits."""
         return float(log_count(self.graph)[0])
 
     @cached_property
     def rooted_choices(self) -> Tensor:
-        """The splits of each of these trees in preorder, ``(T, J)``; only for small supports."""
+        """The splits of every rooted tree of the support in preorder, ``(T, J)``; only for small supports."""
         return all_choices(self.graph)
 
     def index(self, parents: Tensor, rooted: bool | None = None) -> TreeIndex:
-        """Look up the subsplits of trees, int64 ``(T, N)``; ``rooted`` tells how to read them, self.rooted if None."""
+        """Look up the subsplits of trees, int64 ``(T, N)``; ``rooted`` says what they are, ``self.rooted`` if None."""
         kind = ("rooted" if (self.rooted if rooted is None else rooted) else "unrooted") if self.sisters else "clade"
         return index_trees(parents, self.layout.codes, self.layout.table, kind)
 
     def contains(self, trees: TreeSet | Tensor) -> Tensor:
-        """Return which trees can be put together from the support's subsplits, bool ``(T,)``.
+        """Return which trees can be built from the support's subsplits, bool ``(T,)``.
 
-        For an unrooted tree it is enough that one of its rootings can.
+        An unrooted tree counts if one of its rootings can be built.
 
         Raises:
             ValueError: if the trees are not canonical, of another kind or over other taxa.
@@ -175,14 +176,16 @@ class SubsplitSupport:
         return self._contains(self._given(trees, everyone).parents)
 
     def coverage(self, trees: TreeSet | Tensor, weights: Tensor | Sequence[float] | None = None) -> Coverage:
-        """Return how much of some trees lies in the support.
+        """Return how much of a set of trees lies in the support.
 
         Args:
             trees: a :class:`.TreeSet`, or canonical parent vectors.
-            weights: ``(T,)``; trees of weight zero do not count.
+            weights: the weights of the trees, ``(T,)``; if None, those of the set, or equal ones. Trees of weight zero
+                do not count.
 
         Raises:
-            ValueError: as for :meth:`from_trees`, or if the taxa or the kind of trees are others.
+            ValueError: for the same reasons as :meth:`from_trees`, or if the trees are of another kind or over other
+                taxa.
 
         Example:
             >>> trees = torch.tensor([[-1, 4, 5, 5, 0, 4], [-1, 5, 4, 5, 0, 4]])
@@ -206,13 +209,12 @@ class SubsplitSupport:
         mine, theirs = ((s.taxa, s.rooted, s.sisters) for s in (self, other))
         if mine != theirs:
             taxa = "" if self.taxa == other.taxa else f", and they {difference(self.taxa, other.taxa)}"
-            raise ValueError(f"other is {other!r}, this is {self!r}{taxa}: unite like ones")
+            raise ValueError(f"other is {other!r}, this is {self!r}{taxa}: unite supports of the same kind")
         first, second = self._splits(), other.to(self.device)._splits()
         words, place = torch.cat([first.words, second.words]).unique(dim=0, return_inverse=True)
         place = torch.cat([place, place.new_tensor([-1])])
         number = torch.cat([first.splits, torch.where(second.splits < 0, -1, second.splits + len(first.words))])
-        found = CladeSplits(words, place[number])
-        layout = lay_out(found, self.num_taxa, self.graph.num_choices, self.sisters)
+        layout = lay_out(CladeSplits(words, place[number]), self.num_taxa, self.graph.num_choices, self.sisters)
         return SubsplitSupport(self.taxa, self.rooted, layout, self.sisters)
 
     def clade(self, taxa: Iterable[str | int]) -> Tensor:
@@ -241,14 +243,14 @@ class SubsplitSupport:
         return subsplit_graph(self)
 
     def to_arrays(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Return what :meth:`from_arrays` builds the support from."""
-        found = self._splits()
+        """Return the arrays from which :meth:`from_arrays` builds the support."""
+        clade_splits = self._splits()
         return {
             "taxa": np.array(self.taxa),
             "rooted": np.array(self.rooted),
             "sisters": np.array(self.sisters),
-            "clades": found.words.cpu().numpy(),
-            "splits": found.splits.cpu().numpy(),
+            "clades": clade_splits.words.cpu().numpy(),
+            "splits": clade_splits.splits.cpu().numpy(),
         }
 
     @classmethod
@@ -256,7 +258,7 @@ class SubsplitSupport:
         """Build a support from arrays.
 
         Raises:
-            ValueError: if the arrays describe none.
+            ValueError: if the arrays do not describe a support.
         """
         taxa = tuple(str(name) for name in arrays["taxa"].reshape(-1))
         if len(taxa) < 2 or list(taxa) != sorted(set(taxa)):
@@ -264,10 +266,10 @@ class SubsplitSupport:
         rooted, sisters = (bool(arrays[name].all()) for name in ("rooted", "sisters"))
         if any(arrays[name].dtype.kind not in "iu" for name in ("clades", "splits")):
             raise ValueError("clades and splits must hold integers")
-        found = CladeSplits(*(torch.from_numpy(arrays[name].astype(np.int64)) for name in ("clades", "splits")))
-        check_splits(found, len(taxa), sisters)
+        clade_splits = CladeSplits(*(torch.from_numpy(arrays[name].astype(np.int64)) for name in ("clades", "splits")))
+        check_splits(clade_splits, len(taxa), sisters)
         num_choices = len(taxa) - 1 if sisters or rooted else len(taxa) - 2
-        return cls(taxa, rooted, lay_out(found, len(taxa), num_choices, sisters), sisters)
+        return cls(taxa, rooted, lay_out(clade_splits, len(taxa), num_choices, sisters), sisters)
 
     def save(self, path: str | Path) -> None:
         """Write the support to an ``.npz`` file, whole or not at all."""
@@ -278,7 +280,7 @@ class SubsplitSupport:
         """Read a support from a file.
 
         Raises:
-            ValueError: if there is none in the file.
+            ValueError: if the file does not hold a support.
         """
         try:
             return cls.from_arrays(read_arrays(path, ARRAYS))

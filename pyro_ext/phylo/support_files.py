@@ -1,9 +1,7 @@
-"""Arrays in ``.npz`` files, written whole or not at all, read without running anything."""
+"""Arrays in ``.npz`` files: written whole or not at all, and read without running code from the file."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
@@ -12,6 +10,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from pyro_ext.utils.files import replacing
+
 __all__ = ["named", "read_arrays", "write_arrays"]
 
 _VERSION = 1
@@ -19,36 +19,28 @@ _KIND = "pyro_ext subsplits"
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    """Write arrays to a file, which appears when all is written.
+    """Write arrays to a file, which appears once it is complete.
 
     Args:
-        path: where; it need not end in ``.npz``.
-        arrays: by name; no objects.
+        path: the file to write; its name need not end in ``.npz``.
+        arrays: the arrays by name, none of them of Python objects.
     """
-    path = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(file, kind=_KIND, version=_VERSION, **arrays)  # type: ignore[arg-type]
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, kind=_KIND, version=_VERSION, **arrays)  # type: ignore[arg-type]
 
 
 def read_arrays(path: str | Path, names: Iterable[str]) -> dict[str, np.ndarray[Any, Any]]:
-    """Read arrays back.
+    """Read the arrays of a file.
 
     Args:
-        path: of a file by :func:`write_arrays`.
-        names: of the arrays that must be there.
+        path: a file that :func:`write_arrays` wrote.
+        names: the names of arrays that the file must hold.
 
     Returns:
-        All arrays by name.
+        All arrays of the file by name.
 
     Raises:
-        ValueError: if the file is none of these, is damaged, or of a later version.
+        ValueError: if the file was not written by :func:`write_arrays`, is damaged, or is of a later version.
     """
     with open(path, "rb") as raw:
         if raw.read(4) != b"PK\x03\x04":  # numpy would take it for a pickle
@@ -67,7 +59,7 @@ def read_arrays(path: str | Path, names: Iterable[str]) -> dict[str, np.ndarray[
 
 
 def named(error: Exception, path: str | Path) -> ValueError:
-    """Return an error that names the file, once."""
+    """Return the error as a ValueError whose message names the file, unless it does already."""
     message = str(error)
     return ValueError(message if message.startswith(str(path)) else f"{path}: {message}")
 
@@ -79,9 +71,3 @@ def _arrays(path: str | Path, raw: IO[bytes]) -> dict[str, np.ndarray[Any, Any]]
             return {name: file[name] for name in file.files}
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise ValueError(f"{path} is no file of subsplits, or damaged: {error}") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

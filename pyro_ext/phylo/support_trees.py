@@ -15,13 +15,13 @@ __all__ = ["TreesAndWeights", "difference", "trees_and_weights"]
 
 
 class TreesAndWeights(NamedTuple):
-    """What became of the arguments.
+    """Trees given as arguments, checked and completed.
 
     Attributes:
         parents: canonical parent vectors, int64 ``(T, N)``.
-        weights: nonnegative, with sum 1, float64 ``(T,)``.
-        taxa: sorted names.
-        rooted: whether these are rooted trees.
+        weights: the weights of the trees, nonnegative and with sum 1, float64 ``(T,)``.
+        taxa: the sorted names of the taxa.
+        rooted: whether the trees are rooted.
     """
 
     parents: Tensor
@@ -40,9 +40,9 @@ def trees_and_weights(
 
     Args:
         trees: a set of trees, or canonical parent vectors ``(T, 2n - 2)``, rooted ones ``(T, 2n - 1)``.
-        weights: ``(T,)``; those of the set, or equal ones, if None.
-        rooted: whether the trees must be rooted or unrooted; either if None.
-        taxa: the names of the taxa; those of the set, or "0", "1", ... in equal width, if None.
+        weights: the weights of the trees, ``(T,)``; if None, those of the set, or equal ones.
+        rooted: whether the trees must be rooted or unrooted; None allows both.
+        taxa: the names of the taxa; if None, those of the set, or "0", "1", ... in equal width.
 
     Raises:
         ValueError: if there is no tree, the trees are of the wrong kind or not canonical, or the weights are not
@@ -73,7 +73,7 @@ def trees_and_weights(
 
 
 def difference(first: Sequence[str], second: Sequence[str]) -> str:
-    """Say how two lists of taxa differ."""
+    """Return words that say how two lists of taxa differ."""
     names = sorted(set(first) ^ set(second))
     return f"differ in taxa, such as {', '.join(map(repr, names[:3]))}" if names else "name taxa in another order"
 

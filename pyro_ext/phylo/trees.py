@@ -20,15 +20,17 @@ class TreeSet:
     """Binary trees over the same taxa, all rooted or all unrooted, in canonical form.
 
     Args:
-        taxa: the names, sorted.
-        parents: int64, ``(T, 2n - 2)`` if unrooted, ``(T, 2n - 1)`` if rooted; see :mod:`pyro_ext.phylo.canonical`.
+        taxa: the sorted names of the n taxa.
+        parents: canonical parent vectors, int64 ``(T, 2n - 2)`` if unrooted, ``(T, 2n - 1)`` if rooted; see
+            :mod:`pyro_ext.phylo.canonical`.
         rooted: whether the place of the root is part of the trees.
-        weights: float64, ``(T,)``, not negative, of any sum; ``None`` where all count alike.
-        branch_lengths: ``(T, 2n - 3)`` or ``(T, 2n - 2)``, if the trees have them.
-        validate: whether to check all this.
+        weights: the weights of the trees, float64 ``(T,)``, not negative, of any sum; ``None`` for equal weights.
+        branch_lengths: the lengths of the edges, ``(T, 2n - 3)`` if unrooted, ``(T, 2n - 2)`` if rooted; ``None`` for
+            trees without lengths.
+        validate: whether to check the other arguments.
 
     Raises:
-        ValueError: if anything is not as said.
+        ValueError: if an argument has a wrong shape or type, or is not sorted, canonical or non-negative as required.
 
     Example:
         >>> trees = TreeSet(("a", "b", "c", "d"), torch.tensor([[-1, 5, 5, 4, 0, 4], [-1, 4, 5, 5, 0, 4]]))
@@ -64,14 +66,14 @@ class TreeSet:
         """Make a set of trees whose taxa and internal nodes come in any order.
 
         Args:
-            taxa: the names of nodes 0 to n - 1.
-            parents: as :func:`~pyro_ext.phylo.canonical.canonicalize` takes them, ``(T, M)``.
+            taxa: the names of the leaves, nodes 0 to n - 1, in any order.
+            parents: parent vectors in any form that :func:`~pyro_ext.phylo.canonical.canonicalize` takes, ``(T, M)``.
             rooted: whether the place of the root is part of the trees.
-            weights: ``(T,)``.
-            branch_lengths: ``(T, M)``, the length of the edge above each node, anything at the root.
+            weights: the weights of the trees, ``(T,)``; None for equal weights.
+            branch_lengths: the length of the edge above each node, ``(T, M)``; the entry of the root is ignored.
 
         Raises:
-            ValueError: if these are no binary trees, or the shapes do not fit.
+            ValueError: if ``parents`` holds no binary trees, or the shapes do not fit.
 
         Example:
             >>> TreeSet.from_parents(["b", "a", "c"], torch.tensor([[3, 3, 4, 4, -1]]), rooted=True).to_newick()
@@ -115,7 +117,7 @@ class TreeSet:
         return f"TreeSet({len(self):,} {kind} tree{plural} of {self.num_taxa} taxa: {names}{extra})"
 
     def __getitem__(self, index: int | slice | Tensor | Sequence[int]) -> TreeSet:
-        """Return some of the trees, or one as a set of one."""
+        """Return a subset of the trees; an integer gives a set of one tree."""
         if isinstance(index, int):
             if not -len(self) <= index < len(self):
                 raise IndexError(f"tree {index} of {len(self)}")
@@ -129,7 +131,7 @@ class TreeSet:
         return self._with_rows(lambda own: own.to(device))
 
     def probabilities(self) -> Tensor:
-        """Return the weights divided by their sum, ``(T,)``; all alike where there are none.
+        """Return the weights divided by their sum, ``(T,)``; equal ones if there are no weights.
 
         Example:
             >>> trees = TreeSet(("a", "b", "c"), torch.tensor([[-1, 3, 3, 0]] * 4))
@@ -143,7 +145,8 @@ class TreeSet:
         """Merge equal topologies, in the order in which they first appear.
 
         Returns:
-            One tree for each, weighted by the sum of their weights, or their number; without branch lengths.
+            One tree for each topology, weighted by the sum of the weights of its trees, or by their number; without
+            branch lengths.
 
         Example:
             >>> trees = TreeSet(("a", "b", "c"), torch.tensor([[-1, 3, 3, 0]] * 4)).unique()
@@ -176,13 +179,13 @@ class TreeSet:
         return replace(self, **joined, validate=False)
 
     def relabel(self, names: Mapping[str, str]) -> TreeSet:
-        """Give taxa other names, and the trees the form that follows from their order.
+        """Rename taxa, and bring the trees into the canonical form that follows from the new names.
 
         Args:
-            names: old name -> new name; taxa that it leaves out keep theirs.
+            names: a mapping from old names to new ones; taxa that are not in it keep their names.
 
         Raises:
-            ValueError: if it holds a name that no taxon has, or two taxa would get one name.
+            ValueError: if ``names`` holds a name that no taxon has, or two taxa would have the same name.
 
         Example:
             >>> trees = TreeSet(("a", "b", "c", "d"), torch.tensor([[-1, 5, 5, 4, 0, 4]]))
@@ -205,7 +208,7 @@ class TreeSet:
         )
 
     def to_newick(self) -> list[str]:
-        """Return each tree as a line of Newick; unrooted ones have three subtrees at the top, taxon 0 the first.
+        """Return each tree as a line of Newick; unrooted ones have three subtrees at the top, taxon 0 first.
 
         Example:
             >>> lengths = torch.tensor([[0.1, 0.2, 0.3]])
@@ -222,8 +225,8 @@ class TreeSet:
     def _with_rows(self, change: Callable[[Tensor], Tensor]) -> TreeSet:
         """Apply a function to all tensors."""
         changed = {name: getattr(self, name) for name in ("parents", "weights", "branch_lengths")}
-        found: dict[str, Any] = {name: None if own is None else change(own) for name, own in changed.items()}
-        return replace(self, **found, validate=False)
+        new: dict[str, Any] = {name: None if own is None else change(own) for name, own in changed.items()}
+        return replace(self, **new, validate=False)
 
     def _check_joins(self, other: TreeSet) -> None:
         if other.taxa != self.taxa:
@@ -232,19 +235,19 @@ class TreeSet:
                 f"the trees have different taxa, {odd[0]!r} among {len(odd)}: join trees over the same ones"
             )
         if other.rooted != self.rooted:
-            raise ValueError("rooted and unrooted trees cannot be joined: `unroot` the former")
+            raise ValueError("rooted and unrooted trees cannot be joined: unroot the rooted ones")
         for name in ("weights", "branch_lengths"):
             if (getattr(self, name) is None) != (getattr(other, name) is None):
                 raise ValueError(f"some of the trees have {name} and some have not: give all or none")
 
 
 def _groups(parents: Tensor) -> tuple[Tensor, Tensor]:
-    """Return where each distinct row first appears, and each row's place among these."""
+    """Return the first position of each distinct row, and the number of every row among the distinct ones."""
     key = torch.randint(-(2**62), 2**62, parents.shape[1:], generator=torch.Generator().manual_seed(0))
     sums = (parents * key.to(parents.device)).sum(-1)  # modulo 2^64
     _, group = sums.unique(return_inverse=True)
     first = _first_of(group)
-    if not (parents[first][group] == parents).all():  # two topologies with one sum, hardly ever
+    if not (parents[first][group] == parents).all():  # two topologies with the same sum, very unlikely
         _, group = parents.unique(dim=0, return_inverse=True)
         first = _first_of(group)
     order = first.argsort()

@@ -1,4 +1,4 @@
-"""Trees into files: Newick, NEXUS, and MrBayes's ``.trprobs``, whole or not at all."""
+"""Writing trees to files: Newick, NEXUS, and MrBayes's ``.trprobs``; a file is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from pyro_ext.phylo._newick_text import newick_lines, quoted
 from pyro_ext.phylo.trees import TreeSet
+from pyro_ext.utils.checks import one_of
+from pyro_ext.utils.files import replacing
 
 __all__ = ["format_of", "write_trees"]
 
@@ -19,26 +21,27 @@ _FORMATS = {
     **dict.fromkeys((".nex", ".nexus", ".nxs", ".trees", ".t"), "nexus"),
     ".trprobs": "trprobs",
 }
-_STEP = 1000  # trees held as text at once
+_STEP = 1000  # trees held as text at a time
 
 
 def write_trees(path: str | Path, trees: TreeSet, *, format: str | None = None) -> Path:
     """Write trees into a file, compressed with gzip if its name ends in ``.gz``.
 
     In Newick and NEXUS a weight is written ``[&W w]`` before the tree. ``trprobs`` is NEXUS with the trees sorted by
-    weight, each with its probability and the sum so far, as MrBayes writes them.
+    weight, each with its probability and the cumulative probability, as MrBayes writes them.
 
     Args:
-        path: the file; one that is there is replaced.
-        trees: what to write.
-        format: ``"newick"``, ``"nexus"`` or ``"trprobs"``; by default what the name says: ``.nwk``, ``.newick``,
-            ``.tre`` and ``.tree``, ``.nex``, ``.nexus``, ``.nxs``, ``.trees`` and ``.t``, or ``.trprobs``.
+        path: the file to write; a file that exists is replaced.
+        trees: the trees to write.
+        format: the format of the file, ``"newick"``, ``"nexus"`` or ``"trprobs"``; by default by the name's ending:
+            Newick for ``.nwk``, ``.newick``, ``.tre`` and ``.tree``; NEXUS for ``.nex``, ``.nexus``, ``.nxs``,
+            ``.trees`` and ``.t``; trprobs for ``.trprobs``.
 
     Returns:
-        The path.
+        The path of the file.
 
     Raises:
-        ValueError: if the format is none of these, or a taxon's name cannot be written.
+        ValueError: if the format is unknown, or a taxon's name cannot be written.
 
     Example:
         >>> import tempfile
@@ -48,29 +51,22 @@ def write_trees(path: str | Path, trees: TreeSet, *, format: str | None = None) 
         (a,b,c);
     """
     path = Path(path)
-    kind = format_of(path) if format is None else format
-    if kind not in _FORMATS.values():
-        raise ValueError(f"format must be 'newick', 'nexus' or 'trprobs', got {kind!r}")
+    kind = format_of(path) if format is None else one_of("format", format, dict.fromkeys(_FORMATS.values()))
     lines = _newick(trees) if kind == "newick" else _nexus(trees, by_weight=kind == "trprobs")
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as raw:
-            if path.suffix == ".gz":
-                with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
-                    file.writelines(f"{line}\n".encode() for line in lines)
-            else:
-                raw.writelines(f"{line}\n".encode() for line in lines)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as partial, partial.open("wb") as raw:
+        if path.suffix == ".gz":
+            with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
+                file.writelines(f"{line}\n".encode() for line in lines)
+        else:
+            raw.writelines(f"{line}\n".encode() for line in lines)
     return path
 
 
 def format_of(path: Path) -> str:
-    """Return the format that a file's name says.
+    """Return the format that the ending of a file's name stands for.
 
     Raises:
-        ValueError: if it says none.
+        ValueError: if the ending is none of those known.
     """
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     if suffix not in _FORMATS:
@@ -100,13 +96,13 @@ def _nexus(trees: TreeSet, by_weight: bool) -> Iterator[str]:
         order = probabilities.argsort(descending=True, stable=True)
         trees, probabilities = trees[order], probabilities[order]
         trees = trees if trees.weights is not None else replace(trees, weights=probabilities, validate=False)
-    so_far = probabilities.cumsum(0).tolist()
+    cumulative = probabilities.cumsum(0).tolist()
     number = 0
     for part in _parts(trees):
         for line, weight in zip(_lines(part, labels), _weights(part), strict=True):
-            said = f" [p = {probabilities[number]:.3f}, P = {so_far[number]:.3f}]" if by_weight else ""
+            remark = f" [p = {probabilities[number]:.3f}, P = {cumulative[number]:.3f}]" if by_weight else ""
             number += 1
-            yield f"   tree tree_{number}{said} = {mark} {'' if weight is None else f'[&W {weight!r}] '}{line}"
+            yield f"   tree tree_{number}{remark} = {mark} {'' if weight is None else f'[&W {weight!r}] '}{line}"
     yield "end;"
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from torch import Tensor
+if TYPE_CHECKING:  # commands that only print help read this module, and PyTorch takes seconds to import
+    from torch import Tensor
 
 __all__ = [
     "check_positive_tensor",

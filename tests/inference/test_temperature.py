@@ -10,12 +10,11 @@ import torch
 from pyro.infer import Trace_ELBO
 
 from pyro_ext.datasets import digits
-from pyro_ext.inference import Built, RelaxReparam, TemperatureSchedule, relax
-from pyro_ext.inference.fit import fit
+from pyro_ext.inference import RelaxReparam, TemperatureSchedule, TrainingPlan, relax
 from pyro_ext.models.categorical_vae import build
-from tests.inference.fit.toys import QUIET, StopAfter, StopError, parameters
+from tests.inference.training.toys import assert_same, broken_off_and_resumed, run
 
-OPTIONS = {"max_epochs": 2, "batch_size": 400, "seed": 5} | QUIET
+OPTIONS = {"max_epochs": 2, "batch_size": 400}
 
 
 def after(schedule, num_steps):
@@ -87,25 +86,25 @@ def test_repr():
 
 def relaxed_vae():
     pyro.set_rng_seed(3)
-    built = build(digits(), num_latents=3, num_categories=4, hidden=(16, 8))
+    discrete = build(digits(), num_latents=3, num_categories=4, hidden=(16, 8)).elbo_objectives[0]
     schedule = TemperatureSchedule.exponential(1.0, rate=0.1, floor=0.5)
     reparam = RelaxReparam(schedule, "categorical", straight_through=True)
-    model, guide = relax(built.model, reparam), relax(built.guide, reparam)
-    return Built(model, guide, Trace_ELBO(), schedules=[schedule.set_num_steps]), schedule
+    model, guide = relax(discrete.model, reparam), relax(discrete.guide, reparam)
+    return TrainingPlan.of(model, guide, Trace_ELBO(), schedules=[schedule.set_num_steps]), schedule
 
 
 def test_temperature_follows_the_steps_also_after_a_resume(tmp_path):
-    built, schedule = relaxed_vae()
-    whole = fit(built, digits(), **OPTIONS)
+    plan, schedule = relaxed_vae()
+    whole = run(plan, digits(), **OPTIONS)
     steps = int(whole.history[-1]["step"])
     assert schedule.num_steps == steps - 1  # the number of steps before the last one
     assert float(schedule()) == pytest.approx(max(0.5, math.exp(-0.1 * (steps - 1))))
-    built, _ = relaxed_vae()
-    flags = OPTIONS | {"out": tmp_path / "run", "checkpoint_every_n_steps": 1}
-    with pytest.raises(StopError):
-        fit(built, digits(), **flags, callbacks=[StopAfter(steps - 2)])
-    built, resumed = relaxed_vae()
-    result = fit(built, digits(), **flags, resume=True)
-    assert resumed() == schedule()
-    expected = parameters(whole)
-    assert all((value == expected[name]).all() for name, value in parameters(result).items())
+    resumed = []
+
+    def again():
+        plan, schedule = relaxed_vae()
+        resumed.append(schedule)
+        return plan
+
+    assert_same(broken_off_and_resumed(again, tmp_path / "run", steps - 2, 1, digits(), **OPTIONS), whole)
+    assert resumed[-1]() == schedule()

@@ -6,12 +6,12 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
+from pyro_ext.inference.fit import fit
+from pyro_ext.models.relaxation import Relaxation
 
 from pyro_ext.cli.__main__ import main
 from pyro_ext.datasets import Splits, load
-from pyro_ext.inference.fit import fit
 from pyro_ext.models.categorical_vae import build
-from pyro_ext.models.relaxation import Relaxation
 
 SIZES = {"num_latents": 3, "num_categories": 4, "hidden": (16, 8)}
 FLAGS = {"enable_progress_bar": False, "accelerator": "cpu"}

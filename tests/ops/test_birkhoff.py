@@ -28,10 +28,10 @@ def raster_fill(beta):
 def test_against_the_recursion(n):
     beta = torch.rand(3, n - 1, n - 1, dtype=torch.float64)
     x, width = break_sticks(beta, 1 - beta)
-    for found, found_width, fractions in zip(x, width, beta, strict=True):
+    for result, result_width, fractions in zip(x, width, beta, strict=True):
         expected, expected_width = raster_fill(fractions)
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-14)
-        torch.testing.assert_close(found_width, expected_width, rtol=0, atol=1e-14)
+        torch.testing.assert_close(result, expected, rtol=0, atol=1e-14)
+        torch.testing.assert_close(result_width, expected_width, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 40])

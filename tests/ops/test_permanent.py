@@ -20,9 +20,11 @@ def by_listing(potentials):
 @pytest.mark.parametrize("n", [1, 2, 4, 7])
 def test_against_listing(n, dtype):
     potentials = 3 * torch.randn(2, 3, n, n, dtype=dtype)
-    found = log_permanent(potentials)
-    assert found.dtype == dtype
-    torch.testing.assert_close(found, by_listing(potentials), rtol=1e-12 if dtype == torch.float64 else 1e-6, atol=1e-6)
+    result = log_permanent(potentials)
+    assert result.dtype == dtype
+    torch.testing.assert_close(
+        result, by_listing(potentials), rtol=1e-12 if dtype == torch.float64 else 1e-6, atol=1e-6
+    )
 
 
 def test_zeros():
@@ -48,7 +50,7 @@ def test_known_permanents():
 
 
 def test_footrule_mallows_normaliser():
-    """Mallows' law with the footrule distance is a matching law with scores -theta |i - j|."""
+    """Mallows' distribution with the footrule distance is a distribution of matchings with scores -theta |i - j|."""
     n, theta = 6, 0.7
     place = torch.arange(n, dtype=torch.float64)
     distance = torch.tensor([sum(abs(i - p) for i, p in enumerate(order)) for order in permutations(range(n))])

@@ -39,15 +39,15 @@ def test_against_all_histories(rooted, num_taxa, num_states, rescale, dtype):
     matrices = random_matrices(3, trees.shape[-1] - 1, num_states=num_states, dtype=dtype)
     frequencies = torch.rand(3, num_states, dtype=dtype)
     partials = random_partials(num_taxa, 5, num_states, dtype)
-    found = site_log_likelihoods(trees, matrices, frequencies, partials, rescale=rescale)
+    result = site_log_likelihoods(trees, matrices, frequencies, partials, rescale=rescale)
     expected = [listed_likelihood(*case, partials).log() for case in zip(trees, matrices, frequencies, strict=True)]
-    torch.testing.assert_close(found, torch.stack(expected), **close(dtype))
+    torch.testing.assert_close(result, torch.stack(expected), **close(dtype))
 
 
 @pytest.mark.parametrize("rooted", [False, True])
 @pytest.mark.parametrize("rescale", [False, True])
 def test_gradients(rooted, rescale):
-    """The pass back against finite differences, and against the graph that ordinary autograd builds."""
+    """The backward pass against finite differences, and against the graph that ordinary autograd builds."""
     trees = random_trees(2, 6, rooted)
     partials = random_partials(6, 4)
     arguments = (random_matrices(2, trees.shape[-1] - 1).requires_grad_(), torch.rand(4, dtype=F64).requires_grad_())
@@ -68,12 +68,12 @@ def test_levels_cut_into_steps(rescale, monkeypatch):
     monkeypatch.setattr(_pruning_passes, "_STEP_BYTES", 0)
     trees, partials = random_trees(9, 15), random_partials(15, 6)
     matrices, frequencies = random_matrices(9, 27).requires_grad_(), torch.rand(9, 4, dtype=F64)
-    found = site_log_likelihoods(trees, matrices, frequencies, partials, rescale=rescale)
-    (gradient,) = torch.autograd.grad(found.sum(), matrices)
+    result = site_log_likelihoods(trees, matrices, frequencies, partials, rescale=rescale)
+    (gradient,) = torch.autograd.grad(result.sum(), matrices)
     one_by_one = zip(trees, matrices, frequencies, strict=True)
     expected = torch.stack([site_log_likelihoods(*one, partials, differentiable_twice=True) for one in one_by_one])
     (expected_gradient,) = torch.autograd.grad(expected.sum(), matrices)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(result, expected, rtol=1e-12, atol=0)
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-12, atol=1e-13)
 
 
@@ -84,8 +84,8 @@ def test_large_batches_in_chunks(rescale, monkeypatch):
     matrices, frequencies = random_matrices(4, 2, 11).requires_grad_(), torch.rand(2, 4, dtype=F64).requires_grad_()
 
     def differentiate():
-        found = site_log_likelihoods(trees, matrices, frequencies, partials, rescale=rescale)
-        return found, *torch.autograd.grad(found[..., 1:].sum(), (matrices, frequencies))
+        result = site_log_likelihoods(trees, matrices, frequencies, partials, rescale=rescale)
+        return result, *torch.autograd.grad(result[..., 1:].sum(), (matrices, frequencies))
 
     expected = differentiate()
     monkeypatch.setattr(pruning, "_MOST_BYTES", 0)
@@ -101,8 +101,8 @@ def test_without_gradients():
     kept = site_log_likelihoods(trees, matrices.clone().requires_grad_(), frequencies, partials)
     assert torch.equal(site_log_likelihoods(trees, matrices, frequencies, partials), kept)
     with torch.no_grad():
-        found = site_log_likelihoods(trees, matrices.clone().requires_grad_(), frequencies, partials)
-    assert torch.equal(found, kept)
+        result = site_log_likelihoods(trees, matrices.clone().requires_grad_(), frequencies, partials)
+    assert torch.equal(result, kept)
     with torch.inference_mode():
         assert torch.equal(site_log_likelihoods(trees, matrices, frequencies, partials), kept)
 
@@ -142,9 +142,9 @@ def test_second_derivatives_in_chunks(monkeypatch):
     assert torch.autograd.gradgradcheck(lambda x: site_log_likelihoods(trees, x, frequencies, partials), (matrices,))
     with torch.no_grad():
         matrices[:] = torch.eye(4)
-    found = site_log_likelihoods(trees, matrices, frequencies, partials).sum()
-    (gradient,) = torch.autograd.grad(found, matrices, retain_graph=True)
-    (other,) = torch.autograd.grad(found, matrices, create_graph=True)
+    result = site_log_likelihoods(trees, matrices, frequencies, partials).sum()
+    (gradient,) = torch.autograd.grad(result, matrices, retain_graph=True)
+    (other,) = torch.autograd.grad(result, matrices, create_graph=True)
     torch.testing.assert_close(gradient, other.detach())
 
 
@@ -152,10 +152,10 @@ def test_batch_shapes_broadcast():
     trees = random_trees(6, 5).reshape(2, 3, 8)
     matrices, frequencies = random_matrices(4, 1, 1, 7), torch.rand(3, 4, dtype=F64)
     partials = random_partials(5, 6)
-    found = site_log_likelihoods(trees, matrices, frequencies, partials)
-    assert found.shape == (4, 2, 3, 6)
+    result = site_log_likelihoods(trees, matrices, frequencies, partials)
+    assert result.shape == (4, 2, 3, 6)
     one = site_log_likelihoods(trees[1, 2], matrices[3, 0, 0], frequencies[2], partials)
-    torch.testing.assert_close(found[3, 1, 2], one)
+    torch.testing.assert_close(result[3, 1, 2], one)
 
 
 @pytest.mark.parametrize("rescale", [None, True])
@@ -165,13 +165,13 @@ def test_thousand_taxa(rescale, dtype):
     matrices, frequencies = random_matrices(2, 1997, dtype=dtype), torch.full((4,), 0.25, dtype=dtype)
     matrices.requires_grad_()
     partials = random_partials(1000, 8)
-    found = site_log_likelihoods(trees, matrices, frequencies, partials, rescale=rescale)
-    (gradient,) = torch.autograd.grad(found.sum(), matrices)
+    result = site_log_likelihoods(trees, matrices, frequencies, partials, rescale=rescale)
+    (gradient,) = torch.autograd.grad(result.sum(), matrices)
     exact = matrices.detach().double().requires_grad_()
     expected = site_log_likelihoods(trees, exact, frequencies.double(), partials)
     (expected_gradient,) = torch.autograd.grad(expected.sum(), exact)
     assert expected[:, 2:].max() < -1000
-    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=1e-3)
     torch.testing.assert_close(gradient.double(), expected_gradient, rtol=1e-2, atol=1e-3)
 
 
@@ -182,8 +182,8 @@ def test_underflow_is_noticed():
     partials = torch.eye(4, dtype=F64)[torch.randint(4, (12, 20))]
     frequencies = torch.full((4,), 0.25, dtype=F64)
     expected = site_log_likelihoods(trees, matrices, frequencies, partials)
-    found = site_log_likelihoods(trees, matrices.float(), frequencies.float(), partials)
-    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
+    result = site_log_likelihoods(trees, matrices.float(), frequencies.float(), partials)
+    torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=0)
     assert (
         site_log_likelihoods(trees, matrices.float(), frequencies.float(), partials, rescale=False).min() == -math.inf
     )
@@ -194,9 +194,9 @@ def test_impossible_sites():
     tree = torch.tensor([-1, 3, 3, 0])
     matrices = torch.eye(4, dtype=F64).expand(3, 4, 4).clone().requires_grad_()
     partials = torch.eye(4, dtype=F64)[torch.tensor([[0, 0], [0, 1], [0, 1]])]
-    found = site_log_likelihoods(tree, matrices, torch.full((4,), 0.25, dtype=F64), partials)
-    assert found.tolist() == [math.log(0.25), -math.inf]
-    (gradient,) = torch.autograd.grad(found.sum(), matrices)
+    result = site_log_likelihoods(tree, matrices, torch.full((4,), 0.25, dtype=F64), partials)
+    assert result.tolist() == [math.log(0.25), -math.inf]
+    (gradient,) = torch.autograd.grad(result.sum(), matrices)
     assert gradient.isfinite().all()
     assert gradient[:, 0, 0].tolist() == [1, 1, 1]
 
@@ -219,8 +219,8 @@ def test_ancestral_marginals(rooted):
     (tree,) = random_trees(1, 4, rooted)
     matrices, frequencies = random_matrices(len(tree) - 1, num_states=2), torch.rand(2, dtype=F64)
     partials = random_partials(4, 6, 2)
-    found = ancestral_marginals(tree, matrices, frequencies, partials)
-    assert found.shape == (len(tree) - 4, 6, 2)
+    result = ancestral_marginals(tree, matrices, frequencies, partials)
+    assert result.shape == (len(tree) - 4, 6, 2)
     total = listed_likelihood(tree, matrices, frequencies, partials)
     for node, state in itertools.product(range(4, len(tree)), range(2)):
         blocked, roots = matrices.clone(), frequencies.clone()
@@ -229,7 +229,7 @@ def test_ancestral_marginals(rooted):
         else:
             blocked[node - 1][:, 1 - state] = 0
         share = listed_likelihood(tree, blocked, roots, partials) / total
-        torch.testing.assert_close(found[node - 4, :, state], share)
+        torch.testing.assert_close(result[node - 4, :, state], share)
 
 
 NOT_IN_PREORDER = torch.tensor([-1, 8, 9, 11, 11, 10, 10, 0, 7, 7, 9, 8])
@@ -257,5 +257,5 @@ def test_on_gpu():
     trees, partials = random_trees(3, 20), random_partials(20, 50)
     matrices, frequencies = random_matrices(3, 37), torch.full((4,), 0.25, dtype=F64)
     expected = site_log_likelihoods(trees, matrices, frequencies, partials)
-    found = site_log_likelihoods(*(x.cuda() for x in (trees, matrices, frequencies, partials)))
-    torch.testing.assert_close(found.cpu(), expected)
+    result = site_log_likelihoods(*(x.cuda() for x in (trees, matrices, frequencies, partials)))
+    torch.testing.assert_close(result.cpu(), expected)

@@ -146,8 +146,8 @@ class TestExpConcrete:
         """Two equal weights at temperature 1 are uniform on the simplex; their logarithms have its volume element."""
         x = torch.rand(10, dtype=torch.float64)
         x = torch.stack([x, 1 - x], -1)
-        found = exp_concrete_log_prob(x.log(), torch.zeros(2, dtype=torch.float64), tensor(1.0))
-        torch.testing.assert_close(found, x.log().sum(-1))
+        result = exp_concrete_log_prob(x.log(), torch.zeros(2, dtype=torch.float64), tensor(1.0))
+        torch.testing.assert_close(result, x.log().sum(-1))
 
     def test_formula(self):
         y = torch.randn(7, 3, 4, dtype=torch.float64).log_softmax(-1)
@@ -170,9 +170,9 @@ class TestExpConcrete:
     def test_impossible_categories_must_agree(self):
         logits = tensor([0.0, 1.0, -INF])
         y = tensor([[-1.0, -1.0, -INF], [-1.0, -1.0, -1.0], [0.0, -INF, -INF]])
-        found = exp_concrete_log_prob(y, logits, tensor(0.5))
-        assert found.isfinite().tolist() == [True, False, False]
-        torch.testing.assert_close(found[0], exp_concrete_log_prob(y[0, :2], logits[:2], tensor(0.5)))
+        result = exp_concrete_log_prob(y, logits, tensor(0.5))
+        assert result.isfinite().tolist() == [True, False, False]
+        torch.testing.assert_close(result[0], exp_concrete_log_prob(y[0, :2], logits[:2], tensor(0.5)))
 
     def test_gradients(self):
         y = torch.randn(2, 3, dtype=torch.float64).log_softmax(-1).requires_grad_()
@@ -198,10 +198,10 @@ def test_categorical_score(dtype):
 def test_bernoulli_score(dtype):
     logits = tensor([-200.0, -1.0, 0.0, 30.0, 200.0], dtype, grad=True)
     for x in (0.0, 0.25, 1.0):
-        found = bernoulli_score(tensor(x, dtype), logits)
+        result = bernoulli_score(tensor(x, dtype), logits)
         expected = x * torch.nn.functional.logsigmoid(logits) + (1 - x) * torch.nn.functional.logsigmoid(-logits)
-        torch.testing.assert_close(found, expected)
-        assert torch.isfinite(grad(found.sum(), logits)[0]).all()
+        torch.testing.assert_close(result, expected)
+        assert torch.isfinite(grad(result.sum(), logits)[0]).all()
 
 
 def test_bernoulli_score_of_certain_values(dtype):

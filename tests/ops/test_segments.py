@@ -20,16 +20,16 @@ DENSE = {
 @pytest.mark.parametrize("batch_shape", [(), (2,), (3, 2)])
 def test_each_segment_alone(function, batch_shape, dtype):
     x = torch.randn(*batch_shape, len(SEGMENT), dtype=dtype)
-    found = function(x, SEGMENT, NUM)
+    result = function(x, SEGMENT, NUM)
     expected = torch.stack([DENSE[function](x[..., i == SEGMENT]) for i in range(NUM)], -1)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(result, expected)
 
 
 def test_softmax_of_each_segment(dtype):
     x = 50 * torch.randn(3, len(SEGMENT), dtype=dtype)
-    found = segment_log_softmax(x, SEGMENT, NUM)
+    result = segment_log_softmax(x, SEGMENT, NUM)
     for i in (0, 2, 3):
-        torch.testing.assert_close(found[:, i == SEGMENT], x[:, i == SEGMENT].log_softmax(-1))
+        torch.testing.assert_close(result[:, i == SEGMENT], x[:, i == SEGMENT].log_softmax(-1))
 
 
 def test_impossible_entries():

@@ -98,7 +98,7 @@ def test_batch_and_vmap():
         (lambda: sinkhorn(torch.zeros(2, 3)), r"log_potentials must have shape batch_shape \+ \(N, N\)"),
         (lambda: sinkhorn(torch.zeros(0, 0)), "N at least 1"),
         (lambda: sinkhorn(torch.zeros(2)), r"got \(2,\)"),
-        (lambda: sinkhorn(torch.zeros(2, 2), tolerance=0.0), "tolerance must be positive, got 0.0"),
+        (lambda: sinkhorn(torch.zeros(2, 2), tolerance=0.0), "tolerance must be a positive, finite number, got 0.0"),
         (
             lambda: sinkhorn(torch.zeros(2, 2), num_iterations=0),
             "num_iterations must be an integer of at least 1, got 0",

@@ -1,4 +1,4 @@
-"""Subsplits of batches of trees, found without walking, against walks over each tree."""
+"""Subsplits of batches of trees, by tensor operations, against walks over each tree."""
 
 import math
 
@@ -32,10 +32,10 @@ def keys_of(subsplits, codes):
 def test_all_rootings(n):
     trees = random_trees(n, 1 if n > 9 else 8)
     codes = clade_codes(n)
-    found, _ = subsplits_of(trees, codes, "unrooted")
-    assert (found.used.sum(-1) == 9 * n - 21).all()
-    keys = subsplit_keys(*found[:3])
-    table = key_table(keys[found.used].unique())
+    ours, _ = subsplits_of(trees, codes, "unrooted")
+    assert (ours.used.sum(-1) == 9 * n - 21).all()
+    keys = subsplit_keys(*ours[:3])
+    table = key_table(keys[ours.used].unique())
     log_theta = torch.randn(len(table.keys) - 1, dtype=torch.float64)
     index = index_trees(trees, codes, table, "unrooted")
     terms = with_constants(log_theta)[index.position]
@@ -49,19 +49,19 @@ def test_all_rootings(n):
 @pytest.mark.parametrize("n", [2, 3, 5, 9, 70])
 def test_rooted_trees(n):
     trees, codes = random_trees(n, 4, rooted=True), clade_codes(n)
-    found, _ = subsplits_of(trees, codes, "rooted")
-    assert found.used.all()
-    assert found.focal.shape == (4, n - 1)
+    ours, _ = subsplits_of(trees, codes, "rooted")
+    assert ours.used.all()
+    assert ours.focal.shape == (4, n - 1)
     for row, tree in enumerate(trees.tolist()):
         expected = keys_of(rooted_subsplits(tree), codes)
-        assert torch.equal(subsplit_keys(*found[:3])[row].sort().values, expected.sort().values)
+        assert torch.equal(subsplit_keys(*ours[:3])[row].sort().values, expected.sort().values)
 
 
 def test_a_missing_subsplit_costs_only_the_rootings_that_have_it():
     tree = random_trees(7, 1)
     codes = clade_codes(7)
-    found, _ = subsplits_of(tree, codes, "unrooted")
-    keys = subsplit_keys(*found[:3])[found.used]
+    ours, _ = subsplits_of(tree, codes, "unrooted")
+    keys = subsplit_keys(*ours[:3])[ours.used]
     lists = [keys_of(subsplits, codes) for subsplits in rootings(tree[0].tolist())]
     for dropped in keys.tolist():
         table = key_table(keys[keys != dropped])

@@ -15,21 +15,21 @@ def symmetric(*shape, dtype=F64):
 
 def test_against_torch(dtype):
     matrix, times = symmetric(3, 1, dtype=dtype), torch.rand(2, 5, dtype=dtype)
-    found = symmetric_exp(matrix, times)
+    result = symmetric_exp(matrix, times)
     expected = torch.matrix_exp(matrix.unsqueeze(-3) * times[..., None, None])
-    assert found.dtype == dtype
+    assert result.dtype == dtype
     tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-11, "atol": 1e-12}
-    torch.testing.assert_close(found, expected, **tolerance)
+    torch.testing.assert_close(result, expected, **tolerance)
 
 
 def test_short_times_keep_their_digits(dtype):
     """Off the diagonal t S to first order; nothing at all at time 0, where the gradient is S."""
     matrix, times = symmetric(dtype=dtype), torch.tensor([0.0, 1e-20], dtype=dtype, requires_grad=True)
-    found = symmetric_exp(matrix, times)
-    assert torch.equal(found[0], torch.eye(4, dtype=dtype))
+    result = symmetric_exp(matrix, times)
+    assert torch.equal(result[0], torch.eye(4, dtype=dtype))
     off = ~torch.eye(4, dtype=torch.bool)
-    torch.testing.assert_close(found[1][off], 1e-20 * matrix[off], rtol=1e-4, atol=0)
-    (slope,) = torch.autograd.grad(found[0, 1, 2], times)
+    torch.testing.assert_close(result[1][off], 1e-20 * matrix[off], rtol=1e-4, atol=0)
+    (slope,) = torch.autograd.grad(result[0, 1, 2], times)
     torch.testing.assert_close(slope[0], matrix[1, 2], rtol=1e-4, atol=1e-6)
 
 
@@ -46,7 +46,7 @@ def test_broadcast_gradients():
 
 
 def test_second_derivatives():
-    """By themselves, and where what comes back has no graph, which would leave them out without a word."""
+    """Second derivatives by gradgradcheck, and for an input whose first gradient has no graph of its own."""
     matrix, times = symmetric().requires_grad_(), torch.rand(2, dtype=F64, requires_grad=True)
     assert torch.autograd.gradgradcheck(lambda s, t: symmetric_exp((s + s.mT) / 2, t), (matrix, times))
     (slope,) = torch.autograd.grad(symmetric_exp(matrix.detach(), times).sum(), times, create_graph=True)

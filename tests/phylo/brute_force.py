@@ -35,12 +35,12 @@ def rootings(parent):
         x, y = clade(a, node), clade(b, node)
         return [(sister, x | y, frozenset([x, y])), *walk(a, node, y), *walk(b, node, x)]
 
-    found = []
+    every = []
     for node in range(1, len(parent)):
         x, y = clade(node, parent[node]), clade(parent[node], node)
         root = (frozenset(), x | y, frozenset([x, y]))
-        found.append([root, *walk(node, parent[node], y), *walk(parent[node], node, x)])
-    return found
+        every.append([root, *walk(node, parent[node], y), *walk(parent[node], node, x)])
+    return every
 
 
 def rooted_subsplits(parent):

@@ -41,22 +41,22 @@ def edges(tree, rooted):
     """Each edge's clade, or its split's side without the first taxon -> its length."""
     every = frozenset(taxa(tree))
     first = min(every)
-    found = {}
+    lengths = {}
 
     def walk(node):
         own, length = node
         below = frozenset(taxa(node))
         side = below if rooted or first not in below else every - below
-        if length is not None and side in found and found[side] is not None:
-            length += found[side]
-        found[side] = length
+        if length is not None and side in lengths and lengths[side] is not None:
+            length += lengths[side]
+        lengths[side] = length
         if not isinstance(own, str):
             for child in own:
                 walk(child)
 
     for child in tree[0]:
         walk(child)
-    return found
+    return lengths
 
 
 def edges_of(names, parents, lengths, rooted):

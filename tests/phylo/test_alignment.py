@@ -103,7 +103,7 @@ def test_formats_by_content(tmp_path, text, taxa, sites):
         ("", {}, "the file is empty"),
         ("hello", {}, "neither FASTA .* nor NEXUS .* nor PHYLIP"),
         ("hello", {"format": "fasta"}, "."),
-        (FASTA, {"format": "clustal"}, "format must be 'fasta', 'phylip' or 'nexus', got 'clustal'"),
+        (FASTA, {"format": "clustal"}, "format must be one of fasta, phylip, nexus; got 'clustal'"),
         (">a\nACG\n>b\nAC\n", {}, "taxon 'b' has 2 characters but 'a' has 3: sequences must be aligned"),
         (">a\nACG\n>b\nA.G\n", {}, "taxon 'b' has '.' in column 2, which is no nucleotide"),
         (">a\nACG\n>b\nACE\n", {}, "taxon 'b' has 'E' in column 3"),
@@ -165,10 +165,10 @@ def test_real_data():
     """Taxa and sites as published; base frequencies as IQ-TREE 2 prints them for DS1."""
     pytest.importorskip("Bio")
     sizes = [(27, 1949), (29, 2520), (36, 1812), (41, 1137), (50, 378), (50, 1133), (59, 1824), (64, 1008)]
-    found = [read_alignment(data(f"DS{k}.fasta")) for k in range(1, 9)]
-    assert [(alignment.num_taxa, alignment.num_sites) for alignment in found] == sizes
-    assert found[0].frequencies().tolist() == pytest.approx([0.2341, 0.2567, 0.2799, 0.2293], abs=5e-5)
-    for alignment, (n, sites) in zip(found, sizes, strict=True):
+    alignments = [read_alignment(data(f"DS{k}.fasta")) for k in range(1, 9)]
+    assert [(alignment.num_taxa, alignment.num_sites) for alignment in alignments] == sizes
+    assert alignments[0].frequencies().tolist() == pytest.approx([0.2341, 0.2567, 0.2799, 0.2293], abs=5e-5)
+    for alignment, (n, sites) in zip(alignments, sizes, strict=True):
         assert alignment.patterns.shape == (n, alignment.num_patterns, 4)
         assert alignment.num_patterns < sites
         assert all(a != b for a, b in itertools.pairwise(alignment.taxa))

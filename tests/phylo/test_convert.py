@@ -31,11 +31,11 @@ def trees_of(rooted, lengths, weights=False, n=6):
     )
 
 
-def same(found, expected):
-    assert found.taxa == expected.taxa
-    assert found.rooted == expected.rooted
+def same(result, expected):
+    assert result.taxa == expected.taxa
+    assert result.rooted == expected.rooted
     for part in ("parents", "weights", "branch_lengths"):
-        ours, theirs = getattr(found, part), getattr(expected, part)
+        ours, theirs = getattr(result, part), getattr(expected, part)
         assert (ours is None) == (theirs is None)
         assert ours is None or (ours == theirs).all()
 
@@ -62,10 +62,10 @@ def test_networkx(rooted, lengths, n):
 def test_biopython(rooted, lengths, weights):
     pytest.importorskip("Bio")
     trees = trees_of(rooted, lengths, weights)
-    found = to_biopython(trees)
-    assert sorted(leaf.name for leaf in found[0].get_terminals()) == list(NAMES)
-    same(from_biopython(found), trees)
-    same(from_biopython(found[3]), trees[3])
+    result = to_biopython(trees)
+    assert sorted(leaf.name for leaf in result[0].get_terminals()) == list(NAMES)
+    same(from_biopython(result), trees)
+    same(from_biopython(result[3]), trees[3])
 
 
 @BOTH
@@ -74,12 +74,12 @@ def test_biopython(rooted, lengths, weights):
 def test_dendropy(rooted, lengths, weights):
     pytest.importorskip("dendropy")
     trees = trees_of(rooted, lengths, weights)
-    found = to_dendropy(trees)
-    assert sorted(taxon.label for taxon in found.taxon_namespace) == list(NAMES)
-    assert found[0].is_rooted == rooted
-    same(from_dendropy(found), trees)
+    result = to_dendropy(trees)
+    assert sorted(taxon.label for taxon in result.taxon_namespace) == list(NAMES)
+    assert result[0].is_rooted == rooted
+    same(from_dendropy(result), trees)
     same(
-        from_dendropy(found[3], rooted=rooted),
+        from_dendropy(result[3], rooted=rooted),
         TreeSet(trees.taxa, trees.parents[3:4], rooted, trees[3].weights, trees[3].branch_lengths),
     )
 

@@ -22,14 +22,14 @@ def trees_of(n, rooted, lengths, seed=0, count=40):
     return TreeSet(tuple(sorted(NAMES[:n])), parents, rooted, branch_lengths=own)
 
 
-def same(found, expected):
-    assert found.taxa == expected.taxa
-    assert found.rooted == expected.rooted
-    assert (found.parents == expected.parents).all()
+def same(result, expected):
+    assert result.taxa == expected.taxa
+    assert result.rooted == expected.rooted
+    assert (result.parents == expected.parents).all()
     if expected.branch_lengths is None:
-        assert found.branch_lengths is None
+        assert result.branch_lengths is None
     else:
-        assert (found.branch_lengths == expected.branch_lengths).all()
+        assert (result.branch_lengths == expected.branch_lengths).all()
 
 
 def turned(text, rng):
@@ -76,10 +76,10 @@ def test_order_blanks_and_comments_do_not_matter(rooted):
 def test_topologies_and_lengths_against_the_slow_parser():
     for rooted in (False, True):
         trees = trees_of(10, rooted, True, seed=1)
-        found = parse_trees("\n".join(trees.to_newick()))
+        result = parse_trees("\n".join(trees.to_newick()))
         for t, line in enumerate(trees.to_newick()):
             expected = naive.edges(naive.parse(line), rooted)
-            ours = naive.edges_of(found.taxa, found.parents[t].tolist(), found.branch_lengths[t].tolist(), rooted)
+            ours = naive.edges_of(result.taxa, result.parents[t].tolist(), result.branch_lengths[t].tolist(), rooted)
             assert ours == expected
 
 
@@ -126,11 +126,11 @@ def test_more_levels_than_two_bytes_count():
 
 
 def test_weights_and_rooting_before_trees():
-    found = parse_trees("[&R] [&W 1/4] ((a,b),c); [&w 0.5][&r] (a,(b,c));")
-    assert found.rooted
-    assert found.weights.tolist() == [0.25, 0.5]
-    found = parse_trees("0.75\t((a,b),(c,d));\n0.25 (a,(b,(c,d)));", rooted=False)
-    assert found.weights.tolist() == [0.75, 0.25]
+    result = parse_trees("[&R] [&W 1/4] ((a,b),c); [&w 0.5][&r] (a,(b,c));")
+    assert result.rooted
+    assert result.weights.tolist() == [0.25, 0.5]
+    result = parse_trees("0.75\t((a,b),(c,d));\n0.25 (a,(b,(c,d)));", rooted=False)
+    assert result.weights.tolist() == [0.75, 0.25]
     assert parse_trees("[&U] ((a,b),(c,d));").rooted is False
     assert parse_trees("((a,b),(c,d));").rooted is True
     assert parse_trees("(a,b,(c,d));").rooted is False

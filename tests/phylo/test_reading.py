@@ -1,4 +1,4 @@
-"""Files of trees: formats, compression, several at a time, progress, errors; and posterior samples of real data."""
+"""Files of trees: formats, compression, several at a time, progress, errors; reference and posterior samples."""
 
 import bz2
 import gzip
@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from pyro_ext.phylo import TreeSet, is_canonical, iter_trees, random_trees, read_trees, split_frequencies
+from pyro_ext.phylo import (
+    TreeSet,
+    is_canonical,
+    iter_trees,
+    random_trees,
+    read_trees,
+    reference_sample,
+    split_frequencies,
+)
 from tests.phylo import naive
 
 TAXA = tuple("abcdef")
@@ -124,6 +132,36 @@ def test_posterior_samples_of_ten_runs(name, count, topologies):
     assert unique.weights.sum().item() == pytest.approx(10, abs=0.002)
 
 
+def test_files_of_a_reference_sample_have_equal_weights(tmp_path):
+    first, second = tmp_path / "first.nwk", tmp_path / "second.nwk"
+    first.write_text("[&W 0.9] (a,b,(c,d)); [&W 0.1] (a,c,(b,d));")
+    second.write_text("(a,b,(c,d)); (a,d,(b,c)); (a,d,(b,c)); (a,d,(b,c));")
+    result = reference_sample(first, second)
+    assert result.to_newick() == ["(a,b,(c,d));", "(a,(b,d),c);", "(a,(b,c),d);"]
+    torch.testing.assert_close(result.weights, torch.tensor([0.575, 0.05, 0.375], dtype=torch.float64))
+
+
+def test_reference_samples_with_weights_as_counts(tmp_path):
+    file = tmp_path / "run.nwk"
+    file.write_text("[&W 0.68] (a,b,(c,d)); [&W 0.32] (a,c,(b,d));")
+    expected = torch.tensor([2 / 3, 1 / 3], dtype=torch.float64)
+    torch.testing.assert_close(reference_sample(file, counts=3).weights, expected)
+
+
+def test_wrong_calls_of_reference_sample(tmp_path):
+    with pytest.raises(ValueError, match="paths is empty: name at least one file of trees"):
+        reference_sample()
+    with pytest.raises(ValueError, match="counts must be an integer of at least 1, got 0"):
+        reference_sample(tmp_path / "run.nwk", counts=0)
+
+
+def test_counts_too_small_for_the_weights_of_a_reference_sample(tmp_path):
+    path = tmp_path / "many.nwk"
+    path.write_text("(a,b,(c,d)); (a,c,(b,d)); (a,(b,c),d);")
+    with pytest.raises(ValueError, match=r"many\.nwk: counts=1 rounds all weights to 0"):
+        reference_sample(path, counts=1)
+
+
 @pytest.mark.data
 def test_posterior_samples_against_the_slow_parser():
     (path,) = data("golden/DS1/rep_1").iterdir()
@@ -134,8 +172,8 @@ def test_posterior_samples_against_the_slow_parser():
     for line, parents in zip(lines, trees.parents.tolist(), strict=True):
         named = naive.edges(naive.parse(line[line.index("(") :]), rooted=True)
         sides = {frozenset(order.index(labels.index(label)) for label in side) for side in named}
-        found = naive.edges_of(range(27), parents, None, rooted=False)
-        assert set(found) == {side if 0 not in side else frozenset(range(27)) - side for side in sides}
+        result = naive.edges_of(range(27), parents, None, rooted=False)
+        assert set(result) == {side if 0 not in side else frozenset(range(27)) - side for side in sides}
 
 
 def _translation(path):

@@ -45,9 +45,9 @@ CASES = cases()
 def test_against_exponentials(case):
     model, rates, frequencies = CASES[case]
     expected = torch.matrix_exp(rate_matrix(rates, frequencies) * TIMES[:, None, None])
-    found = model.transition_matrices(TIMES)
-    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-13)
-    torch.testing.assert_close(model.frequencies @ found, frequencies.expand(5, 4), rtol=0, atol=1e-13)
+    result = model.transition_matrices(TIMES)
+    torch.testing.assert_close(result, expected, rtol=1e-11, atol=1e-13)
+    torch.testing.assert_close(model.frequencies @ result, frequencies.expand(5, 4), rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -55,9 +55,9 @@ def test_endless_branches_forget_where_they_began(case):
     """The rounding error of an eigenvalue of 0 must not grow with the time."""
     model, _, frequencies = CASES[case]
     times = torch.tensor([1e3, 1e17, 1e52, 1e300], dtype=F64).requires_grad_()
-    found = model.transition_matrices(times)
-    torch.testing.assert_close(found, frequencies.expand(4, 4, 4), rtol=1e-12, atol=0)
-    (gradient,) = torch.autograd.grad(found[..., 0].sum(), times)
+    result = model.transition_matrices(times)
+    torch.testing.assert_close(result, frequencies.expand(4, 4, 4), rtol=1e-12, atol=0)
+    (gradient,) = torch.autograd.grad(result[..., 0].sum(), times)
     assert gradient.abs().max() < 1e-15
 
 
@@ -71,9 +71,9 @@ def test_float32_keeps_short_branches(case):
         HKY85: lambda m: HKY85(m.kappa.float(), m.frequencies.float()),
         GTR: lambda m: GTR(m.rates.float(), m.frequencies.float()),
     }[type(model)](model)
-    found = single.transition_matrices(TIMES.float())
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), model.transition_matrices(TIMES), rtol=1e-5, atol=1e-14)
+    result = single.transition_matrices(TIMES.float())
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result.double(), model.transition_matrices(TIMES), rtol=1e-5, atol=1e-14)
 
 
 @pytest.mark.parametrize("build", [lambda k, pi: HKY85(k, pi), lambda k, pi: K80(k)])

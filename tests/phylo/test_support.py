@@ -41,13 +41,13 @@ def listed(support):
 def test_subsplits_are_those_of_the_trees(n, num, rooted):
     trees = random_trees(n, num, rooted=rooted)
     support = SubsplitSupport.from_trees(trees)
-    found = listed(support)
-    assert len(set(found)) == len(found) == support.num_parameters
-    assert set(found) == subsplits_of(trees, rooted)
-    assert support.num_rootsplits == sum(not sister for sister, _, _ in found)
-    sizes = [len(clade) for _, clade, _ in found]
+    splits = listed(support)
+    assert len(set(splits)) == len(splits) == support.num_parameters
+    assert set(splits) == subsplits_of(trees, rooted)
+    assert support.num_rootsplits == sum(not sister for sister, _, _ in splits)
+    sizes = [len(clade) for _, clade, _ in splits]
     assert sizes == sorted(sizes, reverse=True)
-    for i, (_, clade, children) in enumerate(found):
+    for i, (_, clade, children) in enumerate(splits):
         graph = support.graph
         first, second = sorted(children, key=min)
         assert graph.smallest[:, i].tolist() == [min(first), min(second)]
@@ -57,7 +57,7 @@ def test_subsplits_are_those_of_the_trees(n, num, rooted):
             (first, second), (second, first), graph.child_segment[:, i].tolist(), strict=True
         ):
             if len(child) > 1:
-                assert found[int(graph.start[context])][:2] == (sister, child)
+                assert splits[int(graph.start[context])][:2] == (sister, child)
             else:
                 assert context == graph.num_contexts
 
@@ -253,7 +253,7 @@ BAD = {
     "another kind": (lambda: SubsplitSupport.from_trees(TREES).contains(ROOTED), "trees are rooted"),
     "union of two kinds": (
         lambda: SubsplitSupport.from_trees(TREES).union(SubsplitSupport.from_trees(ROOTED)),
-        "unite like ones",
+        "unite supports of the same kind",
     ),
     "unknown taxon": (lambda: SubsplitSupport.from_trees(TREES).clade(["0", "z"]), "clade holds ['z']"),
     "taxon given twice": (lambda: SubsplitSupport.from_trees(TREES).clade(["0", 0]), "names a taxon twice"),

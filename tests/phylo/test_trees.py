@@ -64,10 +64,10 @@ def test_all_trees_are_distinct_and_canonical():
 def test_any_numbering_leads_to_the_canonical_one(n, rooted, dtype):
     trees = random_trees(n, 30, rooted=rooted)
     lengths = torch.rand(30, trees.shape[1] - 1, dtype=dtype)
-    found = canonicalize(*shuffled(trees, lengths, rooted), rooted=rooted)
-    assert (found.parents == trees).all()
-    assert (found.branch_lengths == lengths).all()
-    assert found.branch_lengths.dtype == dtype
+    result = canonicalize(*shuffled(trees, lengths, rooted), rooted=rooted)
+    assert (result.parents == trees).all()
+    assert (result.branch_lengths == lengths).all()
+    assert result.branch_lengths.dtype == dtype
 
 
 @pytest.mark.parametrize("rooted", [False, True])
@@ -79,9 +79,9 @@ def test_canonical_form_by_its_definition(rooted):
 
 def test_canonicalize_keeps_batch_dims_and_none():
     trees = random_trees(5, 6).reshape(2, 3, 8)
-    found = canonicalize(trees)
-    assert (found.parents == trees).all()
-    assert found.branch_lengths is None
+    result = canonicalize(trees)
+    assert (result.parents == trees).all()
+    assert result.branch_lengths is None
     assert canonicalize(trees[:0]).parents.shape == (0, 3, 8)
     assert (canonicalize(trees.int()).parents == trees).all()
 
@@ -89,11 +89,11 @@ def test_canonicalize_keeps_batch_dims_and_none():
 def test_a_root_of_degree_two_is_dissolved():
     rooted = random_trees(7, 50, rooted=True)
     lengths = torch.rand(50, 12, dtype=torch.float64)
-    found = unroot(rooted, lengths)
+    result = unroot(rooted, lengths)
     for t in range(50):
         tree = TreeSet(tuple(NAMES[:7]), rooted[t : t + 1], True, branch_lengths=lengths[t : t + 1])
         expected = naive.edges(naive.parse(tree.to_newick()[0]), rooted=False)
-        ours = naive.edges_of(NAMES[:7], found.parents[t].tolist(), found.branch_lengths[t].tolist(), False)
+        ours = naive.edges_of(NAMES[:7], result.parents[t].tolist(), result.branch_lengths[t].tolist(), False)
         assert ours == pytest.approx(expected)
 
 
@@ -117,24 +117,24 @@ def test_rooting_on_every_edge_and_back():
 
 @pytest.mark.parametrize("rooted", [False, True])
 def test_is_canonical_accepts_exactly_the_canonical(rooted):
-    """All vectors of five nodes or so: whatever passes is on the list of all trees."""
+    """All vectors of five nodes or so: whatever is accepted is on the list of all trees."""
     n = 3 if rooted else 4
     nodes = 2 * n - 2 + rooted
     every = torch.cartesian_prod(*[torch.arange(-1, nodes)] * nodes)
-    found = every[is_canonical(every, rooted)]
+    result = every[is_canonical(every, rooted)]
     expected = all_trees(n, rooted=rooted)
-    assert sorted(found.tolist()) == sorted(expected.tolist())
+    assert sorted(result.tolist()) == sorted(expected.tolist())
 
 
 @pytest.mark.parametrize("rooted", [False, True])
 def test_splits_and_children(rooted):
     names = tuple(f"{k:03d}" for k in range(70))  # more than one word
     trees = random_trees(70, 3, rooted=rooted)
-    found, words, pairs = splits(trees, rooted), split_words(trees, rooted), children(trees, rooted)
+    result, words, pairs = splits(trees, rooted), split_words(trees, rooted), children(trees, rooted)
     assert words.shape == (3, trees.shape[1] - 1, 2)
     for t in range(3):
         sides = naive.edges_of(names, trees[t].tolist(), None, rooted)
-        assert [frozenset(names[i] for i in row.nonzero().flatten().tolist()) for row in found[t]] == list(sides)
+        assert [frozenset(names[i] for i in row.nonzero().flatten().tolist()) for row in result[t]] == list(sides)
         for k, (first, second) in enumerate(pairs[t].tolist()):
             assert trees[t, first] == trees[t, second] == 70 + k
             leaves = [min(_below(trees[t].tolist(), node, 70)) for node in (first, second)]
@@ -153,9 +153,9 @@ def _below(parents, node, n):
 @pytest.mark.parametrize(("n", "rooted"), [(7, False), (6, True), (80, False)])
 def test_robinson_foulds(n, rooted):
     trees = random_trees(n, 12, rooted=rooted)
-    found = robinson_foulds(trees.unsqueeze(1), trees, rooted)
+    result = robinson_foulds(trees.unsqueeze(1), trees, rooted)
     sides = [set(map(tuple, splits(tree, rooted).tolist())) for tree in trees]
-    assert found.tolist() == [[len(a ^ b) for b in sides] for a in sides]
+    assert result.tolist() == [[len(a ^ b) for b in sides] for a in sides]
 
 
 @pytest.mark.parametrize("rooted", [False, True])
@@ -179,13 +179,13 @@ def test_on_a_gpu(rooted):
     trees = random_trees(9, 20, rooted=rooted)
     lengths = torch.rand(20, trees.shape[1] - 1)
     raw = [part.cuda() for part in shuffled(trees, lengths, rooted)]
-    found = canonicalize(*raw, rooted=rooted)
-    assert found.parents.is_cuda
-    assert (found.parents.cpu() == trees).all()
-    assert (found.branch_lengths.cpu() == lengths).all()
-    assert is_canonical(found.parents, rooted).all()
-    assert (splits(found.parents, rooted).cpu() == splits(trees, rooted)).all()
-    assert (robinson_foulds(found.parents, found.parents.flip(0), rooted).cpu() >= 0).all()
+    result = canonicalize(*raw, rooted=rooted)
+    assert result.parents.is_cuda
+    assert (result.parents.cpu() == trees).all()
+    assert (result.branch_lengths.cpu() == lengths).all()
+    assert is_canonical(result.parents, rooted).all()
+    assert (splits(result.parents, rooted).cpu() == splits(trees, rooted)).all()
+    assert (robinson_foulds(result.parents, result.parents.flip(0), rooted).cpu() >= 0).all()
     assert random_trees(9, 20, device="cuda").is_cuda
     assert len(TreeSet(tuple(NAMES[:9]), trees, rooted).to("cuda").unique()) == len(trees.unique(dim=0))
 
@@ -194,18 +194,18 @@ def test_unique_merges_and_sums_in_order_of_appearance():
     pool = all_trees(5)
     index = torch.tensor([7, 3, 7, 7, 0, 3])
     trees = TreeSet(tuple("abcde"), pool[index], weights=torch.arange(6.0).double())
-    found = trees.unique()
-    assert (found.parents == pool[[7, 3, 0]]).all()
-    assert found.weights.tolist() == [5.0, 6.0, 4.0]
+    result = trees.unique()
+    assert (result.parents == pool[[7, 3, 0]]).all()
+    assert result.weights.tolist() == [5.0, 6.0, 4.0]
     assert TreeSet(trees.taxa, trees.parents).unique().weights.tolist() == [3.0, 2.0, 1.0]
     assert len(trees[:0].unique()) == 0
     many = TreeSet(tuple("abcdef"), random_trees(6, 200), weights=torch.rand(200).double())
     expected = {}
     for row, weight in zip(many.parents.tolist(), many.weights.tolist(), strict=True):
         expected[tuple(row)] = expected.get(tuple(row), 0.0) + weight
-    found = many.unique()
-    assert list(map(tuple, found.parents.tolist())) == list(expected)
-    assert found.weights.tolist() == pytest.approx(list(expected.values()))
+    result = many.unique()
+    assert list(map(tuple, result.parents.tolist())) == list(expected)
+    assert result.weights.tolist() == pytest.approx(list(expected.values()))
 
 
 def test_indexing_and_joining():
@@ -227,10 +227,10 @@ def test_relabel_is_a_change_of_names_only(rooted):
     parents = random_trees(6, 10, rooted=rooted)
     trees = TreeSet(tuple("abcdef"), parents, rooted, branch_lengths=torch.rand(10, parents.shape[1] - 1).double())
     names = {"a": "z", "c": "a", "e": "m"}
-    found = trees.relabel(names)
-    assert found.taxa == tuple("abdfmz")
-    assert is_canonical(found.parents, rooted).all()
-    for old, new in zip(trees.to_newick(), found.to_newick(), strict=True):
+    result = trees.relabel(names)
+    assert result.taxa == tuple("abdfmz")
+    assert is_canonical(result.parents, rooted).all()
+    for old, new in zip(trees.to_newick(), result.to_newick(), strict=True):
         expected = naive.edges(
             naive.parse("".join(names.get(c, c) if c in "abcdef" else c for c in _plain(old))), rooted
         )
@@ -244,15 +244,15 @@ def _plain(line):
 
 def test_split_frequencies_and_their_deviation():
     trees = [TreeSet(tuple("abcdef"), random_trees(6, 50), weights=torch.rand(50).double()) for _ in range(3)]
-    found = split_frequencies(*trees)
+    result = split_frequencies(*trees)
     every = {}
     for r, sample in enumerate(trees):
         for row, p in zip(splits(sample.parents)[:, 6:], sample.probabilities().tolist(), strict=True):
             for side in map(tuple, row.int().tolist()):
                 every.setdefault(side, [0.0] * 3)[r] += p
     expected = {sum(2**i * x for i, x in enumerate(side)): f for side, f in every.items()}
-    assert set(found.words.flatten().tolist()) == set(expected)
-    for word, frequencies in zip(found.words.flatten().tolist(), found.frequencies.t().tolist(), strict=True):
+    assert set(result.words.flatten().tolist()) == set(expected)
+    for word, frequencies in zip(result.words.flatten().tolist(), result.frequencies.t().tolist(), strict=True):
         assert frequencies == pytest.approx(expected[word])
     for least in (0.0, 0.1):
         kept = torch.tensor([f for f in every.values() if max(f) >= least], dtype=torch.float64)
@@ -280,8 +280,8 @@ SET = TreeSet(tuple("abcd"), TREE.unsqueeze(0))
         (lambda: is_canonical(TREE, rooted=True), "6 nodes but a rooted binary tree has 2n - 1"),
         (lambda: root_on_edge(TREE, torch.tensor(5)), r"edge must lie in 0..4 for 4 taxa, got 5..5"),
         (lambda: robinson_foulds(TREE, all_trees(5)[0]), "first has 6 nodes but second 8"),
-        (lambda: num_topologies(1), "at least 2 taxa, got 1"),
-        (lambda: random_trees(4, -1), "must not be negative, got -1"),
+        (lambda: num_topologies(1), "n must be an integer of at least 2, got 1"),
+        (lambda: random_trees(4, -1), "num_trees must be an integer of at least 0, got -1"),
         (lambda: all_trees(11), "too many to list"),
         (lambda: TreeSet(tuple("bacd"), SET.parents), "taxa must be sorted"),
         (lambda: TreeSet(tuple("aacd"), SET.parents), "taxa holds 'a' twice"),

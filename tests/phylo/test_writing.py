@@ -30,11 +30,11 @@ def trees_of(rooted, weights, lengths):
 def test_round_trip(tmp_path, name, rooted, weights, lengths):
     trees = trees_of(rooted, weights, lengths)
     path = write_trees(tmp_path / name, trees)
-    found = read_trees(path)
-    assert found.taxa == trees.taxa
-    assert found.rooted == rooted
+    result = read_trees(path)
+    assert result.taxa == trees.taxa
+    assert result.rooted == rooted
     for part in ("parents", "weights", "branch_lengths"):
-        ours, theirs = getattr(found, part), getattr(trees, part)
+        ours, theirs = getattr(result, part), getattr(trees, part)
         assert (ours is None) == (theirs is None)
         assert ours is None or (ours == theirs).all()
 
@@ -59,9 +59,9 @@ def test_biopython_reads_it(tmp_path):
     phylo = pytest.importorskip("Bio.Phylo")
     trees = trees_of(True, True, True).relabel(dict(zip(NAMES, "pqrstu", strict=True)))  # it reads no others
     path = write_trees(tmp_path / "x.nex", trees)
-    found = list(phylo.parse(io.StringIO(path.read_text()), "nexus"))
-    assert len(found) == 25
-    assert found[0].total_branch_length() == pytest.approx(trees.branch_lengths[0].sum().item(), abs=1e-4)
+    result = list(phylo.parse(io.StringIO(path.read_text()), "nexus"))
+    assert len(result) == 25
+    assert result[0].total_branch_length() == pytest.approx(trees.branch_lengths[0].sum().item(), abs=1e-4)
 
 
 def test_a_failure_leaves_the_old_file(tmp_path):

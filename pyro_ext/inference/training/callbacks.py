@@ -103,13 +103,16 @@ class RunCheckpoint(Checkpoint):
         self.interrupt = interrupt
         self._steps = 0
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make the folder, before anything else is written there."""
+        if trainer.is_global_zero:
+            self.folder.create()
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what there is: nothing yet, or the rows of the part of the run before a resume."""
         self._steps = pl_module.steps
-        if trainer.is_global_zero:
-            self.folder.create()
-            if pl_module.progress.history:
-                self.folder.write_metrics(pl_module.progress.history)
+        if trainer.is_global_zero and pl_module.progress.history:
+            self.folder.write_metrics(pl_module.progress.history)
         if trainer.ckpt_path is None:
             self._save(trainer)
 

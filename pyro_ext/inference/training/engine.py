@@ -139,8 +139,10 @@ def prepare(
     interrupt = InterruptRequest()
     callbacks = [] if folder is None else [RunCheckpoint(folder, settings.checkpoint_every_n_steps, interrupt)]
     window, trainer = _window(plan, trainer)
-    engine = _trainer(trainer, settings, [*_stopping(plan, settings), *callbacks])
     module_data = FitDataModule(data, settings.batch_size, seed)
+    if trainer.get("logger"):  # short epochs are to be seen, too
+        trainer = {"log_every_n_steps": min(50, len(module_data.train_dataloader()))} | trainer
+    engine = _trainer(trainer, settings, [*_stopping(plan, settings), *callbacks])
     _give_sizes(plan, module_data.size)
     _check_settings(saved, described_settings(plan, settings, seed, module_data.size, engine.world_size))
     example = _to_device_of(plan, module_data.example())

@@ -349,7 +349,8 @@ class FitModule(LightningModule):
             ranks = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(ranks, own)
         settings = described_settings(self.plan, self.settings, self.seed, self.size, len(ranks))
-        checkpoint["fit"] = {"settings": settings, "ranks": ranks, "example": self.example}
+        origin = None if self.plan.origin is None else asdict(self.plan.origin)
+        checkpoint["fit"] = {"settings": settings, "ranks": ranks, "example": self.example, "origin": origin}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that what is to be loaded fits, and keep what is restored later.

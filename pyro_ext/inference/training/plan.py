@@ -19,7 +19,24 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from torch.utils.data import DataLoader
 
-__all__ = ["Player", "TrainingPlan"]
+__all__ = ["Origin", "Player", "TrainingPlan"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a plan and its data come from, as plain data, so that a run can be built again from its checkpoint.
+
+    Args:
+        build: the function that built the plan, as ``"package.module:function"``.
+        options: its arguments besides the data.
+        load: the function that loaded the data, written in the same way.
+        data_options: its arguments.
+    """
+
+    build: str
+    options: Mapping[str, Any]
+    load: str
+    data_options: Mapping[str, Any]
 
 
 @dataclass
@@ -90,6 +107,7 @@ class TrainingPlan:
             the number of steps taken so far, those before a resume included.
         diagnose: maps the final metrics to warnings for the user, such as that the latent code has collapsed.
         remarks: what a reader of the metrics should know.
+        origin: where plan and data come from, if the command line or the like has built them.
 
     Raises:
         ValueError: if there are no players, two have one name, or two leave their parameters open.
@@ -112,6 +130,7 @@ class TrainingPlan:
     schedules: list[Callable[[int], None]] = field(default_factory=list)
     diagnose: Callable[[Mapping[str, float]], Sequence[str]] | None = None
     remarks: str = ""
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         if not self.players:

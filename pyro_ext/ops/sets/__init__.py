@@ -1,4 +1,4 @@
-"""Sets drawn without replacement: draws, probabilities, leave-one-out ratios, top-k and remainder.
+"""Sets drawn without replacement: draws, probabilities, leave-one-out ratios, and the most probable categories.
 
 Everything is batched over leading dims, takes float32 or float64, works in float64 inside, and never forms a small
 mass as one minus a large one.
@@ -6,7 +6,12 @@ mass as one minus a large one.
 
 from pyro_ext.ops.sets.beam import BeamStep, SequenceSet, beam_step, stochastic_beam_search
 from pyro_ext.ops.sets.gumbel import GumbelTopK, gumbel_like, gumbel_topk, log_remaining_mass, perturb
-from pyro_ext.ops.sets.orders import order_log_prob
+from pyro_ext.ops.sets.probabilities import (
+    first_and_second_log_ratios,
+    leave_one_out_log_ratios,
+    order_log_prob,
+    set_log_prob,
+)
 from pyro_ext.ops.sets.product import (
     ProductSet,
     product_gumbel_topk,
@@ -14,7 +19,6 @@ from pyro_ext.ops.sets.product import (
     product_topk,
     sample_product_remainder,
 )
-from pyro_ext.ops.sets.ratios import first_and_second_log_ratios, leave_one_out_log_ratios, set_log_prob
 from pyro_ext.ops.sets.remainder import TopKRemainder, optimal_num_summed, topk_remainder
 
 __all__ = [

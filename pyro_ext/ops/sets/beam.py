@@ -1,4 +1,4 @@
-"""Stochastic beam search: draws of whole sequences without replacement, the pruned mass carried along."""
+"""Stochastic beam search: whole sequences drawn without replacement, and the mass of all others."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ext.ops.sets._log_space import log_total
-from pyro_ext.ops.sets._shapes import check_positive
+from pyro_ext.ops._log_space import log_total
 from pyro_ext.ops.sets.gumbel import perturb
+from pyro_ext.utils.checks import positive_int
 
 __all__ = ["BeamStep", "SequenceSet", "beam_step", "stochastic_beam_search"]
 
@@ -21,9 +21,9 @@ class BeamStep(NamedTuple):
 
     Attributes:
         log_prob: log-probability of each prefix, float64 ``batch_shape + (n,)``.
-        perturbed: its Gumbel-perturbed log-probability, decreasing, float64 ``batch_shape + (n,)``.
-        parent: which of the ``m`` beams it extends, int64 ``batch_shape + (n,)``.
-        action: by which of the ``C`` children, int64 ``batch_shape + (n,)``.
+        perturbed: the Gumbel-perturbed log-probability of each prefix, decreasing, float64 ``batch_shape + (n,)``.
+        parent: which of the ``m`` beams each prefix extends, int64 ``batch_shape + (n,)``.
+        action: which of the ``C`` children extends it, int64 ``batch_shape + (n,)``.
         log_rest: log of the mass of everything pruned so far, float64 ``batch_shape``.
     """
 
@@ -61,15 +61,15 @@ def beam_step(log_prob: Tensor, perturbed: Tensor, child_log_probs: Tensor, k: i
     r"""Extend every beam by every child and keep the ``k`` with the largest perturbed log-probability.
 
     The children's Gumbels are drawn conditionally on their maximum being the parent's, so the survivors of the
-    last level are ``k`` draws without replacement from the joint law. The mass of what is pruned is added to
+    last level are ``k`` draws without replacement from the joint distribution. The mass of what is pruned is added to
     ``log_rest`` at every level: survivors and rest together keep all the mass without any ``1 - P``.
 
     Args:
         log_prob: log-probability of each prefix, ``batch_shape + (m,)``; zeros with ``m = 1`` at the root.
-        perturbed: its perturbed log-probability, ``batch_shape + (m,)``; zeros at the root.
+        perturbed: perturbed log-probability of each prefix, ``batch_shape + (m,)``; zeros at the root.
         child_log_probs: conditional log-probabilities of the next action, ``batch_shape + (m, C)``.
-        k: the number of survivors wanted.
-        log_rest: log of the mass pruned before, ``batch_shape``; -inf at the root.
+        k: how many of the extended beams to keep.
+        log_rest: log of the mass pruned at the levels before, ``batch_shape``; -inf at the root.
 
     Returns:
         :class:`BeamStep`; everything is float64, ``log_prob`` and ``log_rest`` are differentiable. Impossible
@@ -87,7 +87,7 @@ def beam_step(log_prob: Tensor, perturbed: Tensor, child_log_probs: Tensor, k: i
     >>> round(float(step.log_prob.exp().sum() + step.log_rest.exp()), 6)
     1.0
     """
-    check_positive("k", k)
+    positive_int("k", k)
     _check_beams(log_prob, perturbed, child_log_probs, log_rest)
     joint = log_prob.double().unsqueeze(-1) + child_log_probs
     num_children = joint.shape[-1]
@@ -131,15 +131,15 @@ def stochastic_beam_search(
     batch_shape: Sequence[int] = (),
     device: torch.device | str | None = None,
 ) -> SequenceSet:
-    """Draw ``k`` distinct sequences without replacement from an autoregressive law.
+    """Draw ``k`` distinct sequences without replacement from an autoregressive distribution.
 
     Args:
-        step: called with the prefixes so far, int64 ``batch_shape + (m, t)``, returns the normalised
+        step: a function that takes the prefixes so far, int64 ``batch_shape + (m, t)``, and returns the normalised
             log-probabilities of the next action, ``batch_shape + (m, C)``; ``C`` may change with ``t``.
         length: the number of actions ``T`` of a sequence.
-        k: the number of sequences; all of them where there are fewer.
-        batch_shape: the shape of independent searches.
-        device: where the first, empty prefix lies.
+        k: the number of sequences to draw; all sequences are returned where there are fewer.
+        batch_shape: the shape of a batch of independent searches.
+        device: the device of the first prefix, which is empty; the default device if None.
 
     Returns:
         :class:`SequenceSet`, in the floating type that ``step`` returns; the masses are differentiable.
@@ -152,11 +152,11 @@ def stochastic_beam_search(
         | https://arxiv.org/abs/1903.06059
 
     >>> uniform = lambda prefix: torch.full((*prefix.shape[:-1], 2), 0.5).log()
-    >>> found = stochastic_beam_search(uniform, length=3, k=5)
-    >>> found.actions.shape, found.log_rest.exp()
+    >>> drawn = stochastic_beam_search(uniform, length=3, k=5)
+    >>> drawn.actions.shape, drawn.log_rest.exp()
     (torch.Size([5, 3]), tensor(0.3750))
     """
-    check_positive("length", length)
+    positive_int("length", length)
     actions = torch.empty((*batch_shape, 1, 0), dtype=torch.int64, device=device)
     log_prob = torch.zeros((*batch_shape, 1), dtype=torch.float64, device=device)
     perturbed, log_rest = log_prob, log_prob.new_full(tuple(batch_shape), -math.inf)

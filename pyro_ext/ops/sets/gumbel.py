@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ext.ops.sets._log_space import log_total
-from pyro_ext.ops.sets._shapes import check_set_size
+from pyro_ext.ops._log_space import log_total
+from pyro_ext.ops._shapes import check_set_size
 
 __all__ = ["GumbelTopK", "gumbel_like", "gumbel_topk", "log_remaining_mass", "perturb"]
 
@@ -31,8 +31,8 @@ class GumbelTopK(NamedTuple):
 def gumbel_like(x: Tensor) -> Tensor:
     """Draw independent standard Gumbels of the shape and device of ``x``, always in float64.
 
-    They are computed as ``-log(E)`` with ``E`` standard exponential. The double logarithm of a float32 uniform
-    ties inside the top 4 of a million equal categories in several percent of draws, and a tie is a wrong law.
+    They are computed as ``-log(E)`` with ``E`` standard exponential. In float32, the double logarithm of a uniform
+    ties inside the top 4 of a million equal categories in several percent of draws, and a tie biases the draw.
 
     >>> gumbel_like(torch.zeros(3)).dtype
     torch.float64
@@ -71,12 +71,12 @@ def gumbel_topk(log_probs: Tensor, k: int) -> GumbelTopK:
     r"""Draw ``k`` distinct categories, one after the other without replacement.
 
     The ``k`` largest of :math:`\phi_c + G_c` with independent standard Gumbels :math:`G_c`, in decreasing order,
-    are distributed as sequential draws without replacement (the Plackett-Luce law). Categories of probability
-    zero come only after all others.
+    are distributed as sequential draws without replacement (the Plackett-Luce distribution). Categories of
+    probability zero come only after all others.
 
     Args:
         log_probs: log-probabilities, ``batch_shape + (K,)``.
-        k: the number of draws, at most ``K``.
+        k: the number of categories to draw, at most ``K``.
 
     Returns:
         :class:`GumbelTopK`, in the floating type of ``log_probs``; both masses are differentiable.

@@ -1,7 +1,8 @@
-"""Sets of joint configurations of a product law: drawn without replacement, the most probable ones, and the rest.
+"""Sets of configurations of a product distribution: drawn without replacement, the most probable, and the rest.
 
-A product law has N independent coordinates with C categories each; ``log_probs`` has shape ``batch_shape + (N, C)``
-and a configuration is an int64 tensor ``(N,)``. The joint domain holds C^N configurations and is never built.
+A product distribution has N independent coordinates with C categories each; ``log_probs`` has shape
+``batch_shape + (N, C)`` and a configuration is an int64 tensor ``(N,)``. The joint domain holds C^N configurations and
+is never built.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ext.ops.sets._log_space import floored, unfloored
+from pyro_ext.ops._log_space import floored, unfloored
 from pyro_ext.ops.sets.gumbel import perturb
 
 __all__ = ["ProductSet", "product_gumbel_topk", "product_remainder", "product_topk", "sample_product_remainder"]
@@ -21,7 +22,7 @@ _CHUNK = 1 << 22  # Gumbel draws held at a time
 
 
 class ProductSet(NamedTuple):
-    """Distinct configurations of a product law.
+    """Distinct configurations of a product distribution.
 
     Attributes:
         index: the categories, ``batch_shape + (k, N)`` int64.
@@ -34,7 +35,7 @@ class ProductSet(NamedTuple):
 
 @torch.no_grad()
 def product_gumbel_topk(log_probs: Tensor, k: int) -> ProductSet:
-    r"""Draw k distinct configurations of a product law without replacement, in draw order.
+    r"""Draw k distinct configurations of a product distribution without replacement, in draw order.
 
     This is stochastic beam search with one level per coordinate. The coordinates are independent, so the Gumbel
     noise of all children is drawn and ranked at once; conditioning it on a parent's value is monotone and keeps the
@@ -42,7 +43,7 @@ def product_gumbel_topk(log_probs: Tensor, k: int) -> ProductSet:
 
     Args:
         log_probs: normalised log-probabilities, ``batch_shape + (N, C)``.
-        k: how many to draw; at most C^N are returned.
+        k: the number of configurations to draw; at most C^N are returned.
 
     Returns:
         The configurations and their log-probabilities; those of probability zero come last.
@@ -97,11 +98,11 @@ def _ranked_children(log_probs: Tensor, k: int) -> Iterator[_Children]:
 
 
 def _backtrace(levels: list[Tensor], categories: list[Tensor]) -> Tensor:
-    """Follow the survivors back from the last level; return the configurations ``batch_shape + (k, N)``.
+    """Follow the kept children back from the last level; return the configurations ``batch_shape + (k, N)``.
 
     Args:
-        levels: per level the survivors' positions among all children, parent by parent.
-        categories: the children's categories at the levels from the second on, ``batch_shape + (levels, k, width)``.
+        levels: for each level, the positions of the kept children among all children, parent by parent.
+        categories: the categories of the children from the second level on, ``batch_shape + (levels, k, width)``.
     """
     if not categories:
         return levels[0].unsqueeze(-1)
@@ -119,13 +120,13 @@ def _backtrace(levels: list[Tensor], categories: list[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def product_topk(log_probs: Tensor, k: int) -> ProductSet:
-    """Return the k most probable configurations of a product law, most probable first.
+    """Return the k most probable configurations of a product distribution, most probable first.
 
     Ties are broken by position (a stable sort), so that every device returns the same set.
 
     Args:
         log_probs: log-probabilities, ``batch_shape + (N, C)``.
-        k: how many; at most C^N are returned.
+        k: the number of configurations to return; at most C^N are returned.
 
     Returns:
         The configurations and their log-probabilities.
@@ -152,15 +153,15 @@ def product_topk(log_probs: Tensor, k: int) -> ProductSet:
 
 @torch.no_grad()
 def product_remainder(log_probs: Tensor, index: Tensor) -> Tensor:
-    """Return the log-mass of every branch of the prefix tree that leaves a set of configurations.
+    """Return the log-mass of every branch of the prefix tree that holds no member of a set of configurations.
 
     The configurations outside the set are a disjoint union of branches: follow member i for t coordinates, then take
-    a category c that no member with the same prefix takes; whatever follows is free. Summing branches gives the rest
-    mass without ever forming one minus the mass of the set.
+    a category c that no member with the same prefix takes; the coordinates after that are free. The sum over branches
+    is the mass outside the set, without ever forming one minus the mass of the set.
 
     Args:
         log_probs: normalised log-probabilities, ``batch_shape + (N, C)``.
-        index: distinct configurations, ``batch_shape + (k, N)``.
+        index: the set, k distinct configurations, int64 ``batch_shape + (k, N)``.
 
     Returns:
         Log-masses ``batch_shape + (k, N, C)`` float64, -inf where there is no such branch (or it is counted at a
@@ -190,14 +191,14 @@ def product_remainder(log_probs: Tensor, index: Tensor) -> Tensor:
 def sample_product_remainder(
     log_probs: Tensor, members: ProductSet, log_branches: Tensor, num_excluded: Tensor, num_draws: int
 ) -> Tensor:
-    """Draw configurations independently from a product law restricted to what lies outside the first members of a set.
+    """Draw configurations independently from a product distribution outside the first members of a set.
 
     Args:
         log_probs: normalised log-probabilities, ``batch_shape + (N, C)``.
-        members: distinct configurations, k of them.
-        log_branches: :func:`product_remainder` of them.
-        num_excluded: how many of the members, counted from the first, are excluded; ``batch_shape`` int64.
-        num_draws: the number m of draws.
+        members: the set, k distinct configurations.
+        log_branches: the result of :func:`product_remainder` for this set, ``batch_shape + (k, N, C)``.
+        num_excluded: how many of the members, counted from the first, cannot be drawn; int64 ``batch_shape``.
+        num_draws: the number m of configurations to draw.
 
     Returns:
         Configurations ``batch_shape + (m, N)``; arbitrary where nothing is left to draw.

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ext.ops.sets._log_space import LOG_NOTHING, floored, unfloored
-from pyro_ext.ops.sets._shapes import check_positive, check_set_size
+from pyro_ext.ops._log_space import LOG_NOTHING, floored, unfloored
+from pyro_ext.ops._shapes import check_set_size
+from pyro_ext.utils.checks import positive_int
 
 __all__ = ["TopKRemainder", "optimal_num_summed", "topk_remainder"]
 
@@ -29,13 +30,13 @@ class TopKRemainder(NamedTuple):
 
 
 def topk_remainder(log_probs: Tensor, k: int) -> TopKRemainder:
-    """Return the ``k`` most probable categories and the remaining masses, summed and never as ``1 - P``.
+    """Return the ``k`` most probable categories and the masses left after each, summed and never as ``1 - P``.
 
     The order is stable, so that ties are broken alike on every device.
 
     Args:
         log_probs: log-probabilities, ``batch_shape + (K,)``.
-        k: how many categories, at most ``K``.
+        k: how many of the most probable categories to return, at most ``K``.
 
     Returns:
         :class:`TopKRemainder`, in the type of ``log_probs`` (float64 inside), differentiable.
@@ -69,7 +70,7 @@ def optimal_num_summed(log_tail: Tensor, budget: int) -> Tensor:
 
     Args:
         log_tail: log of the mass outside the first ``j`` categories, ``batch_shape + (n + 1,)`` or longer.
-        budget: the number ``n`` of evaluations.
+        budget: the number ``n`` of evaluations, at least 1.
 
     Returns:
         int64 ``batch_shape``, in ``0..budget``.
@@ -85,7 +86,7 @@ def optimal_num_summed(log_tail: Tensor, budget: int) -> Tensor:
     >>> optimal_num_summed(top.log_tail, 3)
     tensor(1)
     """
-    check_positive("budget", budget)
+    positive_int("budget", budget)
     if log_tail.shape[-1] <= budget:
         raise ValueError(
             f"log_tail has {log_tail.shape[-1]} entries: a budget of {budget} needs {budget + 1}, "

@@ -1,4 +1,4 @@
-"""Parent vectors from the splits of trees, rooted or with the root forgotten, in canonical numbering."""
+"""Parent vectors from the splits of trees, rooted or unrooted, in canonical numbering."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Unrooted(NamedTuple):
     """Unrooted trees and where they were rooted.
 
     Attributes:
-        parents: ``(T, 2 n - 2)``.
+        parents: the parent vectors, ``(T, 2 n - 2)``.
         root: the node below the edge that held the root, ``(T,)``.
     """
 
@@ -25,15 +25,15 @@ class Unrooted(NamedTuple):
 
 
 def grown_trees(choices: Tensor, graph: SplitGraph) -> Tensor:
-    """Build trees as they were split from the top.
+    """Build trees from their splits.
 
     Args:
         choices: the splits of each tree in preorder, ``(T, J)``.
-        graph: of the splits.
+        graph: the graph of subsplits that the splits belong to.
 
     Returns:
-        Parent vectors ``(T, n + J)``: rooted trees where J = n - 1; where J = n - 2 the topmost split is that of
-        all taxa but the first, leaf 0 is its parent, and the trees are unrooted.
+        Parent vectors ``(T, n + J)``: rooted trees where J = n - 1; where J = n - 2 the topmost split is that
+        of all taxa but the first, leaf 0 is its parent, and the trees are unrooted.
     """
     n, num_choices = graph.num_taxa, choices.shape[1]
     slot = torch.arange(num_choices, device=choices.device)
@@ -47,36 +47,36 @@ def grown_trees(choices: Tensor, graph: SplitGraph) -> Tensor:
 
 
 def unrooted_trees(choices: Tensor, graph: SplitGraph) -> Unrooted:
-    """Build rooted trees and forget their roots.
+    """Build rooted trees from their splits and remove their roots.
 
-    The clades that hold leaf 0 lie on its way to the root, which is turned round. The numbering in preorder follows
-    from the sizes of the parts at every node, summed from leaf 0 on.
+    The clades that hold leaf 0 lie on the path from it to the root; the edges of that path are reversed. The numbering
+    in preorder follows from the sizes of the parts at every node, summed from leaf 0 on.
 
     Args:
         choices: the splits of each rooted tree in preorder, ``(T, n - 1)``.
-        graph: of the splits.
+        graph: the graph of subsplits that the splits belong to.
 
     Returns:
         :class:`Unrooted`.
     """
     n, num_trees = graph.num_taxa, len(choices)
     slot = torch.arange(n - 1, device=choices.device)
-    # the root's slot disappears: that of slot s is node n + s - 1, and the last column takes what is not written
+    # the root's slot disappears: slot s becomes node n + s - 1, and the last column takes what belongs to no node
     children = _children(choices, graph, n + slot)
     first, second = children.node
     here = (n - 1 + slot).expand(num_trees, -1)
-    on_way = torch.where(children.smallest[0] == 0, here, 2 * n - 2)
+    on_path = torch.where(children.smallest[0] == 0, here, 2 * n - 2)
     parents = choices.new_zeros(num_trees, 2 * n - 1)
     parents.scatter_(1, first[:, 1:], here[:, 1:])
     parents.scatter_(1, second[:, 1:], here[:, 1:])
-    parents.scatter_(1, on_way[:, 1:], first[:, 1:])
+    parents.scatter_(1, on_path[:, 1:], first[:, 1:])
     parents.scatter_(1, second[:, :1], first[:, :1])
-    step = _steps(children, on_way, graph.smallest_outside.index_select(0, choices.reshape(-1)).view_as(choices))
+    step = _steps(children, on_path, graph.smallest_outside.index_select(0, choices.reshape(-1)).view_as(choices))
     return _renumbered(parents, step, second[:, 0], n)
 
 
 class _Children(NamedTuple):
-    """First and second child of every split of T trees: node, number of taxa and smallest of them, ``(2, T, J)``."""
+    """First and second child of every split of T trees: node, number of taxa and smallest taxon, ``(2, T, J)`` each."""
 
     node: Tensor
     size: Tensor
@@ -84,29 +84,29 @@ class _Children(NamedTuple):
 
 
 def _children(choices: Tensor, graph: SplitGraph, next_node: Tensor) -> _Children:
-    """Look up the children; ``next_node`` is the node after each slot's, ``(J,)``."""
+    """Look up the children; ``next_node`` is the node that follows the node of each slot, ``(J,)``."""
     flat = choices.reshape(-1)
     size, smallest = (x.index_select(1, flat).view(2, *choices.shape) for x in (graph.child_size, graph.smallest))
     inner = torch.stack([next_node.expand_as(choices), next_node - 1 + size[0]])
     return _Children(torch.where(size == 1, smallest, inner), size, smallest)
 
 
-def _steps(children: _Children, on_way: Tensor, smallest_outside: Tensor) -> Tensor:
-    """Return how far in preorder each node comes after its parent, once turned round, ``(T, 2 n - 1)``."""
+def _steps(children: _Children, on_path: Tensor, smallest_outside: Tensor) -> Tensor:
+    """Return how far each node comes after its new parent in preorder, ``(T, 2 n - 1)``."""
     (first, second), size, smallest = children
     num_trees, num_choices = first.shape
     n, nowhere = num_choices + 1, 2 * num_choices
-    turned = on_way < nowhere
+    turned = on_path < nowhere
     second_comes_first = smallest[1] < smallest_outside
     step = first.new_ones(num_trees, 2 * n - 1)
     after = torch.where(turned, torch.where(second_comes_first, 1, n - size[0] - size[1]), size[0])
     step.scatter_(1, second[:, 1:], after[:, 1:])
-    # beyond a turned node lies its former parent, or the root's other child
+    # the new child of a node on the path is its former parent, or the root's other child
     above = torch.full_like(step, nowhere)
-    above.scatter_(1, first, on_way)
+    above.scatter_(1, first, on_path)
     above[:, nowhere] = nowhere
     above.scatter_(1, first[:, :1], second[:, :1])
-    beyond = _at(above, on_way[:, 1:] + _rows(above))
+    beyond = _at(above, on_path[:, 1:] + _rows(above))
     step.scatter_(1, beyond, torch.where(second_comes_first, size[1], 1)[:, 1:])
     return step.scatter_(1, above[:, :1], 0)
 

@@ -18,9 +18,9 @@ def distinct_choices(log_theta: Tensor, graph: SplitGraph, k: int) -> SequenceSe
     """Draw ``k`` distinct rooted trees without replacement.
 
     Args:
-        log_theta: log-probabilities of the splits given their contexts, ``(B, M)``.
-        graph: of the splits.
-        k: the number of trees; all of them where there are fewer.
+        log_theta: log-probabilities of the M splits given their contexts, in B distributions, ``(B, M)``.
+        graph: the graph of subsplits that the splits belong to.
+        k: the number of trees to draw; all trees are returned where there are fewer.
 
     Returns:
         The splits of each tree in preorder ``(B, m, J)``, with masses in float64; sequences of log-probability -inf
@@ -30,11 +30,11 @@ def distinct_choices(log_theta: Tensor, graph: SplitGraph, k: int) -> SequenceSe
         | Stochastic beams and where to find them (Kool et al., 2019)
         | https://arxiv.org/abs/1903.06059
     """
-    num_laws, steps = len(log_theta), Steps(graph)
-    slots = graph.segment.new_zeros(num_laws, 1, graph.num_choices + 1)
+    num_batch, steps = len(log_theta), Steps(graph)
+    slots = graph.segment.new_zeros(num_batch, 1, graph.num_choices + 1)
     choices = slots[..., :0]
-    log_prob = log_theta.new_zeros(num_laws, 1, dtype=torch.float64)
-    perturbed, rest = log_prob, log_prob.new_full((num_laws,), -math.inf)
+    log_prob = log_theta.new_zeros(num_batch, 1, dtype=torch.float64)
+    perturbed, rest = log_prob, log_prob.new_full((num_batch,), -math.inf)
     for slot in range(graph.num_choices):
         splits, children = _children(log_theta, graph, slots[..., slot])
         log_prob, perturbed, parent, action, rest = beam_step(log_prob, perturbed, children, k, rest)

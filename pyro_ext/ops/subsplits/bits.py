@@ -1,4 +1,4 @@
-"""Clades as bits in words of 63, exact where codes are only very likely right."""
+"""Clades as sets of bits in words of 63 bits: exact, unlike codes, which collide with a tiny probability."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from torch import Tensor
 
 __all__ = ["clade_sizes", "complements", "leaf_words", "lexicographic_order", "members", "smallest_leaves", "sum_codes"]
 
-_BITS = 63  # of an int64, whose sign is left alone
+_BITS = 63  # of an int64; the sign bit is not used
 
 
 def leaf_words(num_taxa: int) -> Tensor:
-    """Return the words of the single taxa, int64 ``(n, ceil(n / 63))``; a clade's are the sum of its taxa's.
+    """Return the words of the single taxa, int64 ``(n, ceil(n / 63))``.
+
+    The words of a clade are the sum of those of its taxa.
 
     >>> leaf_words(3)
     tensor([[1],
@@ -25,7 +27,7 @@ def leaf_words(num_taxa: int) -> Tensor:
 
 
 def complements(words: Tensor, num_taxa: int) -> Tensor:
-    """Return the words of all other taxa."""
+    """Return the words of the clades of all taxa that are not in the given ones."""
     return leaf_words(num_taxa).sum(0).to(words.device) - words
 
 
@@ -64,7 +66,7 @@ def sum_codes(words: Tensor, codes: Tensor) -> Tensor:
 
 
 def lexicographic_order(columns: Tensor) -> Tensor:
-    """Return the order that sorts rows ``(C, m)`` by their first entries, then the second, and so on."""
+    """Return the order that sorts rows ``(C, m)`` by their first entries, then by the second, and so on."""
     order = torch.arange(len(columns), device=columns.device)
     for column in columns.unbind(-1)[::-1]:
         order = order[column[order].sort(stable=True).indices]

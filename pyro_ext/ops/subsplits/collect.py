@@ -1,4 +1,4 @@
-"""The distinct subsplits of many trees, in exact bits."""
+"""The distinct subsplits of many trees, as exact sets of taxa."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pyro_ext.ops.subsplits.trees import node_sums
 
 __all__ = ["CladeSplits", "CodeCollisionError", "check_splits", "collect_splits"]
 
-_ENTRIES = 1 << 21  # subsplits and words of clades in one go
+_ENTRIES = 1 << 21  # subsplits and words of clades held at a time
 _ATTEMPTS = 5
 
 
 class CodeCollisionError(RuntimeError):
-    """Two clades or subsplits have one code; others must be drawn."""
+    """Two different clades or subsplits have the same code; other codes must be drawn."""
 
 
 class CladeSplits(NamedTuple):
@@ -28,7 +28,8 @@ class CladeSplits(NamedTuple):
 
     Attributes:
         words: the clades' bits, ``(C, words)``.
-        splits: which clade is the sister (-1 for none), which is split, and the two it is split into, ``(M, 4)``.
+        splits: for each split, the positions of the sister clade (-1 for none), of the clade that is split, and of its
+            two parts, ``(M, 4)``.
     """
 
     words: Tensor
@@ -40,11 +41,11 @@ def collect_splits(parents: Tensor, num_taxa: int, kind: str) -> CladeSplits:
 
     Args:
         parents: parent vectors, int64 ``(T, N)``.
-        num_taxa: n.
-        kind: as for :func:`.index_trees`.
+        num_taxa: the number n of taxa.
+        kind: "rooted", "unrooted" (all rootings at once), or "clade" (splits without regard to sisters).
 
     Raises:
-        CodeCollisionError: never, but for a defect: it takes five collisions of random 64-bit codes in a row.
+        CodeCollisionError: if random 64-bit codes collide five times in a row, which practically never happens.
     """
     for attempt in range(_ATTEMPTS):
         try:
@@ -55,18 +56,19 @@ def collect_splits(parents: Tensor, num_taxa: int, kind: str) -> CladeSplits:
     raise AssertionError
 
 
-def check_splits(found: CladeSplits, num_taxa: int, sisters: bool) -> None:
-    """Check clades and splits that come from elsewhere.
+def check_splits(clade_splits: CladeSplits, num_taxa: int, sisters: bool) -> None:
+    """Check clades and splits that were read from a file.
 
     Args:
-        found: these.
-        num_taxa: n.
-        sisters: whether the splits of all clades but the whole go with a sister.
+        clade_splits: the clades and their splits.
+        num_taxa: the number n of taxa.
+        sisters: whether every split, other than those of the clade of all taxa, names a sister clade.
 
     Raises:
-        ValueError: if a clade is none or there twice, or a split is not one of its clade beside its sister.
+        ValueError: if a clade is no set of taxa or there twice, or a split does not divide its clade in two, or its
+            sister is wrong.
     """
-    words, splits = found
+    words, splits = clade_splits
     all_taxa = leaf_words(num_taxa).sum(0)
     if words.dim() != 2 or words.shape[1:] != all_taxa.shape or bool(((words & ~all_taxa) != 0).any()):
         raise ValueError(f"clades of shape {tuple(words.shape)} are no sets of {num_taxa} taxa")
@@ -80,7 +82,7 @@ def check_splits(found: CladeSplits, num_taxa: int, sisters: bool) -> None:
     alone = splits[:, 0] < 0
     parts = ((first & second) == 0).all(-1) & ((first | second) == focal).all(-1)
     beside = ((sister & focal) == 0).all(-1) & sisters
-    # the whole has no sister, and only that goes without one if sisters are told apart
+    # the clade of all taxa has no sister; if sisters are told apart, every other clade has one
     right = parts & torch.where(alone, (focal == all_taxa).all(-1) | (not sisters), beside)
     if not bool(right.all()):
         raise ValueError(f"splits[{int((~right).nonzero()[0, 0])}] does not part its clade in two, beside its sister")
@@ -91,8 +93,8 @@ def _collect(parents: Tensor, codes: Tensor, kind: str) -> CladeSplits:
     clades, splits = _Distinct(), _Distinct()
     step = max(1, _ENTRIES // (parents.shape[1] * (5 + 2 * words.shape[1])))
     for chunk in parents.split(step):
-        found, relations = subsplits_of(chunk, codes, kind)
-        parts = torch.stack(found[:3], -1)[found.used]
+        subsplits, relations = subsplits_of(chunk, codes, kind)
+        parts = torch.stack(subsplits[:3], -1)[subsplits.used]
         splits.add(subsplit_keys(*parts.unbind(-1)), parts)
         clades.add(*_clades(codes, words, relations, both_sides=kind == "unrooted"))
     code, bits = clades.rows()
@@ -101,7 +103,7 @@ def _collect(parents: Tensor, codes: Tensor, kind: str) -> CladeSplits:
 
 
 def _clades(codes: Tensor, words: Tensor, relations: Relations, both_sides: bool) -> tuple[Tensor, Tensor]:
-    """Return codes and words of the clades below every node, for both sides also of those above, and of all taxa."""
+    """Return codes and words of the clades below all nodes; with ``both_sides`` also of their complements."""
     below = node_sums(codes, relations).reshape(-1)
     bits = torch.stack([node_sums(column, relations).reshape(-1) for column in words.unbind(-1)], -1)
     if not both_sides:
@@ -123,7 +125,7 @@ def _located(code: Tensor, parts: Tensor) -> Tensor:
 
 
 class _Distinct:
-    """Distinct rows by their keys, which must agree whenever the keys do."""
+    """Distinct rows, told apart by their keys; rows with the same key must be equal."""
 
     def __init__(self) -> None:
         self._keys: list[Tensor] = []
@@ -140,7 +142,7 @@ class _Distinct:
             self._settle()
 
     def rows(self) -> tuple[Tensor, Tensor]:
-        """Return keys, increasing, and rows."""
+        """Return the keys in increasing order, and their rows."""
         self._settle()
         return self._keys[0], self._rows[0]
 

@@ -1,4 +1,4 @@
-"""Trees drawn from, or listed by, a graph of subsplits: the splits of each tree in preorder."""
+"""Trees of a graph of subsplits, drawn at random or all listed: the splits of each tree in preorder."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ __all__ = ["all_choices", "draw_choices"]
 
 
 @torch.no_grad()
-def draw_choices(log_theta: Tensor, graph: SplitGraph, law: Tensor) -> Tensor:
+def draw_choices(log_theta: Tensor, graph: SplitGraph, which: Tensor) -> Tensor:
     """Draw trees top-down, all of them at once, one split after the other.
 
-    A split is found by bisection of the cumulative probabilities of all contexts in a row, in float64.
+    A split is drawn by bisection of the cumulative probabilities of all contexts in a row, in float64.
 
     Args:
-        log_theta: log-probabilities of the splits given their contexts, ``(B, M)``.
-        graph: of the splits.
-        law: by which of the B laws each tree is drawn, int64 ``(T,)``.
+        log_theta: log-probabilities of the M splits given their contexts, in B distributions, ``(B, M)``.
+        graph: the graph of subsplits that the splits belong to.
+        which: the number of the distribution that each of the T trees is drawn from, int64 ``(T,)``.
 
     Returns:
         The splits of each tree in preorder, int64 ``(T, J)``.
@@ -27,9 +27,9 @@ def draw_choices(log_theta: Tensor, graph: SplitGraph, law: Tensor) -> Tensor:
     theta = log_theta.double().exp()
     cumulative = theta.reshape(-1).cumsum(0)
     bounds, steps = _Bounds(theta, cumulative, graph), Steps(graph)
-    offset = None if len(theta) == 1 else (law * graph.num_contexts, law * graph.num_splits)
-    uniform = torch.rand(graph.num_choices, len(law), dtype=theta.dtype, device=theta.device)
-    slots = law.new_zeros(len(law), graph.num_choices + 1)
+    offset = None if len(theta) == 1 else (which * graph.num_contexts, which * graph.num_splits)
+    uniform = torch.rand(graph.num_choices, len(which), dtype=theta.dtype, device=theta.device)
+    slots = which.new_zeros(len(which), graph.num_choices + 1)
     choices = []
     for k in range(graph.num_choices):
         context = slots[:, k] if offset is None else slots[:, k] + offset[0]
@@ -43,23 +43,31 @@ def draw_choices(log_theta: Tensor, graph: SplitGraph, law: Tensor) -> Tensor:
 
 
 class _Bounds:
-    """Of every law and context, flattened: the cumulative probability before and after ``(.., 2)``, the last split."""
+    """Bounds of every context in every distribution, both flattened into one dim.
+
+    Attributes:
+        ends: the cumulative probability before and after the context's splits, ``(B S, 2)``.
+        last: the last split of the context that has a positive probability, ``(B S,)``.
+    """
 
     def __init__(self, theta: Tensor, cumulative: Tensor, graph: SplitGraph) -> None:
-        num_laws, num_splits = theta.shape
-        offset = torch.arange(num_laws, device=theta.device).unsqueeze(-1) * num_splits
+        num_batch, num_splits = theta.shape
+        offset = torch.arange(num_batch, device=theta.device).unsqueeze(-1) * num_splits
         padded = torch.cat([cumulative.new_zeros(1), cumulative])
         before = padded[graph.start + offset]
         self.ends = torch.stack([before[:, :-1], before[:, 1:]], -1).reshape(-1, 2)
         place = torch.arange(theta.numel(), device=theta.device).view_as(theta)
         possible = torch.where(theta > 0, place, offset)
-        last = place.new_zeros(num_laws, graph.num_contexts)
-        segment = graph.segment.expand(num_laws, -1)
+        last = place.new_zeros(num_batch, graph.num_contexts)
+        segment = graph.segment.expand(num_batch, -1)
         self.last = last.scatter_reduce(-1, segment, possible, "amax").reshape(-1)
 
 
 def all_choices(graph: SplitGraph) -> Tensor:
     """List every tree of the graph.
+
+    Args:
+        graph: the graph of subsplits, which must have few trees.
 
     Returns:
         The splits of each tree in preorder, int64 ``(T, J)``.

@@ -11,22 +11,22 @@ __all__ = ["SplitGraph", "Steps", "row_choices"]
 
 
 class SplitGraph(NamedTuple):
-    """S contexts, each a clade to be split perhaps beside a given sister, and their M splits in a row.
+    """S contexts, each a clade to be split, perhaps beside a given sister, and all their M splits in one row.
 
-    Contexts are ordered by decreasing size of their clade, the whole first; a split's first child holds the smaller
-    smallest leaf.
+    Contexts are ordered by decreasing size of their clade, the clade of all taxa first; the first child of a split
+    is the one that holds the smallest leaf.
 
     Attributes:
-        num_taxa: n.
-        num_choices: J, the number of splits in a tree.
-        levels: where the contexts of each size begin, S at the end, as numbers.
-        level_splits: where the splits of these contexts begin, M at the end.
-        start: where the splits of each context begin, ``(S + 1,)``.
+        num_taxa: the number n of taxa.
+        num_choices: the number J of splits in a tree.
+        levels: the first context of each clade size, then S.
+        level_splits: the first split of the contexts of each clade size, then M.
+        start: the first split of each context, then M, ``(S + 1,)``.
         segment: the context of each split, ``(M,)``.
-        child_segment: the contexts of its two children, ``(2, M)``; S for a leaf.
+        child_segment: the contexts of the two children of each split, ``(2, M)``; S for a leaf.
         child_size: the number of taxa of the children, ``(2, M)``.
         smallest: the smallest leaf of each child, ``(2, M)``.
-        smallest_outside: the smallest leaf outside the clade that is split, ``(M,)``; n for the whole.
+        smallest_outside: the smallest leaf outside the clade that is split, ``(M,)``; n for the clade of all taxa.
     """
 
     num_taxa: int
@@ -42,12 +42,12 @@ class SplitGraph(NamedTuple):
 
     @property
     def num_contexts(self) -> int:
-        """S."""
+        """The number S of contexts."""
         return len(self.start) - 1
 
     @property
     def num_splits(self) -> int:
-        """M."""
+        """The number M of splits."""
         return len(self.segment)
 
 
@@ -55,10 +55,10 @@ class Steps:
     """Where the splits of a graph lead: from the slot of a split to those of its children.
 
     The splits of a tree are numbered in preorder, so the first child of slot k is in slot k + 1, and the second
-    comes after all of the first's.
+    child comes after all slots below the first.
 
     Args:
-        graph: of S contexts, trees of J splits.
+        graph: a graph of S contexts whose trees have J splits.
     """
 
     def __init__(self, graph: SplitGraph) -> None:
@@ -68,12 +68,12 @@ class Steps:
         self._context = graph.child_segment.t().contiguous()
 
     def follow(self, slots: Tensor, slot: int, split: Tensor) -> Tensor:
-        """Note the contexts that a split leads to.
+        """Write down the contexts of the children of a split.
 
         Args:
-            slots: the context of each slot so far, ``(T, J + 1)``; slot J takes what leads to leaves.
-            slot: the slot k that was split.
-            split: its splits, ``(T,)``.
+            slots: the context of each slot as far as known, ``(T, J + 1)``; slot J stands for all leaves.
+            slot: the number k of the slot whose splits are given.
+            split: the split of slot k in each tree, ``(T,)``.
 
         Returns:
             ``slots``, changed in place.
@@ -83,10 +83,10 @@ class Steps:
 
 
 def row_choices(graph: SplitGraph, best: Tensor) -> Tensor:
-    """Follow a fixed split of every context from the top.
+    """Return the trees that result if every context has a fixed split.
 
     Args:
-        graph: of S contexts.
+        graph: the graph of subsplits, with S contexts.
         best: the split of each context, int64 ``(T, S)``.
 
     Returns:

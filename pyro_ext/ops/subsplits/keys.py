@@ -1,4 +1,4 @@
-"""Clades as 64-bit numbers that add up like sets, and a table that finds subsplits by theirs."""
+"""Clades as 64-bit numbers that add up as sets are united, and a table that looks up subsplits by such numbers."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from torch import Tensor
 
 __all__ = ["KeyTable", "clade_codes", "find_keys", "key_table", "subsplit_keys"]
 
-# A taxon is in the sister, in the clade, in the clade's child or in none: what any two of these weigh differs by an
-# odd number, or twice or four times one, so at most two of the 64 bits are lost.
+# A taxon is in the sister, in the clade, in the clade's child or in none. The weights of any two of these cases differ
+# by an odd number, or by twice or four times an odd number, so at most two of the 64 bits are lost.
 _SISTER, _FOCAL, _CHILD = 0x27D4EB2F165667C5, 0x1B873593CC9E2D51, 0x38B34AE5A1E38B95
 _MASK = (1 << 64) - 1
-_ROOM = 8  # buckets per key; fewer in large tables
+_ROOM = 8  # buckets per key; large tables have fewer
 _MOST_BUCKETS = 1 << 24
 
 
 def clade_codes(num_taxa: int, seed: int = 0) -> Tensor:
     """Return a random 64-bit number for every taxon, int64 ``(n,)``, always the same for a seed.
 
-    The code of a clade is the sum of its taxa's codes modulo 2^64: disjoint unions add, complements subtract
+    The code of a clade is the sum of its taxa's codes modulo 2^64: that of a disjoint union is the sum of the codes,
+    that of a complement the difference
     (Zobrist hashing with addition).
 
     >>> clade_codes(3).shape, bool((clade_codes(3) == clade_codes(4)[:3]).all())
@@ -44,8 +45,8 @@ def subsplit_keys(sister: Tensor, focal: Tensor, child: Tensor) -> Tensor:
 
     Args:
         sister: the code of the clade's sister, int64; 0 where the split depends on no sister.
-        focal: the code of the clade, same shape.
-        child: the smaller of its two children's codes, same shape.
+        focal: the code of the clade that is split, of the same shape.
+        child: the smaller of the codes of the clade's two parts, of the same shape.
 
     >>> subsplit_keys(torch.tensor(0), torch.tensor(1), torch.tensor(0)).dtype
     torch.int64
@@ -54,12 +55,12 @@ def subsplit_keys(sister: Tensor, focal: Tensor, child: Tensor) -> Tensor:
 
 
 class KeyTable(NamedTuple):
-    """Keys in increasing order and where each bucket of leading bits begins.
+    """Keys in increasing order, in buckets of keys with the same leading bits.
 
     Attributes:
-        keys: sorted, ``(M + 1,)``; the last one is the largest number, and no key.
-        position: which of the M keys, as given, each of them is, ``(M + 1,)``; M for the last one.
-        bucket: where the keys of each bucket begin, ``(2^b,)``.
+        keys: the sorted keys, ``(M + 1,)``; the last entry is the largest integer, which is no key.
+        position: the position of each sorted key among the M keys as given, ``(M + 1,)``; M for the last entry.
+        bucket: the first sorted key of each bucket, ``(2^b,)``.
         depth: the largest number of keys in a bucket.
     """
 
@@ -94,6 +95,6 @@ def find_keys(table: KeyTable, keys: Tensor) -> Tensor:
     place = table.bucket.index_select(0, (wanted >> (64 - bits)).add_(1 << (bits - 1)))
     for _ in range(table.depth - 1):
         place += table.keys.index_select(0, place) < wanted
-    found = table.keys.index_select(0, place) == wanted
+    is_key = table.keys.index_select(0, place) == wanted
     position = table.position.index_select(0, place)
-    return position.masked_fill_(~found, len(table.keys) - 1).reshape(keys.shape)
+    return position.masked_fill_(~is_key, len(table.keys) - 1).reshape(keys.shape)

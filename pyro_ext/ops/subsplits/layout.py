@@ -1,4 +1,4 @@
-"""Bring clades and their splits into the one order that all supports share."""
+"""Clades and their splits in an order that depends on them alone, so that equal supports have equal layouts."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ __all__ = ["Layout", "lay_out"]
 
 
 class Layout(NamedTuple):
-    """A graph of subsplits with the clades it is about and the codes that find its splits.
+    """A graph of subsplits, the clades it is made of, and the codes by which its splits are looked up.
 
     Attributes:
-        words: the clades' bits, by decreasing size, then by their words, ``(C, words)``.
+        words: the clades' bits, ordered by decreasing size, then by their words, ``(C, words)``.
         sister: the sister of each context, -1 for none, ``(S,)``.
         focal: the clade of each context, ``(S,)``.
-        children: the clades that each split makes, ``(M, 2)``.
-        graph: contexts and splits.
-        codes: of the taxa, ``(n,)``.
-        table: of the keys of the splits.
+        children: the two parts into which each split divides its clade, ``(M, 2)``.
+        graph: the contexts and splits in flat arrays.
+        codes: the codes of the taxa, ``(n,)``.
+        table: the table that looks up splits by their keys.
     """
 
     words: Tensor
@@ -43,21 +43,21 @@ class Layout(NamedTuple):
     table: KeyTable
 
 
-def lay_out(found: CladeSplits, num_taxa: int, num_choices: int, sisters: bool) -> Layout:
+def lay_out(clade_splits: CladeSplits, num_taxa: int, num_choices: int, sisters: bool) -> Layout:
     """Order clades, contexts and splits, and link them.
 
-    The order depends on the clades alone: equal sets of subsplits have equal layouts, whatever they came from.
+    The order depends on the clades alone: equal sets of subsplits have equal layouts, whichever trees they came from.
 
     Args:
-        found: distinct clades, and splits of them, perhaps repeated.
-        num_taxa: n.
+        clade_splits: distinct clades, and splits of them, perhaps repeated.
+        num_taxa: the number n of taxa.
         num_choices: the number of splits in a tree.
-        sisters: whether contexts are told apart by sisters.
+        sisters: whether splits of one clade beside different sisters belong to different contexts.
 
     Raises:
-        ValueError: if some clade in need of a split has none, or the whole is not there.
+        ValueError: if a clade of two or more taxa has no split, or the clade of all taxa is missing.
     """
-    words, splits = _ordered_clades(found)
+    words, splits = _ordered_clades(clade_splits)
     num_clades = len(words)
     smallest, size = smallest_leaves(words, num_taxa), clade_sizes(words)
     sister, focal, first, second = splits.unbind(-1)
@@ -89,14 +89,14 @@ def lay_out(found: CladeSplits, num_taxa: int, num_choices: int, sisters: bool) 
     return Layout(words, sister, focal, children, graph, codes, table)
 
 
-def _ordered_clades(found: CladeSplits) -> tuple[Tensor, Tensor]:
-    """Keep the clades in use, by decreasing size, and renumber the splits' entries."""
-    used = found.splits[found.splits >= 0].unique()
-    words = found.words[used]
+def _ordered_clades(clade_splits: CladeSplits) -> tuple[Tensor, Tensor]:
+    """Return the clades that occur in splits, by decreasing size, and the splits with the new positions."""
+    used = clade_splits.splits[clade_splits.splits >= 0].unique()
+    words = clade_splits.words[used]
     order = lexicographic_order(torch.cat([-clade_sizes(words).unsqueeze(-1), words], -1))
-    number = torch.full((len(found.words) + 1,), -1, device=words.device)
+    number = torch.full((len(clade_splits.words) + 1,), -1, device=words.device)
     number[used[order]] = torch.arange(len(used), device=words.device)
-    return words[order], number[found.splits]  # -1 reads the last entry, which is -1
+    return words[order], number[clade_splits.splits]  # -1 reads the last entry, which is -1
 
 
 def _located(contexts: Tensor, wanted: Tensor, is_leaf: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ def _graph(
 
 
 def _keys(words: Tensor, num_taxa: int, sister: Tensor, focal: Tensor, children: Tensor) -> tuple[Tensor, KeyTable]:
-    """Draw codes until all clades and splits differ by theirs: nearly always the first will do."""
+    """Draw codes until all clades and all splits have different ones; nearly always the first draw will do."""
     seed = 0
     while True:
         codes = clade_codes(num_taxa, seed).to(words.device)

@@ -1,4 +1,4 @@
-"""Dynamic programs over a graph of subsplits: exact sums over all its rooted trees in one pass over the splits."""
+"""Dynamic programs over a graph of subsplits: exact sums over all its rooted trees that visit each split once."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ def fold(graph: SplitGraph, combine: Combine, leaf: Tensor) -> Tensor:
     """Compute a value of every context from those of the contexts below it, the smallest clades first.
 
     Args:
-        graph: of M splits.
-        combine: called as ``combine(splits, segment, num, first, second)`` for the contexts of one size: the range
-            of their splits, the context of each, counted from 0, how many contexts there are, and the values of
-            the splits' children, ``batch_shape + (m,)``; returns ``batch_shape + (num,)``.
+        graph: the graph of subsplits, with S contexts and M splits.
+        combine: a function called as ``combine(splits, segment, num, first, second)`` for the contexts of each clade
+            size. It takes the range of their m splits, the context of each split, counted from 0, the number of
+            contexts, and the values of the first and the second child of each split, ``batch_shape + (m,)``; it returns
+            the values of the contexts, ``batch_shape + (num,)``.
         leaf: the value of a leaf, ``batch_shape``.
 
     Returns:
-        ``batch_shape + (S,)``; the value of the whole comes first.
+        ``batch_shape + (S,)``; the value of the clade of all taxa comes first.
     """
     values = leaf.unsqueeze(-1)
     for level in reversed(range(len(graph.levels) - 1)):
@@ -59,8 +60,9 @@ def expected_log_ratio(log_theta: Tensor, other: Tensor, graph: SplitGraph) -> T
 
     Args:
         log_theta: log-probabilities of the splits under p, ``batch_shape + (M,)``.
-        other: the same under q; the mean is infinite where it is -inf and p is not.
-        graph: of the splits.
+        other: log-probabilities of the splits under q, ``batch_shape + (M,)``; the mean is infinite where one of them
+            is -inf and that under p is not.
+        graph: the graph of subsplits that the splits belong to.
     """
     never = log_theta == -math.inf
     theta, ratio = log_theta.exp(), log_theta.masked_fill(never, 0) - other.masked_fill(never, 0)
@@ -93,14 +95,14 @@ def count_trees(graph: SplitGraph) -> int:
 
 
 def event_log_prob(log_theta: Tensor, graph: SplitGraph, done: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the log-probability that one of some splits will occur, seen from every split and every context.
+    """Return the log-probability that a tree has one of some splits, given each split and each context above them.
 
-    At most one of them may lie below any split.
+    At most one of these splits may lie below any split.
 
     Args:
         log_theta: log-probabilities of the splits, ``batch_shape + (M,)``.
-        graph: of the splits.
-        done: True for the splits wanted, ``(M,)``.
+        graph: the graph of subsplits that the splits belong to.
+        done: whether each split is one of them, bool ``(M,)``.
 
     Returns:
         Given each split, ``batch_shape + (M,)``, and given each context, ``batch_shape + (S,)``.
@@ -117,11 +119,11 @@ def event_log_prob(log_theta: Tensor, graph: SplitGraph, done: Tensor) -> tuple[
 
 
 def best_choices(log_theta: Tensor, graph: SplitGraph) -> tuple[Tensor, Tensor]:
-    """Find the most probable split of every context, what follows included.
+    """Return the split of every context that the most probable tree below that context has.
 
     Args:
         log_theta: log-probabilities of the splits, ``batch_shape + (M,)``.
-        graph: of the splits.
+        graph: the graph of subsplits that the splits belong to.
 
     Returns:
         The splits, int64 ``batch_shape + (S,)``, and the log-probability of the best tree, ``batch_shape``.
@@ -150,7 +152,7 @@ def log_reach(log_theta: Tensor, graph: SplitGraph) -> Tensor:
 
     Args:
         log_theta: log-probabilities of the splits, ``batch_shape + (M,)``.
-        graph: of the splits.
+        graph: the graph of subsplits that the splits belong to.
     """
     target, order = graph.child_segment.reshape(-1).sort(stable=True)
     split = order % graph.num_splits

@@ -1,4 +1,4 @@
-"""Who is whose parent and sister in a batch of trees, and sums over what lies below or above a node."""
+"""Parents and sisters of the nodes in a batch of trees, and sums over the nodes below or above each node."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ class Relations(NamedTuple):
     flattened tensors of all trees, so that they serve ``index_select`` and ``index_add``.
 
     Attributes:
-        parent: the parent among the internal nodes of every node, ``(T, N)``, into ``(T, I + 1)``.
-        sister: the other child of the parent, ``(T, N)``, into ``(T, N)``; the node itself where there is none.
-        jumps: the ancestors 1, 2, 4, ... above every internal node, each ``(T, I + 1)``, into the same.
+        parent: the parent of every node, ``(T, N)``, as an index into ``(T, I + 1)``.
+        sister: the other child of the parent, ``(T, N)``, as an index into ``(T, N)``; the node itself without one.
+        jumps: the ancestors 1, 2, 4, ... levels above every internal node, each ``(T, I + 1)``, as indices into
+            ``(T, I + 1)``.
     """
 
     parent: Tensor
@@ -28,7 +29,7 @@ class Relations(NamedTuple):
 
     @property
     def num_internal(self) -> int:
-        """I, the number of internal nodes of a tree."""
+        """The number I of internal nodes of a tree."""
         return int(self.jumps[0].shape[-1]) - 1
 
 
@@ -61,12 +62,12 @@ def add_to_parents(x: Tensor, parent: Tensor, num_internal: int) -> Tensor:
     """Sum the values of each internal node's children.
 
     Args:
-        x: ``(T, m)``.
+        x: the values of m nodes of each tree, ``(T, m)``.
         parent: the parents of these m nodes, as in :class:`Relations`, ``(T, m)``.
-        num_internal: I.
+        num_internal: the number I of internal nodes of a tree.
 
     Returns:
-        ``(T, I + 1)``; slot I holds what has no parent among the internal nodes.
+        ``(T, I + 1)``; slot I holds the sum over nodes whose parent is no internal node.
     """
     sums = x.new_zeros(x.shape[0] * (num_internal + 1))
     return sums.index_add(0, parent.reshape(-1), x.reshape(-1)).view(-1, num_internal + 1)
@@ -75,12 +76,12 @@ def add_to_parents(x: Tensor, parent: Tensor, num_internal: int) -> Tensor:
 def sum_below(x: Tensor, jumps: tuple[Tensor, ...]) -> Tensor:
     """Sum over every internal node and the internal nodes below it, in a logarithmic number of steps.
 
-    Only additions are made, never a difference, so nothing is lost beside larger sums, -inf stays -inf, and the
-    gradient is a sum of the same kind (:func:`sum_above`).
+    Only additions are made, never a difference, so small values are not lost beside larger sums, -inf stays -inf, and
+    the gradient is a sum of the same kind (:func:`sum_above`).
 
     Args:
-        x: ``(T, I + 1)``.
-        jumps: of :class:`Relations`.
+        x: the values of the internal nodes, ``(T, I + 1)``; slot I is not used.
+        jumps: the ancestors of every internal node, as in :class:`Relations`.
 
     Returns:
         ``(T, I + 1)``; slot I is meaningless.

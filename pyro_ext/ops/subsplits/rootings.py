@@ -1,4 +1,4 @@
-"""Log-probabilities of trees from those of their subsplits: one rooting, or all of them in one pass."""
+"""Log-probabilities of trees from those of their subsplits: one rooting, or all rootings at once."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _SUBSPLITS = {"rooted": rooted_subsplits, "unrooted": unrooted_subsplits, "clade
 
 
 class TreeIndex(NamedTuple):
-    """Where the subsplits of T trees are found in a vector of M log-probabilities.
+    """The positions of the subsplits of T trees in a vector of M log-probabilities.
 
     Attributes:
-        position: ``0..M-1``, or M for a subsplit that is not there, M + 1 for an empty place, ``(T, L)``.
-        relations: of these trees.
+        position: the position of each subsplit, ``0..M-1``, M if it is missing, M + 1 for an empty place, ``(T, L)``.
+        relations: parents and sisters of the nodes of the trees.
     """
 
     position: Tensor
@@ -40,20 +40,20 @@ def index_trees(parents: Tensor, codes: Tensor, table: KeyTable, kind: str) -> T
 
     Args:
         parents: parent vectors, int64 ``(T, N)``.
-        codes: of the taxa, ``(n,)``.
-        table: the keys of the M subsplits.
+        codes: the codes of the taxa, ``(n,)``.
+        table: the table that looks up the M subsplits by their keys.
         kind: "rooted", "unrooted" (all rootings at once), or "clade" (splits without regard to sisters).
 
     Returns:
         :class:`TreeIndex`.
     """
-    found, relations = subsplits_of(parents, codes, kind)
-    position = find_keys(table, subsplit_keys(found.sister, found.focal, found.child))
-    return TreeIndex(position.masked_fill_(~found.used, len(table.keys)), relations)
+    subsplits, relations = subsplits_of(parents, codes, kind)
+    position = find_keys(table, subsplit_keys(subsplits.sister, subsplits.focal, subsplits.child))
+    return TreeIndex(position.masked_fill_(~subsplits.used, len(table.keys)), relations)
 
 
 def with_constants(log_theta: Tensor) -> Tensor:
-    """Append log-probability -inf for what is missing and 0 for empty places, ``(..., M + 2)``."""
+    """Append the log-probability -inf of missing subsplits and 0 of empty places, ``(..., M + 2)``."""
     constants = log_theta.new_tensor([-math.inf, 0.0]).expand(*log_theta.shape[:-1], 2)
     return torch.cat([log_theta, constants], -1)
 
@@ -61,12 +61,12 @@ def with_constants(log_theta: Tensor) -> Tensor:
 def log_prob_rootings(terms: Tensor, relations: Relations) -> Tensor:
     r"""Return the log-probability of each rooting of unrooted trees, by O(n) additions per tree.
 
-    The sum over the subsplits of a tree rooted on one edge is made of sums over what lies below and above the
-    edge, which all edges share.
+    The sum over the subsplits of a tree rooted on one edge consists of sums over the subsplits below and above the
+    edge, which are computed once for all edges.
 
     Args:
-        terms: the log-probabilities of :func:`.unrooted_subsplits`, ``(T, L)``.
-        relations: of the trees.
+        terms: the log-probabilities of the subsplits of :func:`.unrooted_subsplits`, ``(T, L)``.
+        relations: parents and sisters of the nodes of the trees.
 
     Returns:
         ``(T, 2 n - 3)``, entry ``i - 1`` for a root on the edge above node i.
@@ -76,7 +76,7 @@ def log_prob_rootings(terms: Tensor, relations: Relations) -> Tensor:
     n = num_nodes - num_internal
     root, upper, turn, split, away, beside = terms.split([num_nodes] * 3 + [num_internal] * 3, -1)
     below = sum_below(add_to_parents(away, relations.parent[:, n:], num_internal), relations.jumps)[:, :-1]
-    # all that hangs beside the way from the root up past i's parent; nothing does for leaf 0's child
+    # the sum over the subtrees beside the path from i's parent upwards; there are none for leaf 0's child
     leaves = terms.new_zeros(len(terms), n)
     hanging = torch.cat([leaves, leaves[:, :1], (beside + below)[:, 1:]], -1)
     passed = turn + hanging.reshape(-1).index_select(0, relations.sister.reshape(-1)).view_as(turn)
@@ -87,7 +87,7 @@ def log_prob_rootings(terms: Tensor, relations: Relations) -> Tensor:
 
 
 def log_sum(x: Tensor) -> Tensor:
-    """Log-sum-exp over the last dim, with gradient zero, not NaN, where all entries are -inf."""
+    """Return ``logsumexp`` over the last dim; its gradient is 0, not NaN, where all entries are -inf."""
     never = (x == -math.inf).all(-1)
     total = x.masked_fill(never.unsqueeze(-1), 0).logsumexp(-1)
     return total.masked_fill(never, -math.inf)
@@ -101,13 +101,14 @@ def expected_counts(
     .. math::  \bar m_s = \sum_k w_k \sum_e q_k(e) 1[s \in T_k^e]
                = \frac{\partial}{\partial \log\theta_s} \sum_k w_k \log p(T_k).
 
-    The gradient is computed without subtractions, so even the tiniest count is positive and exact.
+    The gradient is computed without subtractions, so that small counts are positive and exact too.
 
     Args:
         log_theta: log-probabilities of the subsplits, ``(M,)``.
-        index: unrooted trees.
-        weights: of the trees, ``(T,)``.
-        uniform: let the root be on every edge with equal probability instead of that under ``log_theta``.
+        index: the subsplits of T unrooted trees.
+        weights: the weights of the trees, ``(T,)``.
+        uniform: whether the root is on every edge with equal probability; if not, with its probability under
+            ``log_theta``.
 
     Returns:
         The counts ``(M,)``, and the weighted sum of the log-probabilities.

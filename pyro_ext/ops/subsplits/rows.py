@@ -11,15 +11,15 @@ __all__ = ["distinct_rows"]
 
 
 def distinct_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each different row once, and which of these every row is, much faster than ``unique(dim=0)``.
+    """Return each distinct row once, and the number of every row among them, much faster than ``unique(dim=0)``.
 
-    Rows are told apart by random 64-bit sums; should two different ones have the same, they are sorted after all.
+    Rows are told apart by random 64-bit sums; if two different rows have the same sum, they are sorted instead.
 
     Args:
-        rows: int64 ``(T, N)``.
+        rows: the rows to compare, int64 ``(T, N)``.
 
     Returns:
-        The different rows ``(K, N)``, in an order that depends on them alone, and int64 ``(T,)``.
+        The distinct rows ``(K, N)``, in an order that depends on them alone, and each row's number, int64 ``(T,)``.
 
     >>> distinct_rows(torch.tensor([[0, 1], [2, 3], [0, 1]]))[1].unique(return_counts=True)[1].sort().values
     tensor([1, 2])

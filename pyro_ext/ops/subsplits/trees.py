@@ -1,4 +1,4 @@
-"""The subsplits of a batch of trees, as codes: which splits, beside which sister, a tree is made of."""
+"""The subsplits of a batch of trees as codes: the splits of each tree, and the sisters beside which they occur."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["Subsplits", "clade_splits", "node_sums", "rooted_subsplits", "unroot
 
 
 class Subsplits(NamedTuple):
-    """Subsplits of T trees, L of each, in the places where the sums over a tree expect them.
+    """Subsplits of T trees, L for each tree, in the order that the sums over rootings expect.
 
     Attributes:
         sister: the code of the sister of the clade that is split, ``(T, L)``; 0 if there is none.
-        focal: the code of that clade.
-        child: the smaller of its two children's codes.
+        focal: the code of the clade that is split, ``(T, L)``.
+        child: the smaller of the codes of the clade's two parts, ``(T, L)``.
         used: False in places that are empty, ``(T, L)`` or broadcastable.
     """
 
@@ -29,14 +29,14 @@ class Subsplits(NamedTuple):
 
 
 def node_sums(leaves: Tensor, relations: Relations) -> Tensor:
-    """Sum something over the leaves below each node: codes, or the bits of a clade.
+    """Sum the values of the leaves below each node, such as codes or the bits of a clade.
 
     Args:
-        leaves: what each leaf adds, int64 ``(n,)``.
-        relations: of T trees.
+        leaves: the value of each leaf, int64 ``(n,)``.
+        relations: parents and sisters of the nodes of T trees.
 
     Returns:
-        ``(T, N)``; leaf 0 of an unrooted tree, its root, counts for itself alone.
+        ``(T, N)``; leaf 0 of an unrooted tree, which is its root, has its own value only.
     """
     num = len(leaves)
     below = leaves.expand(len(relations.parent), num)
@@ -67,14 +67,14 @@ def unrooted_subsplits(codes: Tensor, relations: Relations) -> Subsplits:
     the L = 3 N + 3 I places are in order
 
     1. the rootsplit C | U for a root on this edge,
-    2. the split of U beside C, into s and what is above p,
-    3. the split of what is above p beside s, the root being at i or below,
+    2. the split of U beside C, into s and the taxa above p,
+    3. the split of the taxa above p beside s, for a root on this edge or below i,
 
     for every node (none of them for leaf 0, only the first for its child), and
 
     4. the split of C beside U, for a root on this edge,
     5. the split of C beside s, for a root above p,
-    6. the split of C beside what is above p, for a root below or at s,
+    6. the split of C beside the taxa above p, for a root on the edge above s or below it,
 
     for every internal node (only the first for leaf 0's child).
     """

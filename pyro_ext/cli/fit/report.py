@@ -1,0 +1,158 @@
+"""What ``pyro-ext fit`` leaves in its folder for people to read: a report and plots."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyro_ext.inference.training import FitResult, OptimizerSettings, TrainingPlan, local_params
+from pyro_ext.plotting import loss_curve, save
+from pyro_ext.utils.files import write_text
+from pyro_ext.utils.tables import markdown_table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from pyro_ext.cli.fit.arguments import Arguments
+
+__all__ = ["history_table", "report", "write_results"]
+
+_ROWS = 20  # of the table of epochs, about
+
+
+def write_results(arguments: Arguments, result: FitResult) -> None:
+    """Write ``report.md``, the plots it shows and the files that the plan names into the folder of a run."""
+    plan, out = result.plan, arguments.out
+    plots: dict[str, Callable[..., Axes]] = {"loss": partial(_loss_plot, plan, result.history)}
+    plots |= {name: partial(_curves, result.history, metrics) for name, metrics in plan.curves.items()}
+    plots |= plan.plots
+    for name, draw in plots.items():
+        with local_params():
+            save(draw(), out / f"{name}.png")
+    for name, write in plan.files.items():
+        write(out / name)
+    write_text(out / "report.md", report(arguments, result, [*plots]))
+
+
+def report(arguments: Arguments, result: FitResult, plots: Sequence[str]) -> str:
+    """Return the report as Markdown.
+
+    Args:
+        arguments: the options of the run.
+        result: what came out.
+        plots: names of PNG files beside the report.
+    """
+    import pyro
+    import torch
+
+    plan = result.plan
+    last = result.history[-1] if result.history else {}
+    seconds = sum(row["seconds"] for row in result.history)
+    data = Path(arguments.data_options.get("path") or arguments.program.data).name
+    elbos = ", ".join(type(objective.elbo).__name__ for objective in plan.elbo_objectives)
+    facts = {
+        "model": arguments.program.name,
+        "data": data,
+        **({"ELBO": elbos} if elbos else {}),
+        "epochs": f"{last.get('epoch', 0):g} ({last.get('step', 0):g} steps, {seconds:.1f} s)",
+        **_optimizers(plan),
+        "batch size, seed": f"{arguments.options.batch_size}, {result.seed}",
+        "machine": f"{platform.machine()}, torch {torch.__version__}, pyro {pyro.__version__}",
+    }
+    metrics = {name: f"{value:.6g}" for name, value in result.metrics.items()}
+    parts = [
+        f"# {arguments.program.name} on {data}",
+        markdown_table([*facts.items()], ("", ""), left=(0, 1)),
+        "## Final metrics",
+        _losses(plan),
+        *([plan.remarks] if plan.remarks else []),
+        *(f"**Warning:** {message}." for message in result.warnings),
+        markdown_table([*metrics.items()], ("metric", "value")),
+        "## Epochs",
+        history_table(result.history),
+        "All epochs are in `metrics.csv`, all options in `config.yaml`, the parameters in `last.ckpt`; "
+        f"`pyro_ext.inference.load_run({str(arguments.out)!r})` gives the trained modules.",
+        *([f"Results are also in {', '.join(f'`{name}`' for name in plan.files)}."] if plan.files else []),
+        "## Plots",
+        *(f"![{name}]({name}.png)" for name in plots),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def history_table(history: Sequence[Mapping[str, float]], rows: int = _ROWS) -> str:
+    """Return a Markdown table of about ``rows`` epochs evenly chosen, the last among them.
+
+    Example:
+        >>> print(history_table([{"epoch": 1, "train_loss": 3.25}]))
+        | epoch | train_loss |
+        |------:|-----------:|
+        |     1 |       3.25 |
+    """
+    stride = -(-len(history) // rows) if history else 1
+    chosen = [row for number, row in enumerate(reversed(history)) if number % stride == 0][::-1]
+    columns = list(dict.fromkeys(name for row in history for name in row))
+    cells = [[f"{row[name]:.6g}" if name in row else "" for name in columns] for row in chosen]
+    return markdown_table(cells, columns, left=())
+
+
+def _optimizers(plan: TrainingPlan) -> dict[str, str]:
+    if len(plan.players) == 1:
+        return {"optimiser": _told(plan.players[0].optimizer)}
+    return {f"optimiser of {player.name}": _told(player.optimizer) for player in plan.players}
+
+
+def _told(settings: OptimizerSettings) -> str:
+    """Return an optimiser and its scheduler in words."""
+    scheduler = settings.scheduler
+    falling = "" if scheduler is None else f", {_options(scheduler.name, scheduler.options)} per {scheduler.interval}"
+    return _options(settings.name, settings.options) + falling
+
+
+def _options(name: str, options: Mapping[str, object]) -> str:
+    return f"{name}({', '.join(f'{option}={value}' for option, value in options.items())})"
+
+
+def _losses(plan: TrainingPlan) -> str:
+    if len(plan.players) > 1:
+        names = ", ".join(f"`train_{player.name}`" for player in plan.players)
+        return f"{names} are the losses of the players, averaged over the last epoch; the others are held-out."
+    bound = plan.elbo_objectives and plan.elbo_objectives[0] is plan.players[0].objective
+    what = "minus the bound per training point" if bound else "the training loss"
+    return f"`train_loss` is {what}, averaged over the last epoch; metrics without `train_` are held-out."
+
+
+def _loss_plot(plan: TrainingPlan, history: Sequence[Mapping[str, float]], ax: Axes | None = None) -> Axes:
+    """Plot the losses that are minimised, with the held-out one where the headline metric is of the same kind."""
+    alone = len(plan.players) == 1
+    bound = bool(plan.elbo_objectives) and alone and plan.elbo_objectives[0] is plan.players[0].objective
+    curves = {"train": "train_loss"} if alone else {player.name: f"train_{player.name}" for player in plan.players}
+    if bound and plan.headline == "neg_elbo":
+        curves["held out"] = plan.headline
+    label = "−ELBO per datum (nats)" if bound else "loss"
+    for name, column in curves.items():
+        rows = [row for row in history if column in row]
+        if rows:
+            values = [row[column] for row in rows]
+            ax = loss_curve({name: values}, ax, epochs=[row["epoch"] for row in rows], ylabel=label)
+    return loss_curve({}) if ax is None else ax
+
+
+def _curves(history: Sequence[Mapping[str, float]], metrics: Sequence[str], ax: Axes | None = None) -> Axes:
+    """Plot metrics by epoch, scaled to what they are in the second half, since many begin far off."""
+    late: list[float] = []
+    for name in metrics:
+        rows = [row for row in history if name in row]
+        if rows:
+            values = [row[name] for row in rows]
+            ax = loss_curve({name: values}, ax, epochs=[row["epoch"] for row in rows], ylabel="nats")
+            late += values[len(values) // 2 :]
+    if ax is None:
+        return loss_curve({})
+    for line in ax.lines:
+        line.set_marker(".")
+    margin = 0.5 * (max(late) - min(late)) or 1.0
+    ax.set_ylim(min(late) - margin, max(late) + margin)
+    return ax
