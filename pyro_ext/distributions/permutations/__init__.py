@@ -1,12 +1,11 @@
-"""Laws of permutations, exact and relaxed."""
+"""Distributions of permutations, exact and relaxed."""
 
 from pyro_ext.distributions.permutations._discrete import PermutationDistribution
 from pyro_ext.distributions.permutations.gumbel import GumbelMatching, GumbelSinkhorn
-from pyro_ext.distributions.permutations.matching import PermutationMatching
+from pyro_ext.distributions.permutations.matching import PermutationMatching, UniformPermutation
 from pyro_ext.distributions.permutations.relaxed_stick_breaking import RelaxedStickBreakingPermutation
 from pyro_ext.distributions.permutations.rounding import RelaxedRoundingPermutation
 from pyro_ext.distributions.permutations.stick_breaking import StickBreakingPermutation
-from pyro_ext.distributions.permutations.uniform import UniformPermutation
 
 __all__ = [
     "GumbelMatching",

@@ -1,4 +1,7 @@
-"""PermutationMatching: against listing and Pyro's unbatched law; moments, divergence, samples, estimators, refusals."""
+"""PermutationMatching: against enumeration and Pyro's unbatched class; moments, divergence, samples, refusals.
+
+UniformPermutation: frequencies and sizes.
+"""
 
 import math
 
@@ -9,8 +12,8 @@ import torch
 from pyro.infer import TraceEnum_ELBO
 from torch.distributions import kl_divergence
 
-from pyro_ext.distributions import PermutationMatching, StickBreakingPermutation
-from pyro_ext.distributions._goodness_of_fit import chi_square_p_value, counts_of
+from pyro_ext.distributions import PermutationMatching, StickBreakingPermutation, UniformPermutation
+from pyro_ext.distributions.goodness_of_fit import chi_square_p_value, counts_of
 
 INF = math.inf
 
@@ -86,10 +89,10 @@ def test_impossible_permutations():
     assert grad.isfinite().all()
 
 
-@pytest.mark.parametrize("law", [PermutationMatching, StickBreakingPermutation])
-def test_enumerated_in_a_model(law):
+@pytest.mark.parametrize("family", [PermutationMatching, StickBreakingPermutation])
+def test_enumerated_in_a_model(family):
     """The exact ELBO of an enumerated site with guide = prior is the expected log-likelihood."""
-    d = law(torch.randn(3, 3))
+    d = family(torch.randn(3, 3))
     weight = torch.randn(d.event_shape)
 
     def guide():
@@ -114,7 +117,7 @@ def test_a_single_element_and_repr():
     [
         (lambda: PermutationMatching(torch.zeros(3, 2)), r"log_potentials must have shape batch_shape \+ \(N, N\)"),
         (lambda: PermutationMatching(torch.zeros(0, 0)), "N at least 1"),
-        (lambda: PermutationMatching(torch.zeros(19, 19)), "19 rows: the exact law is made for at most 18, use Gumbel"),
+        (lambda: PermutationMatching(torch.zeros(19, 19)), "19 rows, but exact sums take at most 18: use Gumbel"),
         (
             lambda: PermutationMatching(torch.full((2, 2), INF)),
             "log_potentials must be neither NaN nor \\+inf, got inf",
@@ -130,3 +133,22 @@ def test_a_single_element_and_repr():
 def test_wrong_calls_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_uniform_draws_are_equally_frequent():
+    d = UniformPermutation(torch.zeros(3, 3))
+    agreement = d.sample((6000,)).flatten(1) @ d.enumerate_support().flatten(1).T  # of 3 rows
+    counts = (agreement == 3).sum(0)
+    # standard deviation of a count 29: 5 of them fail falsely less than once in 100,000
+    assert (counts - 1000).abs().max() < 5 * 29
+
+
+def test_uniform_of_large_sizes():
+    d = UniformPermutation(torch.zeros(30, 30))
+    assert d.log_prob(torch.eye(30)) == pytest.approx(-math.lgamma(31))
+    assert d.support.check(d.sample((4,))).all()
+
+
+def test_uniform_like_must_be_square():
+    with pytest.raises(ValueError, match=r"like must have shape batch_shape \+ \(N, N\)"):
+        UniformPermutation(torch.zeros(2, 3))
