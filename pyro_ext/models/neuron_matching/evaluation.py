@@ -1,4 +1,4 @@
-"""What a guide of permutations says about the identities of neurons, and how often it is right."""
+"""The identities of neurons according to a guide of permutations, and how many of them are right."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_ext.datasets import Batch
-from pyro_ext.models.permutation_matching.laws import LocalGuide
+from pyro_ext.models.toolkit.permutations import PermutationGuide
 from pyro_ext.ops.assignment import linear_assignment
 from pyro_ext.plotting import given_or_new
 from pyro_ext.utils.random_state import isolated_random_state
@@ -17,7 +17,7 @@ from pyro_ext.utils.random_state import isolated_random_state
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Identification", "identify"]
+__all__ = ["Evaluation", "identify"]
 
 
 def identify(marginals: Tensor, candidates: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def identify(marginals: Tensor, candidates: Tensor) -> Tensor:
 
     Args:
         marginals: the probability of every identity (columns) of every neuron (rows), ``(B, N, N)``.
-        candidates: which ones are possible, bool ``(B, N, N)``.
+        candidates: which identities are possible, bool ``(B, N, N)``.
 
     Example:
         >>> identify(torch.tensor([[[0.6, 0.4], [0.9, 0.1]]]), torch.ones(1, 2, 2, dtype=torch.bool))
@@ -34,56 +34,59 @@ def identify(marginals: Tensor, candidates: Tensor) -> Tensor:
     return linear_assignment(marginals.masked_fill(~candidates, -torch.inf))
 
 
-class Identification:
-    """Marginals, identities and scores of a guide whose items are worms.
+class Evaluation:
+    """Metrics and plots of a guide.
 
     Args:
-        guide: laws of permutations, one for each worm.
+        guide: has a distribution of permutations for each worm.
         candidates: the possible identities of the worms' neurons, bool ``(J, N, N)``.
-        num_samples: how many permutations the marginals are the frequencies of.
-        seed: of these; the same ones are drawn whenever parameters are the same.
+        num_samples: the number of permutations whose frequencies are the marginals.
+        seed: the seed of these permutations, which are the same whenever parameters are.
     """
 
-    def __init__(self, guide: LocalGuide, candidates: Tensor, num_samples: int, seed: int) -> None:
+    def __init__(self, guide: PermutationGuide, candidates: Tensor, num_samples: int, seed: int) -> None:
         self.guide = guide
         self.candidates = candidates
         self.num_samples = num_samples
         self.seed = seed
 
-    @torch.no_grad()
-    def marginals(self, index: Tensor) -> Tensor:
-        """Return how often each identity occurs for the neurons of worms ``index``, ``(B, N, N)``."""
-        at = next(self.guide.parameters()).device
-        with isolated_random_state(self.seed, at):
-            index = index.to(at)
-            return self.guide.permutations(self.num_samples, index, self.candidates.to(at)[index]).mean(0)
+    def metrics(self, loader: Iterable[Batch]) -> dict[str, float]:
+        """Return the share of neurons identified rightly, out of those with several candidates and out of all.
 
-    def right(self, y: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return which neurons of worms ``index`` are identified and which are unknown, both bool ``(B, N)``.
-
-        Args:
-            y: the true identities, ``(B, N)``.
-            index: the worms' places, ``(B,)``.
-        """
-        marginals = self.marginals(index)
-        candidates = self.candidates.to(marginals.device)[index.to(marginals.device)]
-        found = identify(marginals, candidates)
-        return found == y.to(found), candidates.sum(-1) > 1
-
-    def accuracy(self, loader: Iterable[Batch]) -> dict[str, float]:
-        """Return the share of the neurons with several candidates identified, and that of all neurons.
+        Neurons are identified by the permutation with the most of them expected to be right under the guide. Worms with
+        more neurons to identify count more in ``accuracy``, the share among neurons with several candidates.
 
         Raises:
             ValueError: if there is no worm, or no true identity.
         """
         with isolated_random_state(self.seed, self.candidates.device):  # a DataLoader draws a seed of its own
-            found = [self.right(_labels(y), index) for _, y, index in loader]
-        if not found:
+            results = [self.correct(_labels(y), index) for _, y, index in loader]
+        if not results:
             raise ValueError("loader must hold at least one worm, got none")
-        right, unknown = (torch.cat(parts) for parts in zip(*found, strict=True))
-        # where there is nothing to find, nothing is missed
+        right, unknown = (torch.cat(parts) for parts in zip(*results, strict=True))
+        # Where no neuron is unknown, none is wrong.
         share = float(right[unknown].double().mean()) if bool(unknown.any()) else 1.0
         return {"accuracy": share, "accuracy_all": float(right.double().mean())}
+
+    def correct(self, y: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which neurons are identified rightly and which have several candidates, both bool ``(B, N)``.
+
+        Args:
+            y: the true identities, ``(B, N)``.
+            index: the worms' places in the data set, ``(B,)``.
+        """
+        marginals = self.marginals(index)
+        candidates = self.candidates.to(marginals.device)[index.to(marginals.device)]
+        identity = identify(marginals, candidates)
+        return identity == y.to(identity), candidates.sum(-1) > 1
+
+    @torch.no_grad()
+    def marginals(self, index: Tensor) -> Tensor:
+        """Return how often each identity occurs for the neurons of the worms ``index``, ``(B, N, N)``."""
+        device = next(self.guide.parameters()).device
+        with isolated_random_state(self.seed, device):
+            index = index.to(device)
+            return self.guide.sample_permutations(self.num_samples, index, self.candidates.to(device)[index]).mean(0)
 
     def plots(self, y: Tensor | None) -> dict[str, Callable[..., Axes]]:
         """Return plots of the first worm's marginals and, with the true identities ``(J, N)``, of all accuracies."""
@@ -101,7 +104,7 @@ class Identification:
         def accuracy(ax: Axes | None = None) -> Axes:
             """Draw the share of each worm's neurons identified, of all and of those with several candidates."""
             assert y is not None
-            right, unknown = self.right(y, torch.arange(len(y)))
+            right, unknown = self.correct(y, torch.arange(len(y)))
             several = (right & unknown).sum(-1) / unknown.sum(-1).clamp_min(1)
             ax = given_or_new(ax)
             for place, (label, values) in enumerate({"all": right.double().mean(-1), "unknown": several}.items()):

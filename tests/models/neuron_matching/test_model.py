@@ -5,16 +5,23 @@ from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from torch.utils.data import DataLoader
 
-from pyro_ext.datasets import IndexedDataset, collate
-from pyro_ext.datasets.worms import simulated_worms
-from pyro_ext.inference.fit import LocalELBOModule, fit
-from pyro_ext.models.permutation_matching.laws import Settings, family
-from pyro_ext.models.permutation_matching.worms import Guide, Model, build_worms
-from pyro_ext.models.permutation_matching.worms_dynamics import LinearDynamics
-from pyro_ext.models.permutation_matching.worms_identities import identify
+from pyro_ext.datasets import IndexedDataset, collate, load, simulated_worms
+from pyro_ext.inference import FitSettings, fit
+from pyro_ext.models.neuron_matching import Guide, LinearDynamics, Model, build
+from pyro_ext.models.neuron_matching.evaluation import identify
+from pyro_ext.models.toolkit.relaxed_permutations import (
+    GumbelSinkhornFamily,
+    GumbelSinkhornSettings,
+    RoundingFamily,
+    RoundingSettings,
+)
 from pyro_ext.ops.assignment import permutation_matrix
 
-METHODS = ("rounding", "gumbel_sinkhorn")
+FAMILIES = {
+    "rounding": (RoundingFamily, RoundingSettings),
+    "gumbel_sinkhorn": (GumbelSinkhornFamily, GumbelSinkhornSettings),
+}
+METHODS = tuple(FAMILIES)
 N = 8
 
 
@@ -24,21 +31,26 @@ def data():
 
 
 def pair(data, method, **settings):
-    laws = family(method, N, Settings(**settings))
-    return Model(data, laws), Guide(data, laws)
+    family, own_settings = FAMILIES[method]
+    shared = family(N, own_settings(**settings))
+    return Model(data, shared), Guide(data, shared)
+
+
+def guide_of(plan):
+    return plan.elbo_objective("test").guide
 
 
 def loader(data, batch_size=1):
     return DataLoader(data.valid, batch_size=batch_size, collate_fn=collate)
 
 
-def train(built, data, steps):
-    module = LocalELBOModule(built.model, built.guide, built.elbo)
-    optimizer = torch.optim.Adam(module.parameters(), lr=0.1)
+def train(plan, data, steps):
+    objective = plan.elbo_objective("test")
+    optimizer = plan.players[0].optimizer.make(objective.named_parameters())
     batch = data.train.__getitems__(range(len(data.train)))
     for _ in range(steps):
         optimizer.zero_grad()
-        module(*batch).backward()
+        objective(*batch).total.backward()
         optimizer.step()
 
 
@@ -100,30 +112,27 @@ def test_losses_of_single_worms_average_to_that_of_all(data):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_gradients_reach_every_parameter(data, method, dtype):
-    built = build_worms(data, method)
-    built.model.to(dtype), built.guide.to(dtype)
+    objective = build(data, method).elbo_objective("test").to(dtype)
     x, y, index = data.train.__getitems__(range(2))
-    module = LocalELBOModule(built.model, built.guide, built.elbo)
     with torch.no_grad():
-        built.guide.weight_loc.normal_()
-    module(x.to(dtype), y, index).backward()
-    for parameter in module.parameters():
+        objective.guide.weight_loc.normal_()
+    objective(x.to(dtype), y, index).total.backward()
+    for parameter in objective.parameters():
         assert parameter.grad.dtype == dtype
         assert parameter.grad.isfinite().all()
         assert parameter.grad.abs().sum() > 0
-    loc = built.guide.local["loc"].grad
+    loc = objective.guide.local["loc"].grad
     assert (loc[~data.candidates] == 0).all()
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_batches_leave_other_worms_alone(data, method):
-    built = build_worms(data, method)
-    module = LocalELBOModule(built.model, built.guide, built.elbo)
+    objective = build(data, method).elbo_objective("test")
     with torch.no_grad():
-        built.guide.weight_loc.normal_()
-    module(*data.train.__getitems__([1])).backward()
-    assert (built.guide.local["loc"].grad[0] == 0).all()
-    assert (built.guide.local["loc"].grad[1] != 0).any()
+        objective.guide.weight_loc.normal_()
+    objective(*data.train.__getitems__([1])).total.backward()
+    assert (objective.guide.local["loc"].grad[0] == 0).all()
+    assert (objective.guide.local["loc"].grad[1] != 0).any()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -136,10 +145,10 @@ def test_vectorised_particles(data, method):
 @pytest.mark.parametrize("method", METHODS)
 def test_training_identifies_the_neurons(method):
     data = simulated_worms(num_neurons=10, num_connections=20, num_nearby=3, num_known=3, num_steps=2000, seed=3)
-    built = build_worms(data, method)
-    before = built.evaluate(loader(data))
-    train(built, data, 60)
-    after = built.evaluate(loader(data))
+    plan = build(data, method)
+    before = plan.evaluate(loader(data))
+    train(plan, data, 60)
+    after = plan.evaluate(loader(data))
     assert before["accuracy"] < 0.6
     assert after["accuracy"] >= 0.85
     assert after["accuracy_all"] >= after["accuracy"]
@@ -149,18 +158,19 @@ def test_smaller_weight_units_move_weights_less(data):
     moved = []
     for unit in (1.0, 0.1):
         pyro.set_rng_seed(0)
-        built = build_worms(data, weight_unit=unit)
-        train(built, data, 1)
-        moved.append(built.guide.weights().loc.detach())
+        plan = build(data, weight_unit=unit)
+        train(plan, data, 1)
+        moved.append(guide_of(plan).weights().loc.detach())
     assert moved[0].abs().max().item() == pytest.approx(0.1, rel=1e-3)  # Adam's first step
     torch.testing.assert_close(moved[1], 0.1 * moved[0])
 
 
 @pytest.mark.filterwarnings("ignore:.*num_workers:UserWarning")
 def test_fit_trains_and_evaluates_it(data, tmp_path):
-    built = build_worms(data, evaluation_samples=4)
-    result = fit(built, data, max_epochs=2, lr=0.1, seed=0, out=tmp_path / "run", batch_size=2)
-    assert {"accuracy", "accuracy_all"} <= set(result.metrics)
+    plan = build(data, evaluation_samples=4)
+    result = fit(plan, data, FitSettings(max_epochs=2, batch_size=2, seed=0), out=tmp_path / "run")
+    assert [*result.metrics] == ["train_loss", "accuracy", "accuracy_all"]
+    assert (plan.headline, plan.headline_mode) == ("accuracy", "max")
     assert len(pyro.get_param_store()) == 0
 
 
@@ -173,11 +183,11 @@ def test_svi_trains_it(data):
 
 
 def test_evaluation_counts_identities(data):
-    built = build_worms(data)
+    plan = build(data)
     truth = permutation_matrix(data.valid.y)
     with torch.no_grad():
-        built.guide.local["loc"].copy_(20 * truth)
-    assert built.evaluate(loader(data)) == {"accuracy": 1.0, "accuracy_all": 1.0}
+        guide_of(plan).local["loc"].copy_(20 * truth)
+    assert plan.evaluate(loader(data)) == {"accuracy": 1.0, "accuracy_all": 1.0}
     unknown = ~data.known
     # Worm 0 with two unknown neurons that may be each other taken for each other.
     swapped, y = truth.clone(), data.valid.y[0]
@@ -185,50 +195,51 @@ def test_evaluation_counts_identities(data):
     b = next(i for i in range(N) if i != a and data.candidates[0, a, y[i]] and data.candidates[0, i, y[a]])
     swapped[0, [a, b]] = truth[0, [b, a]]
     with torch.no_grad():
-        built.guide.local["loc"].copy_(20 * swapped)
-    found = built.evaluate(loader(data))
-    assert found["accuracy_all"] == pytest.approx(1 - 2 / (2 * N))
-    assert found["accuracy"] == pytest.approx(1 - 2 / int(unknown.sum()))
+        guide_of(plan).local["loc"].copy_(20 * swapped)
+    metrics = plan.evaluate(loader(data))
+    assert metrics["accuracy_all"] == pytest.approx(1 - 2 / (2 * N))
+    assert metrics["accuracy"] == pytest.approx(1 - 2 / int(unknown.sum()))
 
 
 def test_evaluation_repeats_and_leaves_the_noise_alone(data):
-    built = build_worms(data, evaluation_samples=3)
+    plan = build(data, evaluation_samples=3)
     pyro.set_rng_seed(1)
-    first = built.evaluate(loader(data))
+    first = plan.evaluate(loader(data))
     drawn = torch.rand(3)
-    second = built.evaluate(loader(data, batch_size=1))
+    second = plan.evaluate(loader(data, batch_size=1))
     pyro.set_rng_seed(1)
     assert first == second
     assert torch.equal(drawn, torch.rand(3))
 
 
 def test_evaluation_of_nothing(data):
-    built = build_worms(data)
+    plan = build(data)
     with pytest.raises(ValueError, match="loader must hold at least one worm, got none"):
-        built.evaluate([])
+        plan.evaluate([])
     with pytest.raises(ValueError, match="loader must hold the true identities y"):
-        built.evaluate([data.train.__getitems__([0])])
+        plan.evaluate([data.train.__getitems__([0])])
 
 
 def test_recordings_without_identities(data):
     data.valid = IndexedDataset(data.valid.x)
-    built = build_worms(data)
-    assert built.evaluate is None
-    assert list(built.plots) == ["marginals"]
-    assert built.plots["marginals"]().images[0].get_array().shape == (N, N)
+    plan = build(data)
+    assert plan.evaluate is None
+    assert plan.headline == ""
+    assert list(plan.plots) == ["marginals"]
+    assert plan.plots["marginals"]().images[0].get_array().shape == (N, N)
 
 
 def test_plots(data):
     from matplotlib.figure import Figure
 
-    built = build_worms(data)
+    plan = build(data)
     ax = Figure().add_subplot()
-    assert built.plots["marginals"](ax=ax) is ax
+    assert plan.plots["marginals"](ax=ax) is ax
     with torch.no_grad():
-        built.guide.local["loc"].copy_(20 * permutation_matrix(data.valid.y))
-    picture = built.plots["marginals"]().images[0].get_array()
-    assert (picture.diagonal() == 1).all()
-    assert [bar.get_height() for bar in built.plots["accuracy"]().patches] == [1.0] * 4
+        guide_of(plan).local["loc"].copy_(20 * permutation_matrix(data.valid.y))
+    cells = plan.plots["marginals"]().images[0].get_array()
+    assert (cells.diagonal() == 1).all()
+    assert [bar.get_height() for bar in plan.plots["accuracy"]().patches] == [1.0] * 4
 
 
 def test_identities_are_a_permutation_of_candidates():
@@ -243,13 +254,7 @@ def test_identities_are_a_permutation_of_candidates():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "stick_breaking"}, "method must be rounding or gumbel_sinkhorn for worms, got 'stick_breaking'"),
-        ({"temperature": 0.0}, "temperature must be a positive, finite number, got 0.0"),
-        ({"temperature": 1.5}, "temperature must be at most 1 for rounding, got 1.5"),
-        ({"max_scale": 1e-5}, "min_scale=0.0001 must lie below max_scale=1e-05"),
-        ({"prior_scale": -1.0}, "prior_scale must be a positive, finite number, got -1.0"),
-        ({"num_iterations": 0}, "num_iterations must be an integer of at least 1, got 0"),
-        ({"gradient": "none"}, "gradient must be one of"),
+        ({"method": "stick_breaking"}, "method must be one of rounding, gumbel_sinkhorn; got 'stick_breaking'"),
         ({"weight_scale": 0}, "weight_scale must be a positive, finite number, got 0"),
         ({"weight_unit": float("inf")}, "weight_unit must be a positive, finite number, got inf"),
         ({"evaluation_samples": 0}, "evaluation_samples must be an integer of at least 1, got 0"),
@@ -257,13 +262,24 @@ def test_identities_are_a_permutation_of_candidates():
 )
 def test_bad_options(data, options, message):
     with pytest.raises(ValueError, match=message):
-        build_worms(data, **options)
+        build(data, **options)
+
+
+def test_defaults_are_those_of_the_publication(data):
+    settings = {method: guide_of(build(data, method)).family.settings for method in METHODS}
+    assert settings["rounding"] == RoundingSettings(1.0, 1e-4, 0.07, 0.3, 10, "pathwise")
+    assert settings["gumbel_sinkhorn"] == GumbelSinkhornSettings(1.0, 1.0, 10)
+
+
+def test_other_data_are_refused():
+    with pytest.raises(ValueError, match="data must be recordings of worms, got 'digits'; load"):
+        build(load("digits"))
 
 
 def test_candidates_without_a_permutation_are_refused(data):
     data.candidates[1, :, 0] = False
     with pytest.raises(ValueError, match=r"data\.candidates must hold a permutation for each worm"):
-        build_worms(data)
+        build(data)
 
 
 @pytest.mark.parametrize("module", [0, 1])

@@ -3,7 +3,7 @@ import torch
 from torch.distributions import Normal
 
 from pyro_ext.datasets.worms import lag_moments, simulate_activity
-from pyro_ext.models.permutation_matching.worms_dynamics import LinearDynamics
+from pyro_ext.models.neuron_matching import LinearDynamics
 
 
 def transitions(dtype, *batch):
@@ -19,14 +19,14 @@ def test_density_is_that_of_the_activity(dtype, device):
 
 
 def test_values_and_parameters_broadcast():
-    law = LinearDynamics(transitions(torch.float64, 2, 1), 5)
-    assert law.batch_shape == (2, 1)
-    values = law.sample((7,))
+    d = LinearDynamics(transitions(torch.float64, 2, 1), 5)
+    assert d.batch_shape == (2, 1)
+    values = d.sample((7,))
     assert values.shape == (7, 2, 1, 6, 6)
-    assert law.log_prob(values).shape == (7, 2, 1)
-    wide = law.expand((2, 3))
+    assert d.log_prob(values).shape == (7, 2, 1)
+    wide = d.expand((2, 3))
     assert wide.log_prob(values[0]).shape == (2, 3)
-    torch.testing.assert_close(wide.log_prob(values[0])[:, 2:], law.log_prob(values[0]))
+    torch.testing.assert_close(wide.log_prob(values[0])[:, 2:], d.log_prob(values[0]))
 
 
 def test_gradient_vanishes_at_the_regression():
