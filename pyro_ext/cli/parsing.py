@@ -9,14 +9,49 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
 
 from pyro_ext.cli.errors import nearest
 
 _NESTED = ("--optimizer.lr", "--optimizer.weight_decay", "--elbo.num_samples", "--elbo.num_particles")
 """Options of classes chosen on the command line, which are not among those of the parser."""
 
-__all__ = ["Words", "as_dict", "check_names", "parse", "read_options", "scan", "with_prefix"]
+__all__ = [
+    "PlainHelp",
+    "Words",
+    "as_dict",
+    "check_names",
+    "command_parser",
+    "parse",
+    "read_options",
+    "scan",
+    "with_prefix",
+]
+
+
+class PlainHelp(DefaultHelpFormatter):
+    """Help that tells the default of an option where it has one, and leaves out the types of Python."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = (action.help or "").replace("``", "").rstrip(".")
+        if not action.option_strings:
+            return text
+        if action.required:
+            return f"{text} (required)"
+        nothing = action.default is None or action.default is False or action.default in ([], argparse.SUPPRESS)
+        return text if nothing or isinstance(action, ActionConfigFile) else f"{text} (default: %(default)s)"
+
+
+def command_parser(usage: str, description: str) -> ArgumentParser:
+    """Return a parser without options, for words from which the name of the command has been taken.
+
+    Args:
+        usage: the line that shows how the command is called.
+        description: what the command does.
+    """
+    return ArgumentParser(
+        usage=usage, description=description, formatter_class=PlainHelp, exit_on_error=False, allow_abbrev=False
+    )
 
 
 @dataclass(frozen=True)

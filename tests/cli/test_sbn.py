@@ -125,13 +125,18 @@ WRONG = [
     (["fit", "{trees}", "--out", "{subfolder}", "--overwrite"], "is a folder; name a file"),
     (["fit", "{empty}", "--out", "{new}"], "empty.nwk"),
     (["evaluate", "{trees}", "--golden", "{trees}"], "is no file of subsplits"),
-    (["evaluate", "{network}", "--golden", "{trees}", "--counts", "0"], "counts must be at least 1, got 0"),
-    (["evaluate", "{network}", "--golden", "{trees}", "--top", "-1"], "--top must not be negative, got -1"),
+    (["evaluate", "{network}", "--golden", "{trees}", "--counts", "0"], "counts must be an integer of at least 1, got 0"),
+    (["evaluate", "{network}", "--golden", "{trees}", "--top", "-1"], "--top must be an integer of at least 0, got -1"),
     (["evaluate", "{network}", "--golden", "{trees}", "--floor", "0"], "floor must be a positive number"),
     (["evaluate", "{network}", "--golden", "{trees}", "--out", "{trees}"], "is a file; name a folder"),
-    (["sample", "{network}", "--num", "0", "--out", "{new}.nwk"], "--num must be at least 1, got 0"),
+    (["sample", "{network}", "--num", "0", "--out", "{new}.nwk"], "--num must be an integer of at least 1, got 0"),
     (["sample", "{network}", "--out", "{trees}"], "exists; choose another name"),
     (["sample", "{network}", "--out", "{new}.txt"], "end it in .nwk, .nex or .trprobs"),
+    (["sample", "{network}", "--out", "{new}.nwk", "--num", "many"], "--num: Expected a <class 'int'>. Got value: many"),
+    (["sample", "{network}", "--out", "{new}.nwk", "--sed", "3"], "--sed 3; did you mean --seed?"),
+    (["sample", "{network}"], "required: out"),
+    (["draw", "{network}"], "sbn has no task 'draw'; choose one of fit, evaluate, sample"),
+    ([], "sbn needs a task before its options: one of fit, evaluate, sample"),
 ]
 
 
@@ -196,6 +201,7 @@ def test_help(words, capsys):
     assert main(["sbn", *words]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith(f"usage: pyro-ext sbn {words[0] if len(words) > 1 else 'fit|evaluate|sample'}")
+    assert "(type: " not in shown
 
 
 @pytest.mark.data
