@@ -29,8 +29,7 @@ from pyro_ext.inference.evidence import EVIDENCE_METHODS, EvidenceSettings
 from pyro_ext.models.phylo import FixedTopology
 from pyro_ext.phylo import Alignment, read_trees
 from pyro_ext.phylo.alignment_files import read_alignment
-from pyro_ext.plotting import save
-from pyro_ext.plotting.axes import given_or_new
+from pyro_ext.plotting import given_or_new, save
 
 WORK = Path(__file__).resolve().parents[1] / "runs" / "evidence-ds1"
 LOG_EVIDENCE = -7108.42  # of the alignment, all trees together, by stepping-stone sampling

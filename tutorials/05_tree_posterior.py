@@ -28,8 +28,7 @@ from pyro_ext.inference import TraceUnorderedSet_ELBO, TraceVIMCO_ELBO
 from pyro_ext.inference.evidence import EvidenceSettings, estimate_evidence
 from pyro_ext.models.phylo import FixedTopology, VariationalPhylogeny
 from pyro_ext.phylo import STATES, Alignment, SubsplitSupport, TreeSet, all_trees, parse_trees
-from pyro_ext.plotting import loss_curve, tree_probabilities
-from pyro_ext.plotting.branch_lengths import branch_intervals
+from pyro_ext.plotting import branch_intervals, loss_curve, tree_probabilities
 
 SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
 SITES = 60 if SMOKE_TEST else 150

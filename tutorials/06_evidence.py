@@ -27,8 +27,7 @@ from pyro_ext.distributions import TreeLikelihood
 from pyro_ext.inference.evidence import EvidenceSettings, EvidenceWarning, compare_evidence, estimate_evidence
 from pyro_ext.models.phylo import FixedTopology
 from pyro_ext.phylo import Alignment, parse_trees
-from pyro_ext.plotting.evidence import plot_evidence
-from pyro_ext.plotting.topologies import plot_topology_probabilities
+from pyro_ext.plotting import plot_evidence, plot_topology_probabilities
 
 SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
 pyro.set_rng_seed(0)

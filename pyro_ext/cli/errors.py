@@ -36,16 +36,16 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def _shortened(message: str) -> str:
     """Return a message on one line, with what was tried in vain for each possible type reduced to what tells."""
-    key = re.match(r'Parser key "([^"]+)":', message)
-    inner = re.search(r'Parser key "([^"]+)":\s*(Expected .*?)(?:\n\s*- |\n\s*Given|$)', message[1:], re.DOTALL)
-    if key and inner:  # an option of a class
-        return " ".join([f"--{key[1]}.{inner[1]}:", *inner[2].split()])
+    keys = re.findall(r'Parser key "([^"]+)":', message)
+    option = [f"--{'.'.join(keys)}:"] if keys else []
     if "Errors:" in message:
-        attempts, _, given = message.partition("Errors:")[2].partition("Given value type")
+        attempts, _, given = message.rpartition("Errors:")[2].partition("Given value type")
+        if len(keys) == 1:
+            attempts, _, given = message.partition("Errors:")[2].partition("Given value type")
         telling = [reason for reason in re.split(r"\n\s*- ", attempts) if reason.strip() and "NoneType" not in reason]
         message = telling[0] if telling else message
         if message.startswith("Expected a <class"):
-            message += ". Got value: " + given.partition("Given value: ")[2]
-    elif key:
-        message = message[key.end() :]
-    return " ".join([*([f"--{key[1]}:"] if key else []), *message.split()])
+            message += ". Got value: " + given.partition("Given value: ")[2].partition("\n")[0]
+    if keys and "Parser key" in message:
+        message = message.rpartition(f'Parser key "{keys[-1]}":')[2]
+    return " ".join([*option, *message.split()])

@@ -137,7 +137,8 @@ def read_options(path: str) -> dict[str, Any]:
 
 def check_names(parser: ArgumentParser, options: Mapping[str, Any], path: str) -> None:
     """Raise a ValueError that names an option of a file which the parser does not have, and the nearest one it has."""
-    known = [action.dest for action in parser._actions if action.dest not in ("help", "config", "print_config")]
+    every = [action.dest for action in parser._actions if not action.dest.endswith(("help", "config"))]
+    known = [name for name in every if not any(other.startswith(f"{name}.") for other in every)]  # not whole groups
     for name in _flat(options):
         parts = name.split(".")
         above = {".".join(parts[:stop]) for stop in range(1, len(parts) + 1)}

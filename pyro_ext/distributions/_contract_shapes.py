@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,9 +13,62 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Independent
 
-from pyro_ext.distributions._contract_subject import Subject, require, require_close, require_equal
+__all__ = ["SHAPE_CHECKS", "Coordinates", "Subject", "require", "require_close", "require_equal"]
 
-__all__ = ["SHAPE_CHECKS"]
+Coordinates = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""From values to free real coordinates and the log-determinant of the map from coordinates to values."""
+
+
+@dataclass
+class Subject:
+    """What a check looks at: a distribution and how to test it.
+
+    Attributes:
+        d: the distribution.
+        parameters: the leaf tensors that it was built from.
+        x: four samples, ``(4,) + batch_shape + event_shape``.
+        num_samples: how many samples a statistical check draws.
+        false_alarm: the probability that a statistical check fails for a right distribution.
+        has_density: whether ``log_prob`` is implemented.
+        coordinates: free coordinates of values; None if those of the support will do.
+    """
+
+    d: Any
+    parameters: list[Tensor]
+    x: Tensor
+    num_samples: int
+    false_alarm: float
+    has_density: bool = True
+    coordinates: Coordinates | None = None
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The distribution's batch shape."""
+        return torch.Size(self.d.batch_shape)
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether the support is finite or countable."""
+        return bool(self.d.support.is_discrete)
+
+
+def require(condition: object, message: str) -> None:
+    """Raise an AssertionError unless the condition holds."""
+    if not condition:
+        raise AssertionError(message)
+
+
+def require_equal(actual: object, expected: object, what: str) -> None:
+    """Raise an AssertionError unless both are equal."""
+    require(actual == expected, f"{what} is {actual}, expected {expected}")
+
+
+def require_close(actual: Tensor, expected: Tensor, what: str) -> None:
+    """Raise an AssertionError unless both have one shape and agree to a hundred roundings."""
+    require_equal(actual.shape, expected.shape, f"the shape of {what}")
+    tolerance = 100 * torch.finfo(actual.dtype).eps
+    close = torch.isclose(actual, expected, rtol=tolerance, atol=tolerance)
+    require(close.all(), f"{what} is {actual[~close][:3]}, expected {expected[~close][:3]}")
 
 
 def _check_shapes(s: Subject) -> None:
@@ -33,10 +87,10 @@ def _check_infer_shapes(s: Subject) -> None:
     if not shapes:
         return
     try:
-        found = type(s.d).infer_shapes(**shapes)
-    except NotImplementedError:  # a law whose shapes depend on more than those of its tensors
+        shapes_inferred = type(s.d).infer_shapes(**shapes)
+    except NotImplementedError:  # a distribution whose shapes depend on more than those of its tensors
         return
-    require_equal(found, (s.batch_shape, s.d.event_shape), "infer_shapes(...)")
+    require_equal(shapes_inferred, (s.batch_shape, s.d.event_shape), "infer_shapes(...)")
 
 
 def _check_support(s: Subject) -> None:
@@ -48,12 +102,12 @@ def _check_support(s: Subject) -> None:
 def _check_log_prob(s: Subject) -> None:
     log_prob = s.d.log_prob(s.x)
     require_equal(log_prob.shape, s.x.shape[:1] + s.batch_shape, "the shape of log_prob(sample)")
-    require(torch.isfinite(log_prob).all(), f"log_prob of the law's own samples is not finite: {log_prob}")
+    require(torch.isfinite(log_prob).all(), f"log_prob of the distribution's own samples is not finite: {log_prob}")
     require_close(s.d.log_prob(s.x[0]), log_prob[0], "log_prob of one sample")
     parts = s.d.score_parts(s.x)
     require_close(parts.log_prob, log_prob, "score_parts(sample).log_prob")
     if s.d.has_rsample:
-        require_equal(parts.score_function, 0, "score_parts(sample).score_function of a reparameterised law")
+        require_equal(parts.score_function, 0, "score_parts(sample).score_function of a reparameterised distribution")
     else:
         require_close(parts.score_function, log_prob, "score_parts(sample).score_function")
 

@@ -1,4 +1,4 @@
-"""What the laws of draws without replacement share: log-probabilities of categories and a number of draws."""
+"""The base of the distributions of draws without replacement: log-probabilities of categories, number of draws."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch.distributions.utils import lazy_property
 
 from pyro_ext.distributions.structure import enumerated_entropy, enumerated_kl
 from pyro_ext.ops.sets import log_remaining_mass, perturb
+from pyro_ext.utils.checks import positive_int
 
 # Listing more values than this would be a mistake more often than a wish.
 _MOST_VALUES = 1 << 22
@@ -67,7 +68,7 @@ class DrawsWithoutReplacement(TorchDistribution):
         return self.batch_shape + torch.Size([self.num_categories])
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Any:
-        """Return the same law with its parameters broadcast to ``batch_shape``."""
+        """Return the same distribution with its parameters broadcast to ``batch_shape``."""
         batch_shape = torch.Size(batch_shape)
         new = self._get_checked_instance(type(self), _instance)
         new.k, new.num_categories = self.k, self.num_categories
@@ -156,8 +157,7 @@ def given_parameter(logits: Tensor | None, probs: Tensor | None) -> Tensor:
 
 def check_num_draws(k: int, num_categories: int) -> int:
     """Return ``k`` if it is an integer in ``1..num_categories``; raise a ValueError naming it otherwise."""
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise ValueError(f"k must be an integer of at least 1, got {k!r}")
+    positive_int("k", k)
     if k > num_categories:
         raise ValueError(f"k={k} exceeds the {num_categories} categories: choose k at most {num_categories}")
     return k

@@ -13,6 +13,7 @@ from pyro_ext.phylo.canonical import is_canonical
 
 __all__ = [
     "doubly_stochastic",
+    "doubly_stochastic_to",
     "k_hot",
     "log_simplex",
     "ordered_subset",

@@ -20,9 +20,9 @@ class DistinctDraws(NamedTuple):
     log-probability -inf.
 
     Attributes:
-        values: ``(k,) + batch_shape + event_shape``.
-        log_prob: their log-probabilities, without gradient, ``(k,) + batch_shape``.
-        log_rest: log of the mass of all other values, ``batch_shape``; -inf if there are none.
+        values: the values, ``(k,) + batch_shape + event_shape``.
+        log_prob: the log-probabilities of the values, without gradient, ``(k,) + batch_shape``.
+        log_rest: the log of the probability of all other values, ``batch_shape``; -inf if there are none.
     """
 
     values: Tensor
@@ -45,7 +45,7 @@ def distinct_values(sequences: SequenceSet, build: Callable[[Tensor], Tensor]) -
     """Turn distinct sequences of choices, which a beam search has drawn, into the values that they stand for.
 
     Args:
-        sequences: draws without replacement; those of log-probability -inf are replaced by the first.
+        sequences: sequences drawn without replacement; those of log-probability -inf are replaced by the first.
         build: maps sequences ``(k,) + batch_shape + (T,)`` to values ``(k,) + batch_shape + event_shape``.
 
     Example:

@@ -72,7 +72,7 @@ class PlackettLuce(DrawsWithoutReplacement):
 
     @classmethod
     def infer_shapes(cls, **arg_shapes: Sequence[int]) -> tuple[torch.Size, torch.Size]:
-        """Return batch and event shape of a law of full rankings with parameters of these shapes.
+        """Return batch and event shape of a distribution of full rankings with parameters of these shapes.
 
         Raises:
             NotImplementedError: if ``k`` is among them, since the event shape is its value.

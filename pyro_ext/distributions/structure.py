@@ -17,7 +17,7 @@ class Unwrapped(NamedTuple):
     """A distribution without ``.to_event`` and ``.mask``.
 
     Attributes:
-        base: the distribution below them.
+        base: the distribution below ``.to_event`` and ``.mask``.
         num_event_dims: how many of the rightmost batch dims of ``base`` are event dims of the whole distribution.
     """
 

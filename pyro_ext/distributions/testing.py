@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from pyro_ext.distributions._contract import CHECKS
-from pyro_ext.distributions._contract_laws import LAW_CHECKS
-from pyro_ext.distributions._contract_subject import Coordinates, Subject
+from pyro_ext.distributions._contract_samples import SAMPLE_CHECKS
+from pyro_ext.distributions._contract_shapes import SHAPE_CHECKS, Coordinates, Subject
 
-__all__ = ["check_distribution"]
+__all__ = ["CHECKS", "check_distribution"]
+
+CHECKS: dict[str, Callable[[Subject], None]] = {**SHAPE_CHECKS, **SAMPLE_CHECKS}
+"""The single checks by name: each takes a subject and raises an AssertionError."""
 
 
 def check_distribution(
@@ -32,7 +34,7 @@ def check_distribution(
     * ``shapes``: samples have shape ``sample_shape + batch_shape + event_shape``;
     * ``infer_shapes``: the class method finds them from the shapes of the parameters, unless it is not implemented;
     * ``support``: samples lie in the support, and its ``check`` returns the batch shape;
-    * ``log_prob``: shape, finite at the law's own samples, and part of ``score_parts``;
+    * ``log_prob``: shape, finite at the distribution's own samples, and part of ``score_parts``;
     * ``refusal``: with validation on, values of a wrong shape are refused;
     * ``dtype``: type and device are those of the parameters;
     * ``expand``, ``to_event``, ``mask``: as Pyro defines them;
@@ -41,17 +43,17 @@ def check_distribution(
     * ``repr``: names the class;
     * ``gradients``: ``log_prob``, and samples where reparameterised, reach every one of ``parameters``;
     * ``enumerate``: a finite support is complete: distinct values whose probabilities sum to 1;
-    * ``sample_law``: samples of a finite law follow ``log_prob``, by a chi-square test;
-    * ``rsample_law``: ``sample`` and ``rsample`` draw from one law, by a Kolmogorov-Smirnov test;
-    * ``moments``, ``entropy``: ``mean``, ``variance`` and ``entropy()``, where the law knows them, are those of its
-      samples, by a t-test;
-    * ``goodness_of_fit``: samples of a continuous float64 law follow ``log_prob``, by a t-test of the volumes of cells
-      in unconstrained coordinates: on a bounded support, densities that pile up at the bounds would hide much;
+    * ``frequencies``: samples of a finite distribution follow ``log_prob``, by a chi-square test;
+    * ``rsample``: ``sample`` and ``rsample`` draw from one distribution, by a Kolmogorov-Smirnov test;
+    * ``moments``, ``entropy``: ``mean``, ``variance`` and ``entropy()``, where the distribution knows them, are those
+      of its samples, by a t-test;
+    * ``goodness_of_fit``: samples of a continuous float64 distribution follow ``log_prob``, by a t-test of the volumes
+      of cells in unconstrained coordinates: on a bounded support, densities that pile up at the bounds would hide much;
     * ``score``: the gradient of ``log_prob`` in ``parameters`` has mean zero under the samples, by a t-test. It
-      relates sampler and density for any law whose support does not move with its parameters.
+      relates sampler and density for any distribution whose support does not move with its parameters.
 
-    A law without a density, whose ``log_prob`` is not implemented, skips ``log_prob``; what other checks ask of
-    densities is then left out.
+    A distribution without a density, whose ``log_prob`` is not implemented, skips ``log_prob``; what other checks ask
+    of densities is then left out.
 
     Args:
         d: the distribution; an instance of :class:`pyro.distributions.TorchDistribution` or one of Pyro's own.
@@ -60,7 +62,7 @@ def check_distribution(
         num_samples: the number of samples of each statistical check.
         false_alarm: the probability that a right distribution fails, for each of them.
         seed: the checks draw from this seed and leave torch's generators as they were.
-        skip: names of checks to leave out.
+        skip: the names of the checks to leave out.
         coordinates: a function of values ``(n,) + batch_shape + event_shape``, for ``goodness_of_fit`` on supports of
             which ``biject_to`` knows nothing useful. It returns free real coordinates ``(n,) + batch_shape + (D,)``
             and the log-determinant of the map from coordinates to values, ``(n,) + batch_shape``.
@@ -78,7 +80,7 @@ def check_distribution(
     if not all(parameter.requires_grad for parameter in parameters):
         raise ValueError("parameters must require gradients: call requires_grad_() on them before building d")
     has_density = "log_prob" not in skip
-    needing_density = set() if has_density else {"refusal", "enumerate", *LAW_CHECKS} - {"rsample_law", "moments"}
+    needing_density = set() if has_density else {"refusal", "enumerate", *SAMPLE_CHECKS} - {"rsample", "moments"}
     for name, check in CHECKS.items():
         if name in skip or name in needing_density:
             continue

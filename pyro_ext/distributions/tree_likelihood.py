@@ -26,15 +26,15 @@ class TreeLikelihood(TorchDistribution):
 
     with weights w of the patterns and rates r_k of probability q_k. A value holds the likelihood of each state at each
     leaf, ``(n, S, 4)`` in the order A C G T, as ``Alignment.patterns`` does: one-hot where the state is known, ones
-    where nothing is. Batch elements may be different trees; all share one pass. Samples are one-hot.
+    where nothing is. Batch elements may be different trees; all are evaluated in one traversal. Samples are one-hot.
 
     Args:
         tree: canonical trees of n taxa, int64 ``batch_shape + (2n - 2,)`` unrooted, or ``(2n - 1,)`` rooted.
         branch_lengths: expected substitutions per site above every node but the root, ``batch_shape + (E,)``.
-        substitution_model: the process; JC69 if None.
-        site_model: how rates vary over sites; not at all if None.
-        weights: how often each pattern occurs, ``(S,)``; once if None.
-        num_sites: S, for sampling without weights; 1 if None.
+        substitution_model: the substitution process along an edge; JC69 if None.
+        site_model: how rates vary over sites; all sites have rate 1 if None.
+        weights: how often each pattern occurs, ``(S,)``; each once if None.
+        num_sites: the number S of sites, for sampling without weights; 1 if None.
         validate_args: whether to check arguments and values; torch's default if None.
 
     Raises:
@@ -93,7 +93,7 @@ class TreeLikelihood(TorchDistribution):
         raise NotImplementedError("the event shape of a TreeLikelihood follows from its taxa and its number of sites")
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Any:
-        """Return the same law with its parameters broadcast to ``batch_shape``."""
+        """Return the same distribution with its parameters broadcast to ``batch_shape``."""
         new = self._get_checked_instance(TreeLikelihood, _instance)
         batch_shape = torch.Size(batch_shape)
         new.substitution_model, new.site_model, new._mixture = self.substitution_model, self.site_model, self._mixture
@@ -122,14 +122,14 @@ class TreeLikelihood(TorchDistribution):
         """
         self._check_value(value)
         if value.dim() == 3:
-            found = site_log_likelihoods(*self._arguments(), value, differentiable_twice=differentiable_twice)
-            return self._mixed(found)
+            by_category = site_log_likelihoods(*self._arguments(), value, differentiable_twice=differentiable_twice)
+            return self._mixed(by_category)
         shape = torch.broadcast_shapes(value.shape[:-3], self.batch_shape)
         own = shape[len(shape) - len(self.batch_shape) :]
         values = value.expand(*shape, *value.shape[-3:]).reshape(-1, own.numel(), *value.shape[-3:])
-        law = self.expand(own)
+        expanded = self.expand(own)
         elements = enumerate(product(*map(range, own)))
-        sites = [law._sites_of(index, values[:, k], differentiable_twice) for k, index in elements]
+        sites = [expanded._sites_of(index, values[:, k], differentiable_twice) for k, index in elements]
         return torch.stack(sites, 1).reshape(*shape, -1)
 
     def category_matrices(self) -> Tensor:
@@ -184,9 +184,10 @@ class TreeLikelihood(TorchDistribution):
             frequencies.expand(*self.batch_shape, *frequencies.shape[-2:])[index],
             values.movedim(0, 1).flatten(1, 2),
         )
-        found = site_log_likelihoods(*element, differentiable_twice=differentiable_twice)
+        by_category = site_log_likelihoods(*element, differentiable_twice=differentiable_twice)
         log_probs = self._mixture.log_probs
-        return self._mixed(found, log_probs.expand(*self.batch_shape, log_probs.shape[-1])[index]).view(len(values), -1)
+        log_probs = log_probs.expand(*self.batch_shape, log_probs.shape[-1])[index]
+        return self._mixed(by_category, log_probs).view(len(values), -1)
 
     def _mixed(self, log_likelihood: Tensor, log_probs: Tensor | None = None) -> Tensor:
         """Return the log-likelihood of the mixture over categories, ``(..., S)`` from ``(..., C, S)``."""

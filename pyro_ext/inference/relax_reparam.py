@@ -25,9 +25,9 @@ from pyro_ext.distributions.relaxed import (
     RelaxedOneHotCategorical,
     RelaxedOneHotCategoricalStraightThrough,
 )
-from pyro_ext.distributions.relaxed._parameters import as_temperature
 from pyro_ext.distributions.relaxed.bernoulli import RelaxedBernoulliBase
-from pyro_ext.distributions.relaxed.objectives import check_objective
+from pyro_ext.distributions.relaxed.objectives import OBJECTIVES
+from pyro_ext.distributions.relaxed.parameters import as_temperature
 from pyro_ext.distributions.structure import unwrap, with_base
 from pyro_ext.inference.temperature import TemperatureSchedule
 from pyro_ext.ops.relaxed import (
@@ -38,6 +38,7 @@ from pyro_ext.ops.relaxed import (
     sigmoid,
     straight_through,
 )
+from pyro_ext.utils.checks import one_of
 
 __all__ = ["RelaxReparam", "relax"]
 
@@ -93,7 +94,7 @@ class RelaxReparam(Reparam):
     def __init__(
         self, temperature: Temperature, objective: Objective = "relaxed_density", straight_through: bool = False
     ) -> None:
-        check_objective(objective)
+        one_of("objective", objective, OBJECTIVES)
         if not isinstance(temperature, TemperatureSchedule):
             as_temperature(temperature, torch.empty(()), validate=True)
         self.temperature = temperature

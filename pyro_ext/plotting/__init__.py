@@ -6,19 +6,21 @@ file with :func:`save`; for a window, pass an ``ax`` of ``plt.subplots()``.
 
 from __future__ import annotations
 
+from pyro_ext.plotting.axes import given_or_new, save
 from pyro_ext.plotting.curves import loss_curve
-from pyro_ext.plotting.evidence import plot_evidence
+from pyro_ext.plotting.estimators import gradient_variance, gradient_variance_curve, plot_evidence
 from pyro_ext.plotting.images import image_grid
-from pyro_ext.plotting.save import save
-from pyro_ext.plotting.trees import tree_probabilities
-from pyro_ext.plotting.variance import gradient_variance, gradient_variance_curve
+from pyro_ext.plotting.trees import branch_intervals, plot_topology_probabilities, tree_probabilities
 
 __all__ = [
+    "branch_intervals",
+    "given_or_new",
     "gradient_variance",
     "gradient_variance_curve",
     "image_grid",
     "loss_curve",
     "plot_evidence",
+    "plot_topology_probabilities",
     "save",
     "tree_probabilities",
 ]

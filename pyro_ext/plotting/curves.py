@@ -1,4 +1,4 @@
-"""How a loss falls."""
+"""Curves of losses by epoch."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def loss_curve(
         history: the values of one curve, or the curves by label; each of shape ``(epochs,)``, or
             ``(runs, epochs)`` for runs that differ by seed: their mean is drawn, over the range they cover.
         ax: the axes to draw on; new ones if ``None``.
-        epochs: the places on the x axis; 1, 2, 3, ... if ``None``.
-        ylabel: what is plotted, and its unit.
+        epochs: the epochs of the values, on the x axis; 1, 2, 3, ... if ``None``.
+        ylabel: the label of the y axis: what is plotted, and its unit.
 
     Returns:
         The axes drawn on.

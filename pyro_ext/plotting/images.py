@@ -1,4 +1,4 @@
-"""Many small images as one picture."""
+"""Many small images in one plot."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from pyro_ext.plotting.axes import given_or_new
+from pyro_ext.utils.checks import positive_int
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +26,7 @@ def image_grid(
         images: pixels in [0, 1], shape ``(N, height, width)``, or ``(rows, columns, height, width)`` to say which
             goes where.
         ax: the axes to draw on; new ones if ``None``.
-        columns: how many of ``N`` images go into a row; about the square root of ``N`` if ``None``.
+        columns: the number of images in a row; about the square root of ``N`` if ``None``.
         padding: pixels between neighbours and around the whole.
 
     Returns:
@@ -44,11 +45,11 @@ def image_grid(
     rows, across, height, width = tiles.shape
     canvas = np.full((rows, across, height + padding, width + padding), 0.5)
     canvas[..., padding:, padding:] = tiles
-    picture = canvas.transpose(0, 2, 1, 3).reshape(rows * (height + padding), across * (width + padding))
-    picture = np.pad(picture, ((0, padding), (0, padding)), constant_values=0.5)
+    whole = canvas.transpose(0, 2, 1, 3).reshape(rows * (height + padding), across * (width + padding))
+    whole = np.pad(whole, ((0, padding), (0, padding)), constant_values=0.5)
     size = 0.7  # inches per image
     ax = given_or_new(ax, width=size * across, height=size * rows * height / width)
-    ax.imshow(picture, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
+    ax.imshow(whole, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
     ax.set_axis_off()
     return ax
 
@@ -63,9 +64,7 @@ def _tiles(pixels: np.ndarray, columns: int | None) -> np.ndarray:
         return pixels
     number = len(pixels)
     columns = math.ceil(math.sqrt(number)) if columns is None else columns
-    if columns < 1:
-        raise ValueError(f"columns must be at least 1, got {columns!r}")
-    columns = min(columns, number)
+    columns = min(positive_int("columns", columns), number)
     rows = math.ceil(number / columns)
     filled = np.full((rows * columns, *pixels.shape[1:]), 0.5)
     filled[:number] = pixels

@@ -2,19 +2,19 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
 from pyro_ext import __version__
-from pyro_ext.cli.__main__ import main
-from pyro_ext.cli.commands import COMMANDS, available
-from pyro_ext.models import AVAILABLE, describe
+from pyro_ext.cli.__main__ import COMMANDS, main
+from pyro_ext.models import MODELS
 
 
 def test_top_help_lists_the_commands(capsys):
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(name in shown and command.help.split(":")[0] in shown for name, command in available().items())
+    assert all(name in shown and summary in shown for name, (_, summary) in COMMANDS.items())
 
 
 def test_version(capsys):
@@ -25,13 +25,13 @@ def test_version(capsys):
 def test_fit_help_lists_the_models(capsys):
     assert main(["fit", "--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(name in shown for name in AVAILABLE)
+    assert all(name in shown for name in MODELS)
 
 
 def test_models_tells_name_summary_data_and_paper(capsys):
     assert main(["models"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    for name, model in describe().items():
+    for name, model in MODELS.items():
         for part in (name, model.summary, f"data: {model.data}", f"paper: {model.paper}"):
             assert part in shown
 
@@ -48,16 +48,28 @@ def test_quick_commands_import_nothing_heavy(words):
 
 
 def test_commands_name_modules():
-    assert {"fit", "models"} <= available().keys() <= COMMANDS.keys()
+    assert all(find_spec(module) is not None for module, _ in COMMANDS.values())
+
+
+def test_completion_knows_commands_models_and_options(tmp_path):
+    out = subprocess.run(
+        [sys.executable, "-m", "pyro_ext.cli", "completion", "bash"], capture_output=True, text=True, check=True
+    ).stdout
+    assert all(word in out for word in ("categorical_vae", "--model.num_latents", "--trainer.max_epochs", "--resume"))
+    script = tmp_path / "pyro-ext.bash"
+    script.write_text(out)
+    words = "COMP_WORDS=(pyro-ext fit categ); COMP_CWORD=2; _shtab_pyro_ext pyro-ext categ fit; echo ${COMPREPLY[@]}"
+    done = subprocess.run(["bash", "-c", f"source {script}; {words}"], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["categorical_vae"], done.stderr
 
 
 WRONG = [
     ([], "a command is missing: one of {commands} (pyro-ext --help tells more)"),
     (["train"], "there is no command 'train'; choose one of {commands}"),
     (["models", "--long"], "unrecognized arguments: --long"),
-    (["fit"], "fit needs a MODEL before its options: one of {models}"),
-    (["fit", "--seed", "3"], "fit needs a MODEL before its options: one of {models}"),
-    (["fit", "vae"], "there is no model 'vae'; choose one of {models}"),
+    (["fit"], "fit needs a MODEL before its options: one of {models}, or my_module:build"),
+    (["fit", "--seed", "3"], "fit needs a MODEL before its options: one of {models}, or my_module:build"),
+    (["fit", "vae"], "there is no model 'vae'; choose one of {models}, or a function of your own, my_module:build"),
 ]
 
 
@@ -65,5 +77,5 @@ WRONG = [
 def test_bad_input_is_one_line_on_stderr(capsys, words, message):
     assert main(words) == 2
     shown = capsys.readouterr()
-    filled = message.format(commands=", ".join(available()), models=", ".join(AVAILABLE))
+    filled = message.format(commands=", ".join(COMMANDS), models=", ".join(MODELS))
     assert (shown.out, shown.err) == ("", f"pyro-ext: {filled}\n")

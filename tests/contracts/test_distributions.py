@@ -32,8 +32,8 @@ from pyro_ext.distributions.testing import check_distribution
 
 INF = math.inf
 MATRICES = (GumbelSinkhorn, RelaxedRoundingPermutation, RelaxedStickBreakingPermutation)
-NO_DENSITY = {"log_prob": "the law of relaxed values is intractable"}
-NO_PROBABILITIES = {"log_prob": "the law of a disturbed matching is intractable"}
+NO_DENSITY = {"log_prob": "the distribution of relaxed values is intractable"}
+NO_PROBABILITIES = {"log_prob": "the distribution of a perturbed matching is intractable"}
 DEPENDS_ON_K = {"infer_shapes": "the event shape is the value of k"}
 SQUARE = [[0.3, -1.0, 0.7], [0.0, 0.5, -0.2], [1.0, 0.1, 0.4]]
 WITH_HOLES = [[0.3, -INF, 0.7], [0.0, 0.5, -INF], [1.0, 0.1, 0.4]]
@@ -192,23 +192,24 @@ def test_contract(name, dtype, device):
     check(MEMBERS[name], dtype, device)
 
 
-def test_every_law_is_here():
+def test_every_distribution_is_here():
     packages = tuple(f"pyro_ext.distributions.{name}" for name in ("permutations", "plackett", "relaxed", "unordered"))
-    laws = {name for name, law in vars(distributions).items() if getattr(law, "__module__", "").startswith(packages)}
-    assert {name.partition(",")[0] for name in MEMBERS} == laws - {"kl_divergence"}
+    modules = {name: getattr(value, "__module__", "") for name, value in vars(distributions).items()}
+    expected = {name for name, module in modules.items() if module.startswith(packages)} - {"kl_divergence"}
+    assert {name.partition(",")[0] for name in MEMBERS} == expected
 
 
 @pytest.mark.parametrize("name", {name.partition(",")[0]: None for name in MEMBERS})
 def test_supports_are_known_of_the_class(name):
     """As Pyro's own classes do, without an instance, where all instances agree."""
-    law = getattr(distributions, name)
-    event_dim = 0 if "Bernoulli" in name else 2 if issubclass(law, (PermutationDistribution, *MATRICES)) else 1
-    assert law.support.event_dim == event_dim
-    if law is not RelaxedTopK:  # whose samples are k-hot or not
-        assert law.support.is_discrete == (
+    family = getattr(distributions, name)
+    event_dim = 0 if "Bernoulli" in name else 2 if issubclass(family, (PermutationDistribution, *MATRICES)) else 1
+    assert family.support.event_dim == event_dim
+    if family is not RelaxedTopK:  # whose samples are k-hot or not
+        assert family.support.is_discrete == (
             name in {"UnorderedSet", "PlackettLuce", "GumbelRaoOneHotCategorical"}
             or "StraightThrough" in name
-            or issubclass(law, PermutationDistribution)
+            or issubclass(family, PermutationDistribution)
         )
 
 

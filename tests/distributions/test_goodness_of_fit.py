@@ -1,4 +1,4 @@
-"""Pyro's own goodness-of-fit test of every continuous law, in unconstrained coordinates.
+"""Pyro's own goodness-of-fit test of every continuous distribution, in unconstrained coordinates.
 
 On the values themselves it fails for right densities, since these pile up at the bounds of their supports.
 """
@@ -18,7 +18,7 @@ from pyro_ext.distributions import (
     RelaxedStickBreakingPermutation,
     constraints,
 )
-from pyro_ext.distributions._coordinates import free_coordinates
+from pyro_ext.distributions.goodness_of_fit import free_coordinates
 from pyro_ext.distributions.transforms import BirkhoffStickBreaking
 
 # Pyro's; its statistic, of distances that depend on each other, alarms more often than that in several dimensions, so
@@ -44,7 +44,7 @@ def psi(d, x):
     return d.unrounded(x).flatten(-2), (d.event_shape.numel() * d.temperature.log()).expand(x.shape[:-2])
 
 
-LAWS = {
+DISTRIBUTIONS = {
     "relaxed one-hot, 3": (RelaxedOneHotCategorical(TWO_TEMPERATURES, logits=LOGITS[:3]), support_coordinates),
     "relaxed one-hot, 4": (RelaxedOneHotCategorical(0.7, logits=LOGITS), support_coordinates),
     "its logarithm": (ExpRelaxedOneHotCategorical(torch.tensor(0.1), logits=LOGITS), support_coordinates),
@@ -60,8 +60,8 @@ LAWS = {
 
 
 def p_values(name, factor=1.0):
-    """One for each law of the batch, the density multiplied by ``factor``."""
-    d, coordinates = LAWS[name]
+    """One for each distribution of the batch, the density multiplied by ``factor``."""
+    d, coordinates = DISTRIBUTIONS[name]
     x = d.sample((NUM_SAMPLES,))
     y, log_volume = coordinates(d, x)
     density = (d.log_prob(x) + log_volume).exp().reshape(NUM_SAMPLES, -1) * factor
@@ -70,12 +70,12 @@ def p_values(name, factor=1.0):
     return [gof.auto_goodness_of_fit(y[:, b, varies], density[:, b]) for b in range(density.shape[1])]
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_samples_follow_the_density(name):
     assert min(p_values(name)) > TEST_FAILURE_RATE
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_a_density_off_by_a_tenth_would_be_found(name):
     assert max(p_values(name, 1.1)) < TEST_FAILURE_RATE
 

@@ -32,8 +32,8 @@ def test_gradient(k):
 def test_orders_of_a_set_sum_to_its_probability():
     logits = torch.randn(7, dtype=torch.float64)
     orders = torch.tensor(list(permutations([1, 3, 6])))
-    found = PlackettLuce(logits, 3).log_prob(orders).logsumexp(0)
-    torch.testing.assert_close(found, UnorderedSet(3, logits).log_prob(torch.tensor([1, 3, 6])), rtol=1e-13, atol=0)
+    log_prob = PlackettLuce(logits, 3).log_prob(orders).logsumexp(0)
+    torch.testing.assert_close(log_prob, UnorderedSet(3, logits).log_prob(torch.tensor([1, 3, 6])), rtol=1e-13, atol=0)
 
 
 def test_long_peaked_rankings_are_finite(dtype):

@@ -1,4 +1,4 @@
-"""Relaxed one-hot and binary laws: values, densities, shapes, refusals."""
+"""Relaxed one-hot and binary distributions: values, densities, shapes, refusals."""
 
 import math
 
@@ -115,8 +115,8 @@ def test_extreme_logits_keep_their_gradients(dtype):
         assert torch.autograd.grad(y.sum(), logits)[0] == 200
         log_x = RelaxedBernoulli(0.5, logits=logits).log_prob(torch.tensor(0.3, dtype=dtype))
         assert torch.autograd.grad(log_x, logits)[0] != 0
-        for law in (RelaxedBernoulli, RelaxedBernoulliStraightThrough):
-            x = law(1.0, logits=logits).rsample((100,))
+        for family in (RelaxedBernoulli, RelaxedBernoulliStraightThrough):
+            x = family(1.0, logits=logits).rsample((100,))
             assert torch.autograd.grad(x.sum(), logits)[0] > 0
 
 
@@ -159,15 +159,15 @@ def test_each_temperature_of_a_batch_is_used():
 
 
 def test_impossible_categories_are_left_out(dtype):
-    """The density is that of the law over the others, and gradients are finite."""
+    """The density is that of the distribution over the others, and gradients are finite."""
     t = torch.tensor(0.6, dtype=dtype, requires_grad=True)
     logits = torch.tensor([0.5, -INF, -1.0, 2.0], dtype=dtype, requires_grad=True)
     rest = torch.tensor([0, 2, 3])
-    for law in (RelaxedOneHotCategorical, ExpRelaxedOneHotCategorical):
-        d = law(t, logits=logits)
+    for family in (RelaxedOneHotCategorical, ExpRelaxedOneHotCategorical):
+        d = family(t, logits=logits)
         x = d.rsample((50,))
-        assert (x[:, 1] == (0 if law is RelaxedOneHotCategorical else -INF)).all()
-        expected = law(t, logits=logits[rest]).log_prob(x[:, rest])
+        assert (x[:, 1] == (0 if family is RelaxedOneHotCategorical else -INF)).all()
+        expected = family(t, logits=logits[rest]).log_prob(x[:, rest])
         torch.testing.assert_close(d.log_prob(x), expected)
         grads = torch.autograd.grad(d.log_prob(x).sum() + x[:, rest].square().sum(), [t, logits])
         assert all(torch.isfinite(grad).all() for grad in grads)
@@ -210,10 +210,10 @@ def test_entropy_of_log_weights():
     torch.testing.assert_close(y.var(0), binary.variance.expand(2), rtol=0.05, atol=0)
 
 
-@pytest.mark.parametrize("law", [RelaxedBernoulli, LogitRelaxedBernoulli])
-def test_distribution_functions(law):
+@pytest.mark.parametrize("family", [RelaxedBernoulli, LogitRelaxedBernoulli])
+def test_distribution_functions(family):
     """Their derivative is the density, their inverse the quantiles, and half the samples lie below the median."""
-    d = law(torch.tensor([[0.3], [2.0]], dtype=torch.float64), logits=torch.tensor([-1.0, 0.0, 3.0]).double())
+    d = family(torch.tensor([[0.3], [2.0]], dtype=torch.float64), logits=torch.tensor([-1.0, 0.0, 3.0]).double())
     u = torch.rand(50, 2, 3, dtype=torch.float64)
     x = d.icdf(u).requires_grad_()
     torch.testing.assert_close(d.cdf(x), u, rtol=0, atol=1e-7)
@@ -223,11 +223,11 @@ def test_distribution_functions(law):
     assert (below - 0.5).abs().max() < 5 * 0.5 / 200  # standard errors; a false alarm in 3e5
 
 
-@pytest.mark.parametrize("law", [RelaxedBernoulli, LogitRelaxedBernoulli])
-def test_distribution_functions_of_certain_values(law):
-    d = law(0.5, logits=torch.tensor([-INF, INF]))
-    low, high = (0.0, 1.0) if law is RelaxedBernoulli else (-50.0, INF)
-    assert d.icdf(torch.tensor(0.3)).tolist() == ([0, 1] if law is RelaxedBernoulli else [-INF, INF])
+@pytest.mark.parametrize("family", [RelaxedBernoulli, LogitRelaxedBernoulli])
+def test_distribution_functions_of_certain_values(family):
+    d = family(0.5, logits=torch.tensor([-INF, INF]))
+    low, high = (0.0, 1.0) if family is RelaxedBernoulli else (-50.0, INF)
+    assert d.icdf(torch.tensor(0.3)).tolist() == ([0, 1] if family is RelaxedBernoulli else [-INF, INF])
     assert d.cdf(torch.tensor(low)).tolist() == [1, 0]
     assert d.cdf(torch.tensor(high)).tolist() == [1, 1]
 
@@ -259,9 +259,9 @@ def _gradient(d, x):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"t": 0.0}, "temperature must be positive and finite, got 0.0"),
-        ({"t": -1.0}, "temperature must be positive and finite, got -1.0"),
-        ({"t": torch.tensor([1.0, -2.0])}, "temperature must be positive and finite, got -2.0"),
+        ({"t": 0.0}, "temperature must be positive and finite, got 0"),
+        ({"t": -1.0}, "temperature must be positive and finite, got -1"),
+        ({"t": torch.tensor([1.0, -2.0])}, "temperature must be positive and finite, got -2"),
         ({"t": torch.tensor(math.nan)}, "temperature must be positive and finite, got nan"),
         ({"t": math.inf}, "temperature must be positive and finite, got inf"),
         ({"t": "cold"}, "temperature must be a number or a tensor of shape batch_shape, got 'cold'"),
@@ -287,7 +287,7 @@ def test_wrong_arguments_are_refused(build, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"t": 0}, "temperature must be positive and finite, got 0.0"),
+        ({"t": 0}, "temperature must be positive and finite, got 0"),
         ({"t": torch.ones(3)}, r"temperature of shape \(3,\) does not broadcast with the batch shape \(2,\) of logits"),
         ({"logits": None}, "give one of logits and probs, got neither"),
         ({"logits": math.nan}, "logits must not hold NaN, got nan"),
@@ -316,11 +316,11 @@ def test_repr():
     assert repr(RelaxedBernoulli(0.5, torch.full((3,), 0.5))) == "RelaxedBernoulli(temperature: (3,), probs: (3,))"
 
 
-@pytest.mark.parametrize("law", [RelaxedOneHotCategorical, RelaxedBernoulli])
-def test_what_has_no_closed_form_says_what_to_take(law):
-    d = law(0.5, probs=torch.tensor([0.3, 0.7]))
+@pytest.mark.parametrize("family", [RelaxedOneHotCategorical, RelaxedBernoulli])
+def test_what_has_no_closed_form_says_what_to_take(family):
+    d = family(0.5, probs=torch.tensor([0.3, 0.7]))
     for what in ("mean", "variance", "stddev"):
-        with pytest.raises(NotImplementedError, match=f"{law.__name__} has no .* in closed form: .*samples"):
+        with pytest.raises(NotImplementedError, match=f"{family.__name__} has no .* in closed form: .*samples"):
             getattr(d, what)
     with pytest.raises(NotImplementedError, match=r"entropy in closed form: .*log_space\(d\).entropy\(\)"):
         d.entropy()

@@ -23,22 +23,22 @@ BINARY = [RelaxedBernoulli, LogitRelaxedBernoulli, RelaxedBernoulliStraightThrou
 Q, P = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64), torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
 
 
-@pytest.mark.parametrize("law", [*ONE_HOT, *BINARY])
-def test_categorical_is_exact(law):
-    discrete = dist.Bernoulli if law in BINARY else dist.OneHotCategorical
+@pytest.mark.parametrize("family", [*ONE_HOT, *BINARY])
+def test_categorical_is_exact(family):
+    discrete = dist.Bernoulli if family in BINARY else dist.OneHotCategorical
     expected = torch.distributions.kl_divergence(discrete(Q), discrete(P))
-    for p in (law(2.0, P), discrete(P)):
-        torch.testing.assert_close(kl_divergence(law(0.5, Q), p, "categorical"), expected)
+    for p in (family(2.0, P), discrete(P)):
+        torch.testing.assert_close(kl_divergence(family(0.5, Q), p, "categorical"), expected)
 
 
-@pytest.mark.parametrize("law", ONE_HOT)
-def test_relaxed_density_against_direct_monte_carlo(law):
+@pytest.mark.parametrize("family", ONE_HOT)
+def test_relaxed_density_against_direct_monte_carlo(family):
     q, p = RelaxedOneHotCategorical(0.7, Q), RelaxedOneHotCategorical(1.3, P)
     x = q.sample((200_000,))
     ratio = q.log_prob(x) - p.log_prob(x)
-    found = kl_divergence(law(0.7, Q), law(1.3, P), "relaxed_density", num_samples=200_000)
-    assert abs(found - ratio.mean()) < 4.5 * ratio.std() * (2 / 200_000) ** 0.5
-    assert found > 0
+    divergence = kl_divergence(family(0.7, Q), family(1.3, P), "relaxed_density", num_samples=200_000)
+    assert abs(divergence - ratio.mean()) < 4.5 * ratio.std() * (2 / 200_000) ** 0.5
+    assert divergence > 0
 
 
 def test_relaxed_density_of_binary_laws_against_quadrature():
@@ -50,20 +50,20 @@ def test_relaxed_density_of_binary_laws_against_quadrature():
     inner_q, inner_p = LogitRelaxedBernoulli(0.7, logits=q.logits), LogitRelaxedBernoulli(1.0, logits=p.logits)
     log_q = inner_q.log_prob(y)
     expected = float(torch.trapezoid(log_q.exp() * (log_q - inner_p.log_prob(y)), y))
-    found = kl_divergence(q, p, num_samples=200_000)
-    assert float(found) == pytest.approx(expected, abs=0.015)
+    divergence = kl_divergence(q, p, num_samples=200_000)
+    assert float(divergence) == pytest.approx(expected, abs=0.015)
 
 
-@pytest.mark.parametrize("law", [ONE_HOT[0], BINARY[0]])
-def test_relaxed_categorical_weighs_log_ratios(law):
-    q, p = law(0.7, Q), law(1.3, P)
-    found = kl_divergence(q, p, "relaxed_categorical", num_samples=200_000)
+@pytest.mark.parametrize("family", [ONE_HOT[0], BINARY[0]])
+def test_relaxed_categorical_weighs_log_ratios(family):
+    q, p = family(0.7, Q), family(1.3, P)
+    divergence = kl_divergence(q, p, "relaxed_categorical", num_samples=200_000)
     x = q.sample((200_000,))
-    if law in BINARY:
+    if family in BINARY:
         terms = x * (Q / P).log() + (1 - x) * ((1 - Q) / (1 - P)).log()
     else:
         terms = (x * (Q / P).log()).sum(-1)
-    assert ((found - terms.mean(0)).abs() < 4.5 * terms.std(0) * (2 / 200_000) ** 0.5).all()
+    assert ((divergence - terms.mean(0)).abs() < 4.5 * terms.std(0) * (2 / 200_000) ** 0.5).all()
 
 
 @pytest.mark.parametrize("objective", ["relaxed_density", "relaxed_categorical", "categorical"])
@@ -72,9 +72,9 @@ def test_equal_laws_are_at_distance_zero_and_gradients_flow(objective):
     q = RelaxedOneHotCategorical(0.01, logits=logits)
     assert kl_divergence(q, q, objective).abs().max() < 1e-9
     p = RelaxedOneHotCategorical(0.05, logits=torch.zeros(3, dtype=torch.float64))
-    found = kl_divergence(q, p, objective, num_samples=7)
-    assert found.shape == (5,)
-    grad = torch.autograd.grad(found.sum(), logits)[0]
+    divergence = kl_divergence(q, p, objective, num_samples=7)
+    assert divergence.shape == (5,)
+    grad = torch.autograd.grad(divergence.sum(), logits)[0]
     assert torch.isfinite(grad).all()
     assert grad.any()
     joint = kl_divergence(q.to_event(1), p.expand((5,)).to_event(1), objective)
@@ -94,10 +94,10 @@ def test_other_laws_are_left_to_torch():
 
 
 def test_rao_blackwellised_laws():
-    found = kl_divergence(
+    divergence = kl_divergence(
         GumbelRaoOneHotCategorical(0.5, Q.log()), GumbelRaoOneHotCategorical(0.5, P.log()), "categorical"
     )
-    torch.testing.assert_close(found, (Q * (Q / P).log()).sum())
+    torch.testing.assert_close(divergence, (Q * (Q / P).log()).sum())
 
 
 @pytest.mark.parametrize(
@@ -106,12 +106,16 @@ def test_rao_blackwellised_laws():
         (
             lambda q, b: kl_divergence(q, q, "density"),
             ValueError,
-            "objective must be one of relaxed_density, relaxed_categorical, categorical, got 'density'",
+            "objective must be one of relaxed_density, relaxed_categorical, categorical; got 'density'",
         ),
         (lambda q, b: kl_divergence(q, q, num_samples=0), ValueError, "num_samples must be .* at least 1, got 0"),
-        (lambda q, b: kl_divergence(q, b), ValueError, "compares two relaxed laws of one kind"),
+        (lambda q, b: kl_divergence(q, b), ValueError, "compares two relaxed distributions of one kind"),
         (lambda q, b: kl_divergence(q, dist.OneHotCategorical(Q)), ValueError, "choose another objective"),
-        (lambda q, b: kl_divergence(q, b, "categorical"), ValueError, "p must be a one-hot categorical law like q"),
+        (
+            lambda q, b: kl_divergence(q, b, "categorical"),
+            ValueError,
+            "p must be a one-hot categorical distribution",
+        ),
         (
             lambda q, b: kl_divergence(q.expand((2,)).to_event(1), q.expand((2, 2)).to_event(2)),
             ValueError,

@@ -1,4 +1,4 @@
-"""Straight-through values: exactly hard, categorical in law, with the gradient of the relaxation."""
+"""Straight-through values: exactly hard, categorically distributed, with the gradient of the relaxation."""
 
 import pickle
 
@@ -64,7 +64,7 @@ def test_gradient_is_that_of_the_relaxed_value():
 
 
 @pytest.mark.parametrize("category", range(4))
-def test_conditional_noise_keeps_the_argmax_and_the_law(category):
+def test_conditional_noise_keeps_the_argmax_and_the_distribution(category):
     """Drawing a category, then perturbed logits given it, is drawing perturbed logits: same means and variances."""
     log_p = LOGITS.log_softmax(-1)
     hard = torch.eye(4, dtype=torch.float64)[category]
@@ -134,7 +134,7 @@ def test_cold_subsets_are_the_largest_keys():
     assert torch.equal(members, keys.topk(3).indices.sort(-1).values)
 
 
-def test_subsets_have_the_law_of_draws_without_replacement():
+def test_subsets_have_the_distribution_of_draws_without_replacement():
     d = RelaxedTopK(2, 0.3, LOGITS, straight_through=True)
     sets = UnorderedSet(2, LOGITS)
     members = sets.enumerate_support()

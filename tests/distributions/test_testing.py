@@ -5,12 +5,10 @@ import pytest
 import torch
 
 from pyro_ext.distributions import UnorderedSet
-from pyro_ext.distributions._cell_volumes import volume_ratios
-from pyro_ext.distributions._contract import CHECKS
-from pyro_ext.distributions._goodness_of_fit import largest_excess
-from pyro_ext.distributions.testing import check_distribution
+from pyro_ext.distributions.goodness_of_fit import largest_excess, volume_ratios
+from pyro_ext.distributions.testing import CHECKS, check_distribution
 
-STATISTICAL = ("sample_law", "rsample_law", "moments", "entropy", "goodness_of_fit", "score")
+STATISTICAL = ("frequencies", "rsample", "moments", "entropy", "goodness_of_fit", "score")
 LOGITS = torch.tensor([0.3, -1.0, 0.7, 0.0])
 
 
@@ -107,7 +105,7 @@ class Seedless(UnorderedSet):
 @pytest.mark.parametrize(
     ("kind", "check"),
     [
-        (Biased, "sample_law"),
+        (Biased, "frequencies"),
         (Reversed, "support"),
         (Unnormalised, "enumerate"),
         (Detached, "gradients"),
@@ -167,24 +165,24 @@ class Heavy(dist.StudentT):
 @pytest.mark.parametrize(
     ("build", "checks"),
     [
-        (Moved, {"rsample_law", "moments", "entropy", "goodness_of_fit", "score"}),
+        (Moved, {"rsample", "moments", "entropy", "goodness_of_fit", "score"}),
         (Shifted, {"moments", "entropy", "goodness_of_fit", "score"}),
         (Scaled, {"entropy", "goodness_of_fit"}),
         (Improper, {"entropy", "goodness_of_fit"}),
         (lambda loc, scale: Heavy(3.0, loc, scale), {"entropy", "goodness_of_fit"}),
     ],
 )
-def test_a_continuous_sampler_off_its_law_is_found(build, checks):
+def test_a_continuous_sampler_off_its_distribution_is_found(build, checks):
     """By each of the checks it should be, and by no other."""
     loc = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
     d = build(loc, 1.0)
-    found = set()
+    failed = set()
     for name in STATISTICAL:
         try:
             check_distribution(d, parameters=[loc], skip=CHECKS.keys() - {name, "log_prob"})
         except AssertionError:
-            found.add(name)
-    assert found == checks
+            failed.add(name)
+    assert failed == checks
 
 
 @pytest.mark.parametrize("dim", [1, 2, 5])
@@ -201,7 +199,7 @@ def test_no_false_alarm_from_cells(dim):
 def test_checks_can_be_skipped_and_the_generator_is_left_alone():
     logits = LOGITS.expand(3, 4).clone().requires_grad_()
     before = torch.get_rng_state()
-    check_distribution(Biased(2, logits), parameters=[logits], skip=["sample_law", "entropy", "score"])
+    check_distribution(Biased(2, logits), parameters=[logits], skip=["frequencies", "entropy", "score"])
     assert torch.equal(torch.get_rng_state(), before)
 
 

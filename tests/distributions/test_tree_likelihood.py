@@ -99,13 +99,13 @@ def test_weights_and_batches():
     d = TreeLikelihood(trees, lengths, HKY85(kappa), GammaRates(shape), weights)
     assert d.batch_shape == (3, 2)
     assert d.event_shape == (5, 3, 4)
-    found = d.log_prob(value)
+    result = d.log_prob(value)
     repeated = value[:, [0, 0, 1, 2, 2, 2]]
     plain = TreeLikelihood(trees[1], lengths[2, 0], HKY85(kappa[1]), GammaRates(shape[1])).log_prob(repeated)
-    torch.testing.assert_close(found[2, 1], plain)
-    gradients = torch.autograd.grad(found.sum(), (lengths, kappa, shape))
+    torch.testing.assert_close(result[2, 1], plain)
+    gradients = torch.autograd.grad(result.sum(), (lengths, kappa, shape))
     assert all(gradient.abs().min() > 0 for gradient in gradients)
-    torch.testing.assert_close(d.expand((4, 3, 2)).log_prob(value), found.expand(4, 3, 2))
+    torch.testing.assert_close(d.expand((4, 3, 2)).log_prob(value), result.expand(4, 3, 2))
 
 
 @pytest.mark.parametrize("models", MODELS)
@@ -155,10 +155,10 @@ def test_alignments_of_their_own(models):
     d = TreeLikelihood(random_trees(2, 4), torch.rand(2, 5, dtype=F64), *MODELS[models], num_sites=6)
     value = d.sample((3,))
     assert value.shape == (3, 2, 4, 6, 4)
-    found = d.log_prob(value)
+    result = d.log_prob(value)
     for i, j in itertools.product(range(3), range(2)):
         one = TreeLikelihood(d.tree[j], d.branch_lengths[j], *MODELS[models]).log_prob(value[i, j])
-        torch.testing.assert_close(found[i, j], one)
+        torch.testing.assert_close(result[i, j], one)
 
 
 def test_alignments_of_their_own_for_models_in_a_batch():
@@ -187,14 +187,14 @@ def test_ancestral_marginals(models):
     """Against Bayes' rule: a leaf hung at the node by an edge of length 0 shows its state."""
     tree, lengths = torch.tensor([-1, 3, 3, 0]), torch.tensor([0.1, 0.4, 0.7], dtype=F64)
     value = EYE[torch.randint(4, (3, 5))]
-    found = TreeLikelihood(tree, lengths, *MODELS[models]).ancestral_marginals(value)
+    result = TreeLikelihood(tree, lengths, *MODELS[models]).ancestral_marginals(value)
     # leaf 3 beside leaves 1 and 2: nodes 4 = (1, 5), 5 = (2, 3)
     hung = TreeLikelihood(
         torch.tensor([-1, 4, 5, 5, 0, 4]), torch.tensor([0.1, 0.4, 0.0, 0.7, 0.0], dtype=F64), *MODELS[models]
     )
     shown = [hung.site_log_prob(torch.cat([value, state.expand(1, 5, 4)])).exp() for state in EYE]
     expected = torch.stack(shown, -1) / sum(shown).unsqueeze(-1)
-    torch.testing.assert_close(found, expected.unsqueeze(0))
+    torch.testing.assert_close(result, expected.unsqueeze(0))
     unlike = EYE[torch.tensor([[0], [0], [1]])]
     impossible = TreeLikelihood(tree, torch.zeros(3, dtype=F64), *MODELS[models]).ancestral_marginals(unlike)
     assert torch.equal(impossible, torch.zeros(1, 1, 4, dtype=F64))
@@ -261,9 +261,9 @@ def test_published_values_of_ten_trees():
     """Ten trees of DS1, values of BEAGLE and physher."""
     trees = read_trees(phylo_data("reference/DS1.subsampled_10.nexus"))
     alignment = read_alignment(phylo_data("alignments/DS1.fasta"))
-    found = TreeLikelihood(trees.parents, trees.branch_lengths, weights=alignment.weights).log_prob(alignment.patterns)
+    result = TreeLikelihood(trees.parents, trees.branch_lengths, weights=alignment.weights).log_prob(alignment.patterns)
     expected = json.loads(phylo_data("reference/likelihood.json").read_text())["ds1_trees"]
-    torch.testing.assert_close(found, torch.tensor(expected, dtype=F64), rtol=0, atol=1e-6)
+    torch.testing.assert_close(result, torch.tensor(expected, dtype=F64), rtol=0, atol=1e-6)
 
 
 def with_shape(x):
@@ -306,9 +306,9 @@ def test_published_optima(case):
     published = json.loads(phylo_data("reference/likelihood.json").read_text())
     published = published["ds1_credible_topology_1_optimised_branch_lengths"][case]
     expected = FOUND_BY_A_LONGER_SEARCH.get(case, published)
-    found = -float(loss().detach())
-    assert -0.001 < found - expected < tolerance
-    assert found > published - 0.001
+    result = -float(loss().detach())
+    assert -0.001 < result - expected < tolerance
+    assert result > published - 0.001
 
 
 # Where IQ-TREE 2.0.7 stops on the first topology of DS1 under JC+I+G4: its lengths, edge by edge.

@@ -38,7 +38,7 @@ def test_second_derivative():
     assert torch.autograd.gradgradcheck(lambda x: UnorderedSet(3, x).log_prob(value), (logits,))
 
 
-def test_float32_keeps_float32_precision_on_peaked_laws():
+def test_float32_keeps_float32_precision_on_peaked_distributions():
     logits = -20.0 * torch.arange(8)
     d32, d64 = UnorderedSet(6, logits), UnorderedSet(6, logits.double())
     value = d64.enumerate_support()

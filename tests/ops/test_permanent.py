@@ -60,7 +60,7 @@ def test_footrule_mallows_normaliser():
 
 def test_samples_follow_the_weights():
     """A chi-square test over the 24 permutations of each of two matrices, false alarms 1e-6."""
-    from pyro_ext.distributions._goodness_of_fit import chi_square_p_value, counts_of
+    from pyro_ext.distributions.goodness_of_fit import chi_square_p_value, counts_of
 
     potentials = torch.randn(2, 4, 4, dtype=torch.float64)
     potentials[1, 0, :3] = -INF

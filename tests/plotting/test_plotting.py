@@ -1,4 +1,7 @@
+"""Every plot draws on given or new axes; what it draws; files; refusals."""
+
 import io
+import math
 import subprocess
 import sys
 
@@ -7,7 +10,8 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from pyro_ext.plotting import gradient_variance, gradient_variance_curve, image_grid, loss_curve
+from pyro_ext.inference.evidence import EvidenceEstimate
+from pyro_ext.plotting import gradient_variance, gradient_variance_curve, image_grid, loss_curve, plot_evidence, save
 
 DRAWINGS = {
     "loss_curve": lambda ax: loss_curve([3.0, 2.0, 1.0], ax),
@@ -15,6 +19,11 @@ DRAWINGS = {
     "image_grid": lambda ax: image_grid(torch.rand(7, 4, 6), ax),
     "gradient_variance": lambda ax: gradient_variance({"one": {"encoder": 1.0, "decoder": -2.0}}, ax),
     "gradient_variance_curve": lambda ax: gradient_variance_curve({"one": [1.0, -2.0]}, [2, 4], ax),
+}
+ESTIMATES = {
+    "ml": EvidenceEstimate(-1.0, method="ml", is_score=True),
+    "bridge": EvidenceEstimate(-3.0, 0.1, method="bridge"),
+    "gamma_laplus": EvidenceEstimate(-3.2, math.nan, method="gamma_laplus"),
 }
 
 
@@ -47,14 +56,14 @@ def test_epochs_are_places():
 
 def test_image_grid_puts_tiles_in_reading_order():
     images = torch.arange(4.0).reshape(4, 1, 1) / 3
-    picture = image_grid(images, columns=2, padding=0).images[0].get_array()
-    np.testing.assert_allclose(picture, [[0, 1 / 3], [2 / 3, 1]])
+    pixels = image_grid(images, columns=2, padding=0).images[0].get_array()
+    np.testing.assert_allclose(pixels, [[0, 1 / 3], [2 / 3, 1]])
 
 
 def test_image_grid_keeps_given_rows():
     rows = torch.stack([torch.zeros(3, 2, 2), torch.ones(3, 2, 2)])
-    picture = image_grid(rows, padding=0).images[0].get_array()
-    np.testing.assert_array_equal(picture, np.repeat([[0.0], [1.0]], 2, axis=0).repeat(6, axis=1))
+    pixels = image_grid(rows, padding=0).images[0].get_array()
+    np.testing.assert_array_equal(pixels, np.repeat([[0.0], [1.0]], 2, axis=0).repeat(6, axis=1))
 
 
 def test_image_grid_fills_the_last_row():
@@ -68,6 +77,29 @@ def test_exact_gradients_leave_a_gap():
     assert np.isnan(line.get_ydata()[1])
 
 
+def test_evidence_has_lines_bars_and_the_exact_value():
+    ax = plot_evidence(ESTIMATES, exact=-3.1)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["bridge", "gamma_laplus"]
+    low, high = ax.containers[0].lines[2][0].get_segments()[0][:, 0]
+    assert (low, high) == pytest.approx((-3.2, -2.8))
+    assert plot_evidence(ESTIMATES, ax) is ax
+
+
+def test_scores_of_evidence_only_on_demand():
+    assert len(plot_evidence(ESTIMATES, scores=True).get_yticklabels()) == 3
+    with pytest.raises(ValueError, match="scores=True"):
+        plot_evidence({"ml": ESTIMATES["ml"]})
+
+
+def test_saved_whole_or_not_at_all(tmp_path):
+    path = save(loss_curve([3.0, 2.0]), tmp_path / "loss.png")
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="nonsense"):
+        save(loss_curve([1.0]), tmp_path / "loss.nonsense")
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["loss.png"]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -75,7 +107,7 @@ def test_exact_gradients_leave_a_gap():
         (lambda: loss_curve({"a": [1.0, 2.0]}, epochs=[1]), r"history\['a'\] must have shape"),
         (lambda: image_grid(torch.zeros(3, 3)), r"images must have shape .*got \(3, 3\)"),
         (lambda: image_grid(torch.zeros(0, 3, 3)), "images must have shape"),
-        (lambda: image_grid(torch.zeros(2, 3, 3), columns=0), "columns must be at least 1, got 0"),
+        (lambda: image_grid(torch.zeros(2, 3, 3), columns=0), "columns must be an integer of at least 1, got 0"),
         (lambda: gradient_variance({}), "log_variance must name at least one estimator"),
         (lambda: gradient_variance_curve({"a": [1.0]}, [1, 2]), r"log_variance\['a'\] must have shape \(2,\)"),
     ],

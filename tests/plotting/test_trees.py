@@ -1,11 +1,17 @@
-"""The plot of probabilities against frequencies."""
+"""Plots about trees: probabilities against frequencies, probabilities by method, branch lengths."""
 
 import math
 
 import numpy as np
 import pytest
 
-from pyro_ext.plotting import tree_probabilities
+from pyro_ext.plotting import (
+    branch_intervals,
+    given_or_new,
+    plot_topology_probabilities,
+    save,
+    tree_probabilities,
+)
 
 
 def test_points_and_diagonal():
@@ -48,6 +54,55 @@ def test_all_of_probability_zero():
 
 
 @pytest.mark.parametrize(("x", "y"), [([], []), ([0.5], [0.1, 0.2]), ([[0.5]], [[0.1]])])
-def test_refusals(x, y):
+def test_probabilities_of_other_shapes(x, y):
     with pytest.raises(ValueError, match="frequency and log_prob must hold a value for each tree"):
         tree_probabilities(x, y)
+
+
+def test_one_line_of_topologies_for_each_method(tmp_path):
+    methods = {"bridge": [0.7, 0.2, 0.1], "map": (0.5, 0.4, 0.1)}
+    ax = plot_topology_probabilities(methods)
+    drawn = {line.get_label(): line.get_ydata().tolist() for line in ax.get_lines()}
+    assert drawn == {"bridge": [0.7, 0.2, 0.1], "map": [0.5, 0.4, 0.1]}
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1", "2", "3"]
+    assert ax.get_ylim()[0] == 0
+    assert save(ax, tmp_path / "topologies.png").stat().st_size > 5000
+
+
+def test_labels_of_topologies_and_given_axes():
+    own = given_or_new(None)
+    assert plot_topology_probabilities({"a": [0.5, 0.5]}, own, labels=["first", "second"]) is own
+    assert [tick.get_text() for tick in own.get_xticklabels()] == ["first", "second"]
+    many = plot_topology_probabilities({"a": [0.01] * 100})
+    assert len(many.get_xticks()) < 30
+
+
+@pytest.mark.parametrize(
+    ("methods", "labels"),
+    [({}, None), ({"a": []}, None), ({"a": [1.0], "b": [0.5, 0.5]}, None), ({"a": [1.0]}, ["x", "y"])],
+)
+def test_no_topologies_to_show_or_to_compare(methods, labels):
+    with pytest.raises(ValueError, match="the same topologies"):
+        plot_topology_probabilities(methods, labels=labels)
+
+
+def test_longest_branch_is_at_the_top_with_its_interval():
+    ax = branch_intervals([[0.1, 0.2, 0.01], [0.2, 0.4, 0.02], [0.3, 0.7, 0.03]])
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["2", "1", "3"]
+    assert ax.yaxis_inverted()
+    (bars,) = ax.collections
+    ends = [[float(x) for x, _ in segment] for segment in bars.get_segments()]
+    assert ends == [pytest.approx(pair) for pair in ([0.2, 0.7], [0.1, 0.3], [0.01, 0.03])]
+
+
+@pytest.mark.parametrize(
+    ("quantiles", "labels", "message"),
+    [
+        ([[0.1, 0.2]], (), r"quantiles must have shape \(3, E\), got \(1, 2\)"),
+        ([[], [], []], (), r"quantiles must have shape \(3, E\), got \(3, 0\)"),
+        ([[0.1], [0.2], [0.3]], ["a", "b"], "labels must name each of the 1 branches, got 2"),
+    ],
+)
+def test_wrong_quantiles(quantiles, labels, message):
+    with pytest.raises(ValueError, match=message):
+        branch_intervals(quantiles, labels=labels)

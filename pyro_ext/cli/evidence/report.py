@@ -14,9 +14,7 @@ import torch
 
 from pyro_ext.inference.evidence import EVIDENCE_METHODS, EvidenceComparison, EvidenceEstimate
 from pyro_ext.inference.fit.folder import write_atomically
-from pyro_ext.plotting import save
-from pyro_ext.plotting.evidence import plot_evidence
-from pyro_ext.plotting.topologies import plot_topology_probabilities
+from pyro_ext.plotting import plot_evidence, plot_topology_probabilities, save
 
 __all__ = ["Report"]
 

@@ -16,6 +16,7 @@ from pyro_ext.cli.choices import check_elbo_name
 from pyro_ext.cli.parsing import as_dict, check_names, parse, read_options, scan, with_prefix
 from pyro_ext.cli.program import Program
 from pyro_ext.inference.training import FitSettings, OptimizerSettings, SchedulerSettings, TrainingPlan
+from pyro_ext.inference.training.settings import optimizer_class, scheduler_class
 
 __all__ = ["Arguments", "add_data_options", "add_model_options", "fit_parser"]
 
@@ -83,7 +84,7 @@ class Arguments:
             ValueError: if an option, a file or a name is wrong.
             argparse.ArgumentError: if a value is of a wrong type.
         """
-        seen = scan(words, ("--name", "--out", "--resume", "--elbo"))
+        seen = scan(words, ("--name", "--out", "--resume", "--elbo", "--optimizer", "--scheduler"))
         files = [(path, read_options(path)) for path in seen.configs]
         named = seen.given.get("--name") or _last(files, "name")
         out = Path(seen.given.get("--out") or _last(files, "out") or Path("runs") / (named or _short(model)))
@@ -93,6 +94,7 @@ class Arguments:
         program = Program.named(model, seen.data or _data_name(_last(files, "data")))
         files = [(path, _with_data_of(program, options)) for path, options in files]
         _check_elbo(seen.given.get("--elbo"), seen.rest, [options for _, options in files])
+        _check_classes(seen.given)
         optimizers = _optimizers(seen.rest, [options for _, options in files])
         parser = fit_parser(program, [name for name in optimizers if name], with_trainer=seen.wants_help)
         trainer: dict[str, Any] = {}
@@ -133,17 +135,10 @@ class Arguments:
             max_epochs: the Trainer's number of epochs.
         """
         parts = self.parts
-        scheduler = None
-        if parts.scheduler is not None:
-            options = _arguments(parts.scheduler.init_args)
-            options.pop("last_epoch", None)
-            name = parts.scheduler.class_path.removeprefix("torch.optim.lr_scheduler.")
-            scheduler = SchedulerSettings(name, interval=parts.scheduler_interval, **options)
         return FitSettings(
             max_epochs=max_epochs,
             batch_size=parts.batch_size,
             seed=seed,
-            scheduler=scheduler,
             early_stopping=parts.early_stopping,
             checkpoint_every_n_steps=parts.checkpoint_every_n_steps,
         )
@@ -177,7 +172,11 @@ class Arguments:
             parsed = self.parts.players[name].optimizer if name else self.parts.optimizer
             plan = plan.with_optimizer(_settings_of(plan, name, parsed, given), name or None)
         if self.parts.scheduler is not None:
-            players = [replace(each, optimizer=_without_scheduler(each.optimizer)) for each in plan.players]
+            options = _arguments(self.parts.scheduler.init_args)
+            options.pop("last_epoch", None)
+            name = self.parts.scheduler.class_path.removeprefix("torch.optim.lr_scheduler.")
+            scheduler = SchedulerSettings(name, interval=self.parts.scheduler_interval, **options)
+            players = [replace(each, optimizer=_rescheduled(each.optimizer, scheduler)) for each in plan.players]
             plan = replace(plan, players=players)
         return plan
 
@@ -346,6 +345,14 @@ def _check_elbo(named: str | None, words: Sequence[str], configs: Sequence[Mappi
         raise ValueError(f"--elbo.{options[0]} needs --elbo NAME, the ELBO whose option it is")
 
 
+def _check_classes(given: Mapping[str, str]) -> None:
+    """Raise a ValueError that lists what there is, if an optimiser or a scheduler does not exist."""
+    if "--optimizer" in given:
+        optimizer_class(given["--optimizer"].removeprefix("torch.optim."))
+    if "--scheduler" in given:
+        scheduler_class(given["--scheduler"].removeprefix("torch.optim.lr_scheduler."))
+
+
 def _optimizers(words: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> dict[str, GivenOptimizer]:
     """Return what is said of optimisers, by player."""
     sections: dict[str, list[Any]] = {}
@@ -379,5 +386,5 @@ def _settings_of(plan: TrainingPlan, name: str, parsed: Any, given: GivenOptimiz
     return OptimizerSettings(kind, scheduler=before.scheduler, groups=before.groups, **options)
 
 
-def _without_scheduler(settings: OptimizerSettings) -> OptimizerSettings:
-    return OptimizerSettings(settings.name, groups=settings.groups, **settings.options)
+def _rescheduled(settings: OptimizerSettings, scheduler: SchedulerSettings) -> OptimizerSettings:
+    return OptimizerSettings(settings.name, scheduler=scheduler, groups=settings.groups, **settings.options)

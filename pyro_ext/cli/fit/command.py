@@ -41,11 +41,13 @@ def run(words: Sequence[str]) -> int:
         raise ImportError("fitting needs lightning: pip install 'pyro-ext[fit]'")
     from pyro_ext.cli.fit.arguments import Arguments
     from pyro_ext.cli.fit.report import write_results
+    from pyro_ext.inference import FitWarning
 
     arguments = Arguments.parsed(words[0], words[1:])
     job = _prepare(arguments)
     try:
-        with warnings.catch_warnings(record=True) as caught:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FitWarning)  # printed below, without where in the code they come from
             result = job.train()
     except KeyboardInterrupt:
         if job.folder is not None and job.folder.checkpoint.is_file():
@@ -55,9 +57,9 @@ def run(words: Sequence[str]) -> int:
     except (ValueError, NotImplementedError):  # not an option's fault any more
         traceback.print_exc()
         return 1
-    for warning in caught:
-        print(f"warning: {warning.message}", file=sys.stderr)
     if job.trainer.is_global_zero:
+        for message in result.warnings:
+            print(f"warning: {message}", file=sys.stderr)
         write_results(arguments, result)
         print(f"results are in {arguments.out}")
     return 0

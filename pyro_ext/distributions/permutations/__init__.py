@@ -1,4 +1,4 @@
-"""Laws of permutations, exact and relaxed."""
+"""Distributions of permutations, exact and relaxed."""
 
 from pyro_ext.distributions.permutations._discrete import PermutationDistribution
 from pyro_ext.distributions.permutations.gumbel import GumbelMatching, GumbelSinkhorn

@@ -1,10 +1,10 @@
-"""What the laws of a permutation matrix share: support, listing, entropy and divergence by listing."""
+"""The bases of the distributions of a permutation matrix: enumeration, moments, draws without replacement."""
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import permutations
 from typing import Any, ClassVar
@@ -15,17 +15,19 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyro_ext.distributions import constraints
+from pyro_ext.distributions.distinct import DistinctDraws, distinct_values
 from pyro_ext.distributions.structure import enumerated_entropy
 from pyro_ext.ops.assignment import permutation_matrix
+from pyro_ext.ops.sets import stochastic_beam_search
 
-__all__ = ["PermutationDistribution"]
+__all__ = ["PermutationDistribution", "SequentialPermutation"]
 
 # Listing more entries of matrices than this would be a mistake more often than a wish: N up to 9.
 _MOST_ENTRIES = 1 << 25
 
 
 class PermutationDistribution(TorchDistribution):
-    """A law of a permutation matrix ``(N, N)``, with one matrix parameter whose name is in ``arg_constraints``."""
+    """A distribution of a permutation matrix ``(N, N)``; its one matrix parameter is named in ``arg_constraints``."""
 
     support: ClassVar[Any] = constraints.permutation_matrix
 
@@ -43,7 +45,7 @@ class PermutationDistribution(TorchDistribution):
         return int(self.event_shape[-1])
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Any:
-        """Return the same law with its parameters broadcast to ``batch_shape``."""
+        """Return the same distribution with its parameters broadcast to ``batch_shape``."""
         new = self._get_checked_instance(type(self), _instance)
         batch_shape = torch.Size(batch_shape)
         for name in self.arg_constraints:
@@ -98,6 +100,54 @@ class PermutationDistribution(TorchDistribution):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(batch_shape: {tuple(self.batch_shape)}, N={self.permutation_size})"
+
+
+class SequentialPermutation(PermutationDistribution):
+    """A distribution of a permutation matrix ``(N, N)`` that chooses the column of one row after the other.
+
+    Distinct permutations are drawn without a list of all.
+    """
+
+    @abstractmethod
+    def _chooser(self) -> Callable[[Tensor], Tensor]:
+        """Return a function of the columns chosen so far, ``batch_shape + (m, t)``.
+
+        Its result are the normalised log-probabilities of the next row's column, ``batch_shape + (m, N)``.
+        """
+
+    def _rows_in_order(self, columns: Tensor) -> Tensor:
+        """Bring the columns chosen, last dim N, into the order of the rows."""
+        return columns
+
+    @torch.no_grad()
+    def sample_without_replacement(self, k: int) -> DistinctDraws:
+        r"""Draw ``k`` distinct permutations, one after the other without replacement.
+
+        The columns of the rows are chosen one row at a time, by a beam search with Gumbel noise: ``k N`` choices,
+        however many permutations there are. The sample-set ELBOs draw their sets from here.
+
+        Args:
+            k: the number of values; all ``N!`` if there are no more.
+
+        Returns:
+            :class:`DistinctDraws`; ``values`` have shape ``(k,) + batch_shape + (N, N)``.
+
+        Raises:
+            ValueError: if ``k`` is not an integer of at least 1.
+
+        References:
+            | Stochastic beams and where to find them (Kool et al., 2019)
+            | https://arxiv.org/abs/1903.06059
+        """
+        sequences = stochastic_beam_search(
+            self._chooser(),
+            self.permutation_size,
+            k,
+            batch_shape=self.batch_shape,
+            device=self._parameter.device,
+        )
+        dtype = self._parameter.dtype
+        return distinct_values(sequences, lambda columns: permutation_matrix(self._rows_in_order(columns), dtype))
 
 
 @lru_cache(maxsize=16)

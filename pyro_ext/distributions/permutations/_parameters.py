@@ -1,4 +1,4 @@
-"""Parameters of matrix laws: checked at construction, broadcast with each other, and their shapes inferred."""
+"""Parameters of distributions of matrices: their checks at construction, their broadcasting, their shapes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_ext.ops.assignment import has_perfect_matching
+from pyro_ext.utils.checks import positive_int, positive_number
 
 __all__ = [
     "as_parameter",
@@ -16,7 +17,6 @@ __all__ = [
     "check_matrix",
     "check_potentials",
     "check_scaling",
-    "check_temperature",
     "check_values",
     "matrix_shapes",
 ]
@@ -46,31 +46,20 @@ def as_parameter(name: str, value: Tensor | float, like: Tensor) -> Tensor:
     return like.new_tensor(float(value))
 
 
-def check_temperature(temperature: Tensor, most: float = float("inf")) -> None:
-    """Raise a ValueError unless all temperatures are positive, finite and at most ``most``."""
-    wrong = ~((temperature > 0) & (temperature <= most)) | temperature.isinf()
-    if bool(wrong.any()):
-        allowed = "positive and finite" if most == float("inf") else f"in (0, {most:g}]"
-        raise ValueError(f"temperature must be {allowed}, got {float(temperature[wrong].flatten()[0])}")
-
-
-def check_values(name: str, value: Tensor, positive: bool = False, minus_inf: bool = False) -> None:
-    """Raise a ValueError where ``value`` holds NaN or inf, or values that are not positive where they must be."""
+def check_values(name: str, value: Tensor, minus_inf: bool = False) -> None:
+    """Raise a ValueError where ``value`` holds NaN or inf; -inf too, unless ``minus_inf``."""
     wrong = value.isnan() | (value == torch.inf) | ((value == -torch.inf) & (not minus_inf))
-    if positive:
-        wrong = wrong | (value <= 0)
     if bool(wrong.any()):
-        kind = "positive and finite" if positive else "neither NaN nor +inf" if minus_inf else "finite"
+        kind = "neither NaN nor +inf" if minus_inf else "finite"
         raise ValueError(f"{name} must be {kind}, got {float(value.detach()[wrong][0])}")
 
 
 def check_scaling(num_iterations: int | None, tolerance: float) -> None:
     """Raise a ValueError unless Sinkhorn scaling can stop after ``num_iterations``, or at ``tolerance`` if None."""
     if num_iterations is None:
-        if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not tolerance > 0:
-            raise ValueError(f"tolerance must be a positive number, got {tolerance!r}")
-    elif isinstance(num_iterations, bool) or not isinstance(num_iterations, int) or num_iterations < 1:
-        raise ValueError(f"num_iterations must be an integer of at least 1, got {num_iterations!r}")
+        positive_number("tolerance", tolerance)
+    else:
+        positive_int("num_iterations", num_iterations)
 
 
 def check_potentials(log_potentials: Tensor) -> None:
@@ -128,12 +117,12 @@ def _batch_of(shape: Sequence[int], event_dim: int) -> torch.Size:
 def matrix_shapes(
     matrix: Sequence[int], others: Sequence[Sequence[int]] = (), temperature: Sequence[int] = (), grow: int = 0
 ) -> tuple[torch.Size, torch.Size]:
-    """Return the batch and event shape of a law with parameters of these shapes.
+    """Return the batch and event shape of a distribution with parameters of these shapes.
 
     Args:
         matrix: the shape of the parameter that sets the size, ``batch_shape + (M, M)``.
-        others: shapes that broadcast to it.
-        temperature: ``batch_shape`` or what broadcasts to it.
+        others: shapes of further parameters, which broadcast to that of the matrix.
+        temperature: the shape of the temperature, ``batch_shape`` or one that broadcasts to it.
         grow: the size of an event less that of the parameter.
     """
     batches = [_batch_of(shape, 2) for shape in (matrix, *others)]

@@ -21,12 +21,12 @@ from pyro_ext.distributions.permutations._parameters import (
     check_matrix,
     check_potentials,
     check_scaling,
-    check_temperature,
     matrix_shapes,
 )
 from pyro_ext.ops.assignment import best_permutation
 from pyro_ext.ops.sets import gumbel_like
 from pyro_ext.ops.sinkhorn import sinkhorn
+from pyro_ext.utils.checks import check_positive_tensor
 
 __all__ = ["GumbelMatching", "GumbelSinkhorn"]
 
@@ -37,7 +37,7 @@ _UNKNOWN = (
 
 
 class GumbelMatching(PermutationDistribution):
-    r"""The best matching under scores disturbed by Gumbel noise.
+    r"""The best matching under scores perturbed by Gumbel noise.
 
     .. math::  P = \arg\max_{P'} \langle L + G, P' \rangle, \qquad G_{ij} \sim \mathrm{Gumbel}(0, 1).
 
@@ -100,7 +100,7 @@ class GumbelMatching(PermutationDistribution):
 
 
 class GumbelSinkhorn(TorchDistribution):
-    r"""The doubly stochastic scaling of scores disturbed by Gumbel noise: a reparameterised relaxed matching.
+    r"""The doubly stochastic scaling of scores perturbed by Gumbel noise: a reparameterised relaxed matching.
 
     .. math::  X = \mathrm{Sinkhorn}(\exp((L + G) / \tau)), \qquad G_{ij} \sim \mathrm{Gumbel}(0, 1),
 
@@ -110,13 +110,13 @@ class GumbelSinkhorn(TorchDistribution):
         d = GumbelSinkhorn(log_potentials, temperature)
         x = d.from_noise(pyro.sample("noise", d.noise()))
 
-    with ``GumbelSinkhorn(prior_potentials, temperature).noise()`` in the model. ``kl_divergence`` of two such laws is
-    that of their disturbed scores over the temperature, an upper bound on that of X, as in the paper.
+    with ``GumbelSinkhorn(prior_potentials, temperature).noise()`` in the model. ``kl_divergence`` of two such
+    distributions is that of their perturbed scores over the temperature, an upper bound on that of X, as in the paper.
 
     Args:
         log_potentials: the scores L, ``batch_shape + (N, N)``; -inf for cells never used.
-        temperature: positive, ``batch_shape`` or what broadcasts to it.
-        num_iterations: how many Sinkhorn iterations, 20 in the paper; to ``tolerance`` if None.
+        temperature: positive numbers, ``batch_shape`` or a shape that broadcasts to it.
+        num_iterations: the number of Sinkhorn iterations, 20 in the paper; to ``tolerance`` if None.
         tolerance: the largest deviation of a column's sum from 1; rows always sum to 1.
         validate_args: whether to check arguments and values; torch's default if None.
 
@@ -152,7 +152,7 @@ class GumbelSinkhorn(TorchDistribution):
         temperature = as_parameter("temperature", temperature, log_potentials)
         if self._validate_args if validate_args is None else validate_args:
             check_potentials(log_potentials)
-            check_temperature(temperature)
+            check_positive_tensor("temperature", temperature)
         self.log_potentials, self.temperature = broadcast_temperature("log_potentials", log_potentials, temperature)
         self.num_iterations, self.tolerance = num_iterations, tolerance
         shape = self.log_potentials.shape
@@ -171,7 +171,7 @@ class GumbelSinkhorn(TorchDistribution):
         return int(self.event_shape[-1])
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Any:
-        """Return the same law with its parameters broadcast to ``batch_shape``."""
+        """Return the same distribution with its parameters broadcast to ``batch_shape``."""
         new = self._get_checked_instance(GumbelSinkhorn, _instance)
         batch_shape = torch.Size(batch_shape)
         new.log_potentials = self.log_potentials.expand(batch_shape + self.event_shape)
@@ -189,12 +189,12 @@ class GumbelSinkhorn(TorchDistribution):
         return matrix_shapes(log_potentials, temperature=temperature)
 
     def noise(self) -> Any:
-        """Return the law of the disturbed scores L + G, event shape ``(N, N)``; L counts as 0 in cells never used."""
+        """Return the distribution of the perturbed scores L + G, ``(N, N)``, with L taken as 0 in cells never used."""
         loc = self._finite_potentials
         return Gumbel(loc, torch.ones_like(loc), validate_args=False).to_event(2)
 
     def from_noise(self, scores: Tensor) -> Tensor:
-        """Return X for disturbed scores ``(..., N, N)``, differentiable in them and in the temperature."""
+        """Return X for perturbed scores ``(..., N, N)``, differentiable in them and in the temperature."""
         usable = self.log_potentials > -math.inf
         scores = torch.where(usable, scores / self.temperature[..., None, None], -math.inf)
         return sinkhorn(scores, self.tolerance, self.num_iterations)
@@ -202,8 +202,8 @@ class GumbelSinkhorn(TorchDistribution):
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw matrices, ``sample_shape + batch_shape + (N, N)``."""
         scores = self._finite_potentials.expand(torch.Size(sample_shape) + self.log_potentials.shape)
-        disturbed = scores + gumbel_like(scores)  # float64, where ties do not happen
-        return self.from_noise(disturbed).to(scores.dtype)
+        perturbed = scores + gumbel_like(scores)  # float64, where ties do not happen
+        return self.from_noise(perturbed).to(scores.dtype)
 
     @property
     def _finite_potentials(self) -> Tensor:
@@ -218,7 +218,7 @@ class GumbelSinkhorn(TorchDistribution):
         )
 
     def zero_temperature_limit(self) -> GumbelMatching:
-        """Return the law of the permutation that samples tend to as the temperature falls to 0."""
+        """Return the distribution of the permutation that samples tend to as the temperature falls to 0."""
         return GumbelMatching(self.log_potentials, validate_args=self._validate_args)
 
     def __repr__(self) -> str:
@@ -234,7 +234,7 @@ def _kl(p: GumbelSinkhorn, q: GumbelSinkhorn) -> Tensor:
 
 
 def _scaled_noise(d: GumbelSinkhorn, used: Tensor) -> torch.distributions.Gumbel:
-    """Return the law of each cell of (L + G) / tau."""
+    """Return the distribution of each cell of (L + G) / tau."""
     tau = d.temperature[..., None, None]
     loc = torch.where(used, d.log_potentials, 0) / tau
     return torch.distributions.Gumbel(loc, (1 / tau).expand(loc.shape), validate_args=False)

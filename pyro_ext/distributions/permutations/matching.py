@@ -12,8 +12,8 @@ from torch.distributions import constraints
 from torch.distributions.kl import register_kl
 from torch.distributions.utils import lazy_property
 
+from pyro_ext.distributions.permutations._discrete import SequentialPermutation
 from pyro_ext.distributions.permutations._parameters import check_matrix, check_potentials, matrix_shapes
-from pyro_ext.distributions.permutations._sequential import SequentialPermutation
 from pyro_ext.ops.assignment import best_permutation, permutation_matrix
 from pyro_ext.ops.permanent import MOST_ROWS, column_chooser, log_permanent, sample_matchings
 
@@ -54,7 +54,7 @@ class PermutationMatching(SequentialPermutation):
         check_matrix("log_potentials", log_potentials)
         if log_potentials.shape[-1] > MOST_ROWS:
             raise ValueError(
-                f"log_potentials has {log_potentials.shape[-1]} rows: the exact law is made for at most {MOST_ROWS}, "
+                f"log_potentials has {log_potentials.shape[-1]} rows, but exact sums take at most {MOST_ROWS}: "
                 "use GumbelSinkhorn or RelaxedStickBreakingPermutation instead"
             )
         if self._validate_args if validate_args is None else validate_args:

@@ -15,12 +15,12 @@ from pyro_ext.distributions.permutations._parameters import (
     as_parameter,
     broadcast_matrices,
     check_matrix,
-    check_temperature,
     check_values,
     matrix_shapes,
 )
 from pyro_ext.distributions.permutations.stick_breaking import StickBreakingPermutation
 from pyro_ext.distributions.transforms import BirkhoffStickBreaking
+from pyro_ext.utils.checks import check_positive_tensor
 
 __all__ = ["RelaxedStickBreakingPermutation"]
 
@@ -32,16 +32,16 @@ class RelaxedStickBreakingPermutation(TransformedDistribution):
 
     with :class:`~pyro_ext.distributions.transforms.BirkhoffStickBreaking`, whose offsets make ``loc = 0`` the centre.
     The density is with respect to Lebesgue measure on the upper-left ``(N - 1, N - 1)`` block; samples are
-    reparameterised without bias. The KL divergence of two such laws is that of their Gaussians.
+    reparameterised without bias. The KL divergence of two such distributions is that of their Gaussians.
 
-    The law remembers its last sample, whose density needs no inversion. For other values at temperatures below about
-    a quarter of ``scale``, float32 (and below a tenth, float64) cannot hold what the inverse needs, and the
+    The distribution remembers its last sample, whose density needs no inversion. For other values at temperatures below
+    about a quarter of ``scale``, float32 (and below a tenth, float64) cannot hold what the inverse needs, and the
     log-density is a finite but truncated value.
 
     Args:
         loc: the means, ``batch_shape + (N - 1, N - 1)``.
-        scale: the standard deviations, broadcast to ``loc``.
-        temperature: positive, ``batch_shape`` or what broadcasts to it.
+        scale: the standard deviations of the noise, a shape that broadcasts to that of ``loc``.
+        temperature: positive numbers, ``batch_shape`` or a shape that broadcasts to it.
         validate_args: whether to check arguments and values; torch's default if None.
 
     Raises:
@@ -74,15 +74,15 @@ class RelaxedStickBreakingPermutation(TransformedDistribution):
         scale, temperature = as_parameter("scale", scale, loc), as_parameter("temperature", temperature, loc)
         if self._validate_args if validate_args is None else validate_args:
             check_values("loc", loc)
-            check_values("scale", scale, positive=True)
-            check_temperature(temperature)
+            check_positive_tensor("scale", scale)
+            check_positive_tensor("temperature", temperature)
         self.loc, self.scale, self.temperature = broadcast_matrices(loc, scale, temperature)
         tau = self.temperature[..., None, None]
         base = Normal(self.loc / tau, self.scale / tau, validate_args=False).to_event(2)
         super().__init__(base, [BirkhoffStickBreaking(cache_size=1)], validate_args=validate_args)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Any:
-        """Return the same law with its parameters broadcast to ``batch_shape``."""
+        """Return the same distribution with its parameters broadcast to ``batch_shape``."""
         batch_shape = torch.Size(batch_shape)
         new = super().expand(batch_shape, self._get_checked_instance(type(self), _instance))
         new.loc = self.loc.expand(batch_shape + self.loc.shape[-2:])
@@ -103,7 +103,7 @@ class RelaxedStickBreakingPermutation(TransformedDistribution):
         return int(self.event_shape[-1])
 
     def zero_temperature_limit(self) -> StickBreakingPermutation:
-        r"""Return the law of the permutation that samples tend to as the temperature falls to 0.
+        r"""Return the distribution of the permutation that samples tend to as the temperature falls to 0.
 
         Each decision goes up with probability :math:`P(\psi > 0) = \Phi(\mu / \nu)`.
         """

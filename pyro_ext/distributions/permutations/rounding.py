@@ -15,12 +15,12 @@ from pyro_ext.distributions.permutations._parameters import (
     as_parameter,
     broadcast_matrices,
     check_matrix,
-    check_temperature,
     check_values,
     matrix_shapes,
 )
 from pyro_ext.ops.assignment import best_permutation, has_perfect_matching
 from pyro_ext.ops.sinkhorn import sinkhorn
+from pyro_ext.utils.checks import check_positive_tensor, one_of
 
 __all__ = ["Gradient", "RelaxedRoundingPermutation"]
 
@@ -53,17 +53,18 @@ class RelaxedRoundingPermutation(TorchDistribution):
     * ``"straight_through"``: as if rounding had the identity as its derivative; biased too, but not vanishing;
     * ``"score_function"``: samples are not reparameterised and Pyro uses the density: unbiased, of high variance.
 
-    Gradients of the entropy are exact in each case. The law remembers its last sample and the noise behind it; for
-    other values the noise is recovered, to a precision of ``eps / temperature``: the density means little for
+    Gradients of the entropy are exact in each case. The distribution remembers its last sample and the noise behind it;
+    for other values the noise is recovered, to a precision of ``eps / temperature``: the density means little for
     float32 values below a temperature of about 1e-4.
 
     Args:
         loc: log-potentials, ``batch_shape + (N, N)``; cells outside ``mask`` are not looked at.
-        scale: the standard deviation of the noise, broadcast to ``loc``.
-        temperature: in (0, 1], ``batch_shape`` or what broadcasts to it.
-        gradient: how gradients pass through a sample.
-        mask: bool, broadcast to ``loc``: the allowed cells; samples are 0 in all others. All cells if None.
-        num_iterations: how many Sinkhorn iterations give M; to a tolerance of 1e-8 if None.
+        scale: the standard deviation of the noise, a shape that broadcasts to that of ``loc``.
+        temperature: numbers in (0, 1], ``batch_shape`` or a shape that broadcasts to it.
+        gradient: how gradients pass through a sample: ``"pathwise"``, ``"straight_through"`` or ``"score_function"``.
+        mask: the allowed cells, bool, a shape that broadcasts to that of ``loc``; samples are 0 in all others. All
+            cells are allowed if None.
+        num_iterations: the number of Sinkhorn iterations that give M; to a tolerance of 1e-8 if None.
         validate_args: whether to check arguments and values; torch's default if None.
 
     Raises:
@@ -102,8 +103,7 @@ class RelaxedRoundingPermutation(TorchDistribution):
         validate_args: bool | None = None,
     ) -> None:
         check_matrix("loc", loc)
-        if gradient not in get_args(Gradient):
-            raise ValueError(f"gradient must be one of {', '.join(get_args(Gradient))}, got {gradient!r}")
+        one_of("gradient", gradient, get_args(Gradient))
         if mask is not None:
             loc = torch.where(_checked_mask(mask, loc), loc, 0)
         scale, temperature = as_parameter("scale", scale, loc), as_parameter("temperature", temperature, loc)
@@ -128,7 +128,7 @@ class RelaxedRoundingPermutation(TorchDistribution):
         return int(self.event_shape[-1])
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Any:
-        """Return the same law with its parameters broadcast to ``batch_shape``."""
+        """Return the same distribution with its parameters broadcast to ``batch_shape``."""
         new = self._get_checked_instance(RelaxedRoundingPermutation, _instance)
         batch_shape = torch.Size(batch_shape)
         for name in ("loc", "scale", "centre"):
@@ -185,7 +185,7 @@ class RelaxedRoundingPermutation(TorchDistribution):
     def unrounded(self, value: Tensor) -> Tensor:
         r"""Return the Gaussian matrices :math:`\Psi` that were moved to ``value``, ``(..., N, N)``.
 
-        They are the coordinates in which the law is plain: independent normal cells around ``centre``.
+        They are the coordinates in which the distribution is simple: independent normal cells around ``centre``.
 
         >>> d = RelaxedRoundingPermutation(torch.zeros(2, 2), 0.1, temperature=0.5)
         >>> d.unrounded(torch.tensor([[0.75, 0.25], [0.25, 0.75]]))
@@ -243,7 +243,9 @@ def _checked_mask(mask: Tensor, loc: Tensor) -> Tensor:
 
 def _check_values(loc: Tensor, scale: Tensor, temperature: Tensor, mask: Tensor | None) -> None:
     check_values("loc", loc)
-    check_values("scale", scale, positive=True)
-    check_temperature(temperature, most=1)
+    check_positive_tensor("scale", scale)
+    wrong = ~((temperature > 0) & (temperature <= 1))
+    if bool(wrong.any()):
+        raise ValueError(f"temperature must be in (0, 1], got {float(temperature[wrong].flatten()[0])}")
     if mask is not None and not bool(has_perfect_matching(mask).all()):
         raise ValueError("mask holds no permutation: allow more cells")

@@ -1,4 +1,4 @@
-"""The exact law of permutations that stick-breaking tends to at temperature zero."""
+"""The exact distribution of permutations to which stick-breaking tends at temperature zero."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch.distributions import constraints
 from torch.distributions.kl import register_kl
 from torch.nn.functional import logsigmoid
 
+from pyro_ext.distributions.permutations._discrete import SequentialPermutation
 from pyro_ext.distributions.permutations._parameters import check_matrix, check_values, matrix_shapes
-from pyro_ext.distributions.permutations._sequential import SequentialPermutation
 from pyro_ext.distributions.structure import enumerated_kl
 from pyro_ext.ops.birkhoff import break_sticks, sticks_of
 
@@ -23,8 +23,8 @@ __all__ = ["StickBreakingPermutation"]
 class StickBreakingPermutation(SequentialPermutation):
     r"""Permutation matrices filled cell by cell, each free cell a coin of its own.
 
-    It is the law of ``RelaxedStickBreakingPermutation`` at temperature zero: where the cells above and to the left
-    leave a choice, cell ``(m, n)`` is 1 with probability :math:`\rho_{mn} = \mathrm{sigmoid}(\ell_{mn})`. So
+    It is the distribution of ``RelaxedStickBreakingPermutation`` at temperature zero: where the cells above and to the
+    left leave a choice, cell ``(m, n)`` is 1 with probability :math:`\rho_{mn} = \mathrm{sigmoid}(\ell_{mn})`. So
 
     .. math::  \log P(X) = \sum_{mn} u_{mn} \log \rho_{mn} + d_{mn} \log (1 - \rho_{mn}),
 

@@ -3,7 +3,7 @@
 What differs from PyTorch's and Pyro's classes of the same names: densities and their gradients are finite for every
 draw, in float32 at any temperature; the temperature has the batch's shape and is checked; impossible categories are
 allowed; gradients do not vanish at extreme logits; straight-through values are ordinary tensors, one-hot from
-``sample`` too, whose log-probability is that of the categorical law and differentiable in the value.
+``sample`` too, whose log-probability is that of the categorical distribution and differentiable in the value.
 """
 
 from pyro_ext.distributions.relaxed.bernoulli import (

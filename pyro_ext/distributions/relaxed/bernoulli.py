@@ -14,7 +14,7 @@ from torch.distributions.constraints import Constraint
 from torch.distributions.utils import lazy_property
 from torch.nn.functional import logsigmoid
 
-from pyro_ext.distributions.relaxed._parameters import (
+from pyro_ext.distributions.relaxed.parameters import (
     NoClosedForms,
     as_temperature,
     broadcast_batch,
@@ -28,10 +28,10 @@ __all__ = ["LogitRelaxedBernoulli", "RelaxedBernoulli", "RelaxedBernoulliBase", 
 
 
 class RelaxedBernoulliBase(NoClosedForms, TorchDistribution):
-    """A law on a number with a temperature and the log-odds of a Bernoulli law.
+    """A distribution of a number with a temperature and the log-odds of a Bernoulli distribution.
 
     Args:
-        temperature: positive, ``batch_shape`` or broadcastable with it.
+        temperature: positive numbers, ``batch_shape`` or broadcastable with it.
         probs: the probability of 1, ``batch_shape``.
         logits: the log-odds of 1 instead, ``batch_shape``; infinite where the value is certain.
         validate_args: whether to check arguments and values; torch's default if None.
@@ -83,11 +83,11 @@ class RelaxedBernoulliBase(NoClosedForms, TorchDistribution):
 
     @classmethod
     def infer_shapes(cls, **arg_shapes: Sequence[int]) -> tuple[torch.Size, torch.Size]:
-        """Return the batch and event shape of a law with arguments of these shapes."""
+        """Return the batch and event shape of a distribution with arguments of these shapes."""
         return inferred_batch(cls.arg_constraints, dict(arg_shapes)), torch.Size()
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Any:
-        """Return the same law with its parameters broadcast to ``batch_shape``."""
+        """Return the same distribution with its parameters broadcast to ``batch_shape``."""
         batch_shape = torch.Size(batch_shape)
         new = self._get_checked_instance(type(self), _instance)
         for name in self.arg_constraints.keys() & self.__dict__.keys():
@@ -197,7 +197,7 @@ class LogitRelaxedBernoulli(RelaxedBernoulliBase):
 
 
 class RelaxedBernoulli(RelaxedBernoulliBase):
-    r"""Numbers in [0, 1] that become 0 or 1 as the temperature falls: the binary Concrete law.
+    r"""Numbers in [0, 1] that become 0 or 1 as the temperature falls: the binary Concrete distribution.
 
     .. math::
 
@@ -264,8 +264,8 @@ class RelaxedBernoulliStraightThrough(RelaxedBernoulliBase):
 
         x = 1[y > 0], \qquad \nabla x := \nabla \sigma(y / \lambda), \qquad y = \log\alpha + L
 
-    Samples are exactly 0 or 1 and distributed as in the Bernoulli law, whose log-probability ``log_prob`` is; it is
-    linear in the value, so that a prior passes its gradient on to the guide. The gradient is biased.
+    Samples are exactly 0 or 1 and distributed as in the Bernoulli distribution, whose log-probability ``log_prob``
+    is; it is linear in the value, so that a prior passes its gradient on to the guide. The gradient is biased.
 
     Args:
         temperature: :math:`\lambda > 0`, a number or a tensor of shape ``batch_shape``.

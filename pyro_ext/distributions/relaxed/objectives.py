@@ -1,4 +1,4 @@
-"""Kullback-Leibler divergences between relaxed laws: three things that the literature calls the KL term."""
+"""Kullback-Leibler divergences between relaxed distributions: three things that the literature calls the KL term."""
 
 from __future__ import annotations
 
@@ -9,54 +9,52 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, register_kl
 from torch.distributions import kl_divergence as torch_kl_divergence
 
-from pyro_ext.distributions.relaxed._categorical import RelaxedCategoricalBase
 from pyro_ext.distributions.relaxed.bernoulli import (
     LogitRelaxedBernoulli,
     RelaxedBernoulli,
     RelaxedBernoulliBase,
 )
-from pyro_ext.distributions.relaxed.one_hot import ExpRelaxedOneHotCategorical, RelaxedOneHotCategorical
+from pyro_ext.distributions.relaxed.one_hot import (
+    ExpRelaxedOneHotCategorical,
+    RelaxedCategoricalBase,
+    RelaxedOneHotCategorical,
+)
 from pyro_ext.distributions.relaxed.top_k import RelaxedTopK
 from pyro_ext.ops.relaxed import bernoulli_score, categorical_score
+from pyro_ext.utils.checks import one_of, positive_int
 
-__all__ = ["OBJECTIVES", "Objective", "check_objective", "kl_divergence", "log_space"]
+__all__ = ["OBJECTIVES", "Objective", "kl_divergence", "log_space"]
 
 Objective = Literal["relaxed_density", "relaxed_categorical", "categorical"]
 OBJECTIVES: tuple[str, ...] = get_args(Objective)
 
 
-def check_objective(objective: str) -> None:
-    """Raise a ValueError unless ``objective`` is one of the three names."""
-    if objective not in OBJECTIVES:
-        raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {objective!r}")
-
-
 def kl_divergence(
     q: Distribution, p: Distribution, objective: Objective = "relaxed_density", num_samples: int = 1
 ) -> Tensor:
-    r"""Return one of three divergences of a relaxed law from another; torch's own for all other laws.
+    r"""Return one of three divergences of one relaxed distribution from another; torch's own for all others.
 
-    With probabilities Q and P of the categories, and x drawn from the relaxed law q:
+    With probabilities Q and P of the categories, and x drawn from the relaxed distribution q:
 
-    * ``"relaxed_density"``: :math:`\mathbb{E}_q[\log q(x) - \log p(x)]`, the divergence of the relaxed laws. The only
-      one with which the evidence lower bound of a relaxed model is a bound. Estimated from ``num_samples`` draws, in
-      log space, where no weight underflows.
+    * ``"relaxed_density"``: :math:`\mathbb{E}_q[\log q(x) - \log p(x)]`, the divergence of the relaxed distributions.
+      The only one with which the evidence lower bound of a relaxed model is a bound. Estimated from ``num_samples``
+      draws, in log space, where no weight underflows.
     * ``"relaxed_categorical"``: :math:`\mathbb{E}_q[\sum_k x_k \log (Q_k / P_k)]`, estimated likewise. No bound on
       the relaxed model.
     * ``"categorical"``: :math:`\sum_k Q_k \log (Q_k / P_k)`, exact. That of the discrete model, and no bound on the
       relaxed one.
 
     Args:
-        q: a relaxed one-hot or binary law (straight-through ones included), or ``.to_event`` of one.
-        p: another of the same kind; for the last two objectives any categorical or Bernoulli law.
-        objective: which of the three.
-        num_samples: the number of draws of the first two.
+        q: a relaxed one-hot or binary distribution (straight-through ones included), or ``.to_event`` of one.
+        p: another distribution of the same kind; for the last two objectives any categorical or Bernoulli one.
+        objective: which of the three divergences.
+        num_samples: the number of draws from which the first two are estimated.
 
     Returns:
         ``batch_shape``, differentiable in the parameters of both.
 
     Raises:
-        ValueError: if ``objective`` is not one of the three, ``num_samples`` is no positive integer, or the laws are
+        ValueError: if ``objective`` is not one of the three, ``num_samples`` is no positive integer, or the two are
             of different kinds.
 
     References:
@@ -70,9 +68,8 @@ def kl_divergence(
     >>> kl_divergence(q, p, "relaxed_density", num_samples=10_000).round(decimals=1)
     tensor(0.8000)
     """
-    check_objective(objective)
-    if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
-        raise ValueError(f"num_samples must be an integer of at least 1, got {num_samples!r}")
+    one_of("objective", objective, OBJECTIVES)
+    positive_int("num_samples", num_samples)
     if isinstance(q, Independent) and isinstance(p, Independent):
         depth = q.reinterpreted_batch_ndims
         if depth != p.reinterpreted_batch_ndims:
@@ -86,20 +83,20 @@ def kl_divergence(
 
 
 def log_space(d: Any) -> ExpRelaxedOneHotCategorical | LogitRelaxedBernoulli:
-    """Return the law of the log-weights, or log-odds, behind the relaxed values of ``d``.
+    """Return the distribution of the log-weights, or log-odds, behind the relaxed values of ``d``.
 
     >>> log_space(RelaxedBernoulli(0.5, logits=torch.zeros(3)))
     LogitRelaxedBernoulli(temperature: (3,), logits: (3,))
     """
-    law = ExpRelaxedOneHotCategorical if isinstance(d, RelaxedCategoricalBase) else LogitRelaxedBernoulli
-    return law(d.temperature, logits=d.logits, validate_args=False)
+    family = ExpRelaxedOneHotCategorical if isinstance(d, RelaxedCategoricalBase) else LogitRelaxedBernoulli
+    return family(d.temperature, logits=d.logits, validate_args=False)
 
 
 def _of_densities(q: Any, p: Any, num_samples: int) -> Tensor:
     kind = RelaxedCategoricalBase if isinstance(q, RelaxedCategoricalBase) else RelaxedBernoulliBase
     if not isinstance(p, kind):
         raise ValueError(
-            f"objective='relaxed_density' compares two relaxed laws of one kind, got {type(q).__name__} and "
+            f"objective='relaxed_density' compares two relaxed distributions of one kind, got {type(q).__name__} and "
             f"{type(p).__name__}; make p a {type(q).__name__}, or choose another objective"
         )
     inner_q, inner_p = log_space(q), log_space(p)
@@ -110,13 +107,13 @@ def _of_densities(q: Any, p: Any, num_samples: int) -> Tensor:
 def _of_scores(q: Any, p: Any, num_samples: int | None) -> Tensor:
     binary = isinstance(q, RelaxedBernoulliBase)
     if not hasattr(p, "logits") or len(q.event_shape) != len(p.event_shape):
-        laws = f"{type(q).__name__} and {type(p).__name__}"
-        raise ValueError(f"p must be a {'Bernoulli' if binary else 'one-hot categorical'} law like q, got {laws}")
+        kind = "Bernoulli" if binary else "one-hot categorical"
+        raise ValueError(f"p must be a {kind} distribution like q, got {type(q).__name__} and {type(p).__name__}")
     score = bernoulli_score if binary else categorical_score
     if num_samples is None:
         return score(q.probs, q.logits) - score(q.probs, p.logits)
-    law = (RelaxedBernoulli if binary else RelaxedOneHotCategorical)(q.temperature, logits=q.logits)
-    x = law.rsample((num_samples,))
+    soft = (RelaxedBernoulli if binary else RelaxedOneHotCategorical)(q.temperature, logits=q.logits)
+    x = soft.rsample((num_samples,))
     return (score(x, q.logits) - score(x, p.logits)).mean(0)
 
 

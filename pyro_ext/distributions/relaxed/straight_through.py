@@ -11,16 +11,17 @@ from torch import Tensor
 from torch.distributions import OneHotCategorical, constraints, register_kl
 from torch.distributions.constraints import Constraint
 
-from pyro_ext.distributions.relaxed._categorical import RelaxedCategoricalBase
+from pyro_ext.distributions.relaxed.one_hot import RelaxedCategoricalBase
 from pyro_ext.ops.relaxed import categorical_score, one_hot_of_largest, rao_blackwell_softmax, straight_through
+from pyro_ext.utils.checks import positive_int
 
 __all__ = ["GumbelRaoOneHotCategorical", "OneHotStraightThrough", "RelaxedOneHotCategoricalStraightThrough"]
 
 
 class OneHotStraightThrough(RelaxedCategoricalBase):
-    """The categorical law on one-hot vectors, reparameterised by a biased gradient; subclasses say which.
+    """The categorical distribution of one-hot vectors, with a biased pathwise gradient; subclasses say which.
 
-    ``log_prob``, ``enumerate_support``, ``mean``, ``variance`` and ``entropy`` are those of the categorical law.
+    ``log_prob``, ``enumerate_support``, ``mean``, ``variance`` and ``entropy`` are categorical.
     """
 
     support: ClassVar[Constraint] = constraints.one_hot
@@ -70,9 +71,10 @@ class RelaxedOneHotCategoricalStraightThrough(OneHotStraightThrough):
         x = \text{one-hot}(\arg\max_k y_k), \qquad \nabla x := \nabla \mathrm{softmax}(y / \lambda), \qquad
         y = \log p + G
 
-    Samples are exactly one-hot and distributed as in the categorical law, whose log-probability ``log_prob`` is. It
-    is linear in the value, so that a prior on these vectors passes its gradient :math:`\log p_k` on to the guide
-    that drew them. The gradient is biased; the bias grows as the temperature rises, the variance as it falls.
+    Samples are exactly one-hot and distributed as in the categorical distribution, whose log-probability
+    ``log_prob`` is. It is linear in the value, so that a prior on these vectors passes its gradient :math:`\log p_k` on
+    to the guide that drew them. The gradient is biased; the bias grows as the temperature rises, the variance as it
+    falls.
 
     Take it as the prior too: the ``log_prob`` of Pyro's ``OneHotCategorical`` has no gradient in the value, and the
     guide would not see such a prior. ``kl_divergence`` with one is right, ``TraceMeanField_ELBO`` too therefore, and so
@@ -113,7 +115,7 @@ class GumbelRaoOneHotCategorical(OneHotStraightThrough):
     Args:
         temperature: :math:`\lambda > 0`, a number or a tensor of shape ``batch_shape`` (no dim for the categories).
         logits: log-probabilities up to a constant, ``batch_shape + (K,)``; -inf for an impossible category.
-        num_inner: J, the number of inner draws.
+        num_inner: the number J of inner draws of the Gumbel noise.
         probs: probabilities up to a factor instead of ``logits``, ``batch_shape + (K,)``.
         validate_args: whether to check arguments and values; torch's default if None.
 
@@ -140,9 +142,7 @@ class GumbelRaoOneHotCategorical(OneHotStraightThrough):
         probs: Tensor | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        if isinstance(num_inner, bool) or not isinstance(num_inner, int) or num_inner < 1:
-            raise ValueError(f"num_inner must be an integer of at least 1, got {num_inner!r}")
-        self.num_inner = num_inner
+        self.num_inner = positive_int("num_inner", num_inner)
         super().__init__(temperature, probs, logits, validate_args)
 
     def _soft(self, log_weights: Tensor, hard: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch.distributions.constraints import Constraint, dependent_property
 
 from pyro_ext.distributions import constraints
 from pyro_ext.distributions._draws import check_num_draws, given_parameter
-from pyro_ext.distributions.relaxed._categorical import RelaxedCategoricalBase
+from pyro_ext.distributions.relaxed.one_hot import RelaxedCategoricalBase
 from pyro_ext.distributions.unordered_set import UnorderedSet
 from pyro_ext.ops.relaxed import relaxed_top_k, straight_through
 from pyro_ext.ops.sets import gumbel_like
@@ -29,8 +29,8 @@ class RelaxedTopK(RelaxedCategoricalBase):
     .. math::  x = \sum_{i=1}^k a^i, \qquad a^i = \mathrm{softmax}(\alpha^i / \lambda), \qquad
         \alpha^{i+1} = \alpha^i + \log(1 - a^i).
 
-    Entries are non-negative and sum to ``k``; they may exceed 1, by little at low temperatures. The law of the
-    relaxed vector has no tractable density. With ``straight_through=True`` samples are exactly k-hot, with the
+    Entries are non-negative and sum to ``k``; they may exceed 1, by little at low temperatures. The distribution of
+    the relaxed vector has no tractable density. With ``straight_through=True`` samples are exactly k-hot, with the
     gradient of the relaxed ones; ``log_prob`` of k-hot vectors is in both cases the exact probability of the set,
     that of :class:`~pyro_ext.distributions.UnorderedSet`, and so is ``kl_divergence``; k-hot samples have its entropy
     too.
@@ -72,10 +72,10 @@ class RelaxedTopK(RelaxedCategoricalBase):
         self.k = check_num_draws(k, given_parameter(logits, probs).shape[-1])
         self.straight_through = straight_through
         super().__init__(temperature, probs, logits, validate_args)
-        self.set_law(validate_args)  # refuses a k above the number of positive categories
+        self.set_distribution(validate_args)  # refuses a k above the number of positive categories
 
-    def set_law(self, validate_args: bool | None = False) -> UnorderedSet:
-        """Return the law of the set of ``k`` categories that a sample stands for."""
+    def set_distribution(self, validate_args: bool | None = False) -> UnorderedSet:
+        """Return the distribution of the set of ``k`` categories that a sample stands for."""
         if "logits" in self.__dict__:
             return UnorderedSet(self.k, logits=self.logits, validate_args=validate_args)
         return UnorderedSet(self.k, probs=self.probs, validate_args=validate_args)
@@ -110,12 +110,12 @@ class RelaxedTopK(RelaxedCategoricalBase):
                 "UnorderedSet for the sets themselves"
             )
         members = value.topk(self.k, dim=-1).indices.sort(-1).values
-        return self.set_law().log_prob(members)
+        return self.set_distribution().log_prob(members)
 
     @property
     def has_enumerate_support(self) -> bool:
         """Whether samples are k-hot, and few enough to be listed."""
-        return self.straight_through and self.set_law().has_enumerate_support
+        return self.straight_through and self.set_distribution().has_enumerate_support
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """Return all k-hot vectors, ``(num_values,) + batch_shape + (K,)``, batch dims being 1 unless ``expand``.
@@ -124,7 +124,7 @@ class RelaxedTopK(RelaxedCategoricalBase):
             NotImplementedError: if samples are relaxed, or the vectors too many.
         """
         self._require_hard("a list of values")
-        members = self.set_law().enumerate_support(expand=False)
+        members = self.set_distribution().enumerate_support(expand=False)
         values = self.logits.new_zeros(*members.shape[:-1], *self.event_shape).scatter(-1, members, 1)
         return values.expand(-1, *self.batch_shape, -1) if expand else values
 
@@ -135,7 +135,7 @@ class RelaxedTopK(RelaxedCategoricalBase):
             NotImplementedError: if samples are relaxed, or the sets too many.
         """
         self._require_hard("an entropy")
-        return self.set_law().entropy()
+        return self.set_distribution().entropy()
 
     def _require_hard(self, what: str) -> None:
         if not self.straight_through:
@@ -146,4 +146,4 @@ class RelaxedTopK(RelaxedCategoricalBase):
 
 @register_kl(RelaxedTopK, RelaxedTopK)
 def _kl(p: RelaxedTopK, q: RelaxedTopK) -> Tensor:
-    return kl_divergence(p.set_law(), q.set_law())
+    return kl_divergence(p.set_distribution(), q.set_distribution())

@@ -1,4 +1,4 @@
-"""Laws of tree topologies."""
+"""Distributions of tree topologies."""
 
 from pyro_ext.distributions.trees.clade import ConditionalCladeDistribution
 from pyro_ext.distributions.trees.divergence import tree_kl

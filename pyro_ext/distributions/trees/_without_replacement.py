@@ -32,7 +32,7 @@ def distinct_topologies(log_theta: Tensor, support: SubsplitSupport, k: int) -> 
 
     Args:
         log_theta: log-probabilities of the splits given their contexts, ``(B, M)``.
-        support: of the subsplits.
+        support: the support of the subsplits.
         k: the number of topologies.
 
     Returns:
@@ -52,44 +52,44 @@ def distinct_topologies(log_theta: Tensor, support: SubsplitSupport, k: int) -> 
 
 
 def _independent_draws(log_theta: Tensor, graph: SplitGraph, k: int) -> Tensor:
-    law = torch.arange(len(log_theta), device=log_theta.device).repeat_interleave(_DRAWS_PER_TREE * k)
-    trees = unrooted_trees(draw_choices(log_theta, graph, law), graph)
+    row = torch.arange(len(log_theta), device=log_theta.device).repeat_interleave(_DRAWS_PER_TREE * k)
+    trees = unrooted_trees(draw_choices(log_theta, graph, row), graph)
     return trees.parents.view(len(log_theta), _DRAWS_PER_TREE * k, -1)
 
 
 def _searched_topologies(log_theta: Tensor, support: SubsplitSupport, drawn: Tensor, k: int) -> DistinctDraws:
     """Continue ``drawn`` by a search for rooted trees."""
-    found = distinct_choices(log_theta, support.graph, k * (2 * support.num_taxa - 3))
-    trees = unrooted_trees(found.actions.flatten(0, 1), support.graph)
-    searched = trees.parents.view(*found.log_prob.shape, -1)
-    possible = found.log_prob > -math.inf
+    rooted = distinct_choices(log_theta, support.graph, k * (2 * support.num_taxa - 3))
+    trees = unrooted_trees(rooted.actions.flatten(0, 1), support.graph)
+    searched = trees.parents.view(*rooted.log_prob.shape, -1)
+    possible = rooted.log_prob > -math.inf
     first = first_topologies(
         torch.cat([drawn, searched], 1), torch.cat([torch.ones_like(drawn[..., 0], dtype=torch.bool), possible], 1), k
     )
     rootings = _rootings(log_theta, support, first.parents)
     log_prob = log_sum(rootings).masked_fill(~first.there, -math.inf)
     first = first._replace(rank=first.rank[:, drawn.shape[1] :])
-    log_rest = log_mass_left(found, trees, first, rootings)
+    log_rest = log_mass_left(rooted, trees, first, rootings)
     return DistinctDraws(first.parents.transpose(0, 1), log_prob.t(), log_rest)
 
 
 def _rootings(log_theta: Tensor, support: SubsplitSupport, parents: Tensor) -> Tensor:
-    """Return the log-probability of every rooting of B times k trees, each under its own law, ``(B, k, 2n - 3)``."""
+    """Return the log-probability of every rooting of k trees of each of B distributions, ``(B, k, 2n - 3)``."""
     position, relations = support.index(parents.flatten(0, 1), rooted=False)
     table = with_constants(log_theta)
-    law = torch.arange(len(log_theta), device=log_theta.device).repeat_interleave(parents.shape[1])
-    place = position + (law * table.shape[-1]).unsqueeze(-1)
+    row = torch.arange(len(log_theta), device=log_theta.device).repeat_interleave(parents.shape[1])
+    place = position + (row * table.shape[-1]).unsqueeze(-1)
     terms = table.reshape(-1).index_select(0, place.reshape(-1)).view_as(place)
     return log_prob_rootings(terms, relations).view(*parents.shape[:2], -1)
 
 
 class FirstTopologies(NamedTuple):
-    """The first ``k`` distinct topologies among rooted trees, in order, B times.
+    """The first ``k`` distinct topologies among m trees, in order, for each of B distributions.
 
     Attributes:
-        parents: ``(B, k, N)``; the first one again where there are no more.
+        parents: the topologies, ``(B, k, N)``; the first one again where there are no more.
         there: whether there was another topology, ``(B, k)``.
-        rank: which of them each rooted tree is a rooting of, ``(B, m)``; k for none.
+        rank: the place of each tree's topology among these, ``(B, m)``; k where it is none of them.
     """
 
     parents: Tensor
@@ -101,16 +101,16 @@ def first_topologies(parents: Tensor, possible: Tensor, k: int) -> FirstTopologi
     """Keep the first appearance of each topology.
 
     Args:
-        parents: of m trees in the order drawn, ``(B, m, N)``.
-        possible: which of them count, ``(B, m)``, the first ones of each row.
+        parents: the m trees in the order drawn, ``(B, m, N)``.
+        possible: which of the trees have positive probability, ``(B, m)``; in each row they come first.
         k: how many topologies are wanted.
     """
-    num_laws, num, _ = parents.shape
-    law = torch.arange(num_laws, device=parents.device).unsqueeze(-1)
+    num_rows, num, _ = parents.shape
+    row = torch.arange(num_rows, device=parents.device).unsqueeze(-1)
     kinds, kind = distinct_rows(parents.flatten(0, 1))
-    kind = kind.view(num_laws, num) + law * len(kinds)
-    place = torch.arange(num, device=parents.device).expand(num_laws, num)
-    first = torch.full((num_laws * len(kinds),), num, device=parents.device)
+    kind = kind.view(num_rows, num) + row * len(kinds)
+    place = torch.arange(num, device=parents.device).expand(num_rows, num)
+    first = torch.full((num_rows * len(kinds),), num, device=parents.device)
     first = first.scatter_reduce(0, kind.flatten(), place.masked_fill(~possible, num).flatten(), "amin")
     leads = first[kind] == place
     rank_of_leader = leads.cumsum(-1) - 1
@@ -124,28 +124,28 @@ def first_topologies(parents: Tensor, possible: Tensor, k: int) -> FirstTopologi
     return FirstTopologies(parents.gather(1, chosen.unsqueeze(-1).expand(-1, -1, parents.shape[-1])), there, rank)
 
 
-def log_mass_left(found: SequenceSet, trees: Unrooted, first: FirstTopologies, rootings: Tensor) -> Tensor:
+def log_mass_left(rooted: SequenceSet, trees: Unrooted, first: FirstTopologies, rootings: Tensor) -> Tensor:
     r"""Return the log of the probability of all topologies but the first ``k``, ``(B,)``.
 
-    It is the mass of the rooted trees that were not found, plus that of those found whose topology is not among the
-    first, less that of the rootings of the first that were not found. Where all rooted trees were found, nothing is
-    subtracted; otherwise the error is small beside the mass not found, not beside 1.
+    It is the mass of the rooted trees that were not drawn, plus that of those drawn whose topology is not among the
+    first ``k``, less that of the rootings of the first ``k`` that were not drawn. Where all rooted trees were drawn,
+    nothing is subtracted; otherwise the error is small relative to the mass not drawn, not only relative to 1.
 
     Args:
-        found: m rooted trees drawn without replacement, m at least k (2n - 3) or all there are, ``(B, m, ...)``.
-        trees: the same without their roots, flattened.
-        first: k of their topologies.
-        rootings: the log-probability of every rooting of these, ``(B, k, 2n - 3)``.
+        rooted: m rooted trees drawn without replacement, m at least k (2n - 3) or all there are, ``(B, m, ...)``.
+        trees: the same trees without their roots, ``(B m, ...)``.
+        first: the first k topologies among them.
+        rootings: the log-probability of every rooting of the first k topologies, ``(B, k, 2n - 3)``.
     """
-    num_laws, size, num_edges = rootings.shape
+    num_rows, size, num_edges = rootings.shape
     others = first.rank >= size
-    extra = log_sum(found.log_prob.masked_fill(~others, -math.inf))
-    seen = torch.zeros(num_laws, size + 1, num_edges, dtype=torch.bool, device=rootings.device)
-    law = torch.arange(num_laws, device=rootings.device).unsqueeze(-1)
-    seen[law, first.rank.clamp_max(size), trees.root.view(num_laws, -1) - 1] = True
+    extra = log_sum(rooted.log_prob.masked_fill(~others, -math.inf))
+    seen = torch.zeros(num_rows, size + 1, num_edges, dtype=torch.bool, device=rootings.device)
+    row = torch.arange(num_rows, device=rootings.device).unsqueeze(-1)
+    seen[row, first.rank.clamp_max(size), trees.root.view(num_rows, -1) - 1] = True
     unseen = rootings.double().masked_fill(seen[:, :size] | ~first.there.unsqueeze(-1), -math.inf)
-    everything = torch.logaddexp(found.log_rest, extra)
+    everything = torch.logaddexp(rooted.log_rest, extra)
     # there is another topology, so the difference is positive: rounding must not say otherwise
     gap = (log_sum(unseen.flatten(1)) - everything).clamp_max(-torch.finfo(torch.float64).eps)
     left = everything + torch.log1p(-gap.exp())
-    return torch.where(found.log_rest == -math.inf, extra, left)
+    return torch.where(rooted.log_rest == -math.inf, extra, left)

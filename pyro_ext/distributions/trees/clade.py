@@ -1,4 +1,4 @@
-"""Conditional clade distributions: laws of trees whose splits depend on the clade alone."""
+"""Conditional clade distributions: distributions of trees whose splits depend on the clade alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from pyro_ext.distributions.trees._law import SplitLaw
+from pyro_ext.distributions.trees._splits import SplitDistribution
 from pyro_ext.distributions.trees.fitting import count_splits
 from pyro_ext.ops.subsplits.assembly import grown_trees
 from pyro_ext.phylo.support import SubsplitSupport
@@ -15,15 +15,15 @@ from pyro_ext.phylo.trees import TreeSet
 __all__ = ["ConditionalCladeDistribution"]
 
 
-class ConditionalCladeDistribution(SplitLaw):
+class ConditionalCladeDistribution(SplitDistribution):
     r"""Trees whose splits are drawn from the top down, each given only the clade that it parts.
 
     .. math::  p(T) = \prod_{W \in T} \frac{m(\text{split of } W)}{m(W)}, \qquad
                p(T^u) = \frac{\prod_v m(\text{parts at } v)}{\prod_e m(\text{split at } e)},
 
     over the clades of a rooted tree, and over the internal nodes and edges of an unrooted one, with :math:`m` the
-    frequencies in a sample. The unrooted law is the rooted one of trees rooted at any one of the taxa; here it is
-    the first. Entropy and most probable tree are exact for both.
+    frequencies in a sample. The unrooted distribution is that of trees rooted at any one of the taxa; here it is the
+    first. Entropy and most probable tree are exact for both.
 
     Args:
         support: the splits of clades, built with ``sisters=False``.
@@ -57,7 +57,7 @@ class ConditionalCladeDistribution(SplitLaw):
 
         Args:
             trees: a :class:`.TreeSet`, or canonical parent vectors ``(T, N)``.
-            weights: ``(T,)``; those of the set, or equal ones, if None.
+            weights: the weights of the trees, ``(T,)``; those of the set, or equal ones, if None.
 
         Raises:
             ValueError: if there are no trees, they are not canonical, or the weights are negative or all zero.

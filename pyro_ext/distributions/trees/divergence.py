@@ -1,8 +1,7 @@
-"""How far one law of trees is from another."""
+"""Divergences between distributions of trees."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,13 +9,14 @@ import torch
 from torch import Tensor
 from torch.distributions.kl import register_kl
 
-from pyro_ext.distributions.trees._law import SplitLaw
+from pyro_ext.distributions.trees._splits import SplitDistribution
 from pyro_ext.distributions.trees.clade import ConditionalCladeDistribution
 from pyro_ext.distributions.trees.subsplit import SubsplitBayesianNetwork
 from pyro_ext.ops.subsplits.programs import expected_log_ratio
 from pyro_ext.ops.subsplits.rows import distinct_rows
 from pyro_ext.phylo.support_trees import difference, trees_and_weights
 from pyro_ext.phylo.trees import TreeSet
+from pyro_ext.utils.checks import positive_number
 
 __all__ = ["log_prob_in_parts", "tree_kl"]
 
@@ -26,72 +26,72 @@ _CHUNK = 1 << 19  # subsplits of trees looked up in one go
 @torch.no_grad()
 def tree_kl(
     trees: TreeSet | Tensor,
-    law: Any,
+    d: Any,
     weights: Tensor | Sequence[float] | None = None,
     *,
     floor: float | None = None,
     normalize: bool = True,
 ) -> Tensor:
-    r"""Return the divergence of a law from the frequencies of a sample of trees.
+    r"""Return the Kullback-Leibler divergence of a distribution of trees from the frequencies of a sample.
 
     .. math::  \sum_T g_T \left(\log g_T - \log \max(q(T), \text{floor})\right).
 
     Args:
         trees: a :class:`.TreeSet`, or canonical parent vectors ``(T, N)``; equal topologies are added up.
-        law: the law q, with ``log_prob``, over the same taxa.
-        weights: the weights g, ``(T,)``; those of the set, or equal ones, if None.
+        d: the distribution q, with ``log_prob``, over the same taxa.
+        weights: the weights g of the trees, ``(T,)``; those of the set, or equal ones, if None.
         floor: the least probability a tree is taken to have. Without it the divergence is infinite as soon as q
             misses a tree. Published tables have 2.220446e-16, which makes a tree that is missed cost 36 nats.
         normalize: whether the weights are scaled to sum to 1; published tables leave them as they are.
 
     Returns:
-        The divergence in nats, in the shape of the law's batch.
+        The divergence in nats, in the batch shape of the distribution.
 
     Raises:
-        ValueError: if there are no trees, they do not fit the law or have other taxa, the weights are negative or all
-            zero, or the floor is not positive.
+        ValueError: if there are no trees, they do not fit the distribution or have other taxa, the weights are negative
+            or all zero, or the floor is not positive.
 
     Example:
         >>> from pyro_ext.distributions import TreeFrequency
         >>> trees = torch.tensor([[-1, 4, 5, 5, 0, 4], [-1, 5, 4, 5, 0, 4]])
-        >>> law = TreeFrequency.from_trees(trees, [0.9, 0.1])
-        >>> tree_kl(trees, law)
+        >>> d = TreeFrequency.from_trees(trees, [0.9, 0.1])
+        >>> tree_kl(trees, d)
         tensor(0.5108, dtype=torch.float64)
     """
-    if floor is not None and not 0 < floor < math.inf:
-        raise ValueError(f"floor must be a positive number, such as 2.220446e-16, or None, got {floor}")
+    if floor is not None:
+        positive_number("floor", floor)
     given = trees_and_weights(trees, weights)
-    if isinstance(trees, TreeSet) and isinstance(law, SplitLaw) and trees.taxa != law.subsplits.taxa:
-        raise ValueError(f"trees and law {difference(trees.taxa, law.subsplits.taxa)}: relabel the trees")
+    if isinstance(trees, TreeSet) and isinstance(d, SplitDistribution) and trees.taxa != d.subsplits.taxa:
+        raise ValueError(f"trees and distribution {difference(trees.taxa, d.subsplits.taxa)}: relabel the trees")
     distinct, number = distinct_rows(given.parents)
-    if distinct.shape[1:] != law.event_shape:
-        raise ValueError(f"trees have {distinct.shape[1]} nodes but those of {law!r} {law.event_shape[0]}")
+    if distinct.shape[1:] != d.event_shape:
+        raise ValueError(f"trees have {distinct.shape[1]} nodes but those of {d!r} {d.event_shape[0]}")
     share = given.weights.new_zeros(len(distinct)).index_add(0, number, given.weights)
     if not normalize and weights is None and not isinstance(trees, Tensor):
         weights = trees.weights
     if not normalize and weights is not None:
         share = share * torch.as_tensor(weights, dtype=torch.float64).sum().to(share.device)
-    log_prob = log_prob_in_parts(law, distinct).double()
+    log_prob = log_prob_in_parts(d, distinct).double()
     if floor is not None:
         log_prob = log_prob.exp().clamp_min(floor).log()
-    share = share.view(-1, *(1,) * len(law.batch_shape))
+    share = share.view(-1, *(1,) * len(d.batch_shape))
     return (share * (share.log() - log_prob)).sum(0)
 
 
 @torch.no_grad()
-def log_prob_in_parts(law: Any, trees: Tensor) -> Tensor:
+def log_prob_in_parts(d: Any, trees: Tensor) -> Tensor:
     """Return the log-probabilities of trees ``(T, N)``, ``(T,) + batch_shape``, some thousands of them at a time.
 
-    However many the trees, the memory is that of some tens of megabytes for each law of the batch.
+    However many the trees, the memory is that of some tens of megabytes for each distribution of the batch.
     """
-    ones = (1,) * len(law.batch_shape)
+    ones = (1,) * len(d.batch_shape)
     parts = trees.split(max(1, _CHUNK // (9 * trees.shape[1])))
-    return torch.cat([law.log_prob(part.view(len(part), *ones, -1)) for part in parts])
+    return torch.cat([d.log_prob(part.view(len(part), *ones, -1)) for part in parts])
 
 
 @register_kl(SubsplitBayesianNetwork, SubsplitBayesianNetwork)
 @register_kl(ConditionalCladeDistribution, ConditionalCladeDistribution)
-def _kl(p: SplitLaw, q: SplitLaw) -> Tensor:
+def _kl(p: SplitDistribution, q: SplitDistribution) -> Tensor:
     p._require_one_rooting("the divergence")
     q._require_one_rooting("the divergence")
     if p.subsplits != q.subsplits:

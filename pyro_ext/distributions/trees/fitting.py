@@ -16,6 +16,7 @@ from pyro_ext.ops.subsplits.rootings import TreeIndex, expected_counts
 from pyro_ext.phylo.support import SubsplitSupport
 from pyro_ext.phylo.support_trees import TreesAndWeights, trees_and_weights
 from pyro_ext.phylo.trees import TreeSet
+from pyro_ext.utils.checks import nonnegative_number, one_of, positive_int
 
 __all__ = ["METHODS", "PRIORS", "FitHistory", "count_splits", "fit_log_theta"]
 
@@ -100,22 +101,17 @@ def count_splits(
 
 
 def _check_options(method: str, alpha: float, prior: str, max_iterations: int, tolerance: float) -> None:
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {METHODS}, got {method!r}")
-    if prior not in PRIORS:
-        raise ValueError(f"prior must be one of {PRIORS}, got {prior!r}")
-    if not 0 <= alpha < float("inf"):
-        raise ValueError(f"alpha must be a finite nonnegative number, got {alpha}")
+    one_of("method", method, METHODS)
+    one_of("prior", prior, PRIORS)
+    nonnegative_number("alpha", alpha)
     if alpha and method == "simple_average":
         raise ValueError(f"alpha={alpha} means nothing to the simple average: use em or maximum_likelihood")
-    if max_iterations < 1:
-        raise ValueError(f"max_iterations must be at least 1, got {max_iterations}")
-    if not tolerance >= 0:
-        raise ValueError(f"tolerance must not be negative, got {tolerance}")
+    positive_int("max_iterations", max_iterations)
+    nonnegative_number("tolerance", tolerance)
 
 
 class _Sample:
-    """Trees found in a support, with their weights, in chunks."""
+    """Trees looked up in a support, with their weights, in chunks."""
 
     def __init__(self, support: SubsplitSupport, given: TreesAndWeights) -> None:
         if given.taxa != support.taxa or given.rooted != support.rooted:
@@ -136,10 +132,10 @@ class _Sample:
         """Return the expected counts of all splits, and the mean log-likelihood, see :func:`expected_counts`."""
         parts = zip(self.index, self.weights, strict=True)
         if self.support.rooted:
-            found = [_plain_counts(log_theta, index, weights) for index, weights in parts]
+            chunks = [_plain_counts(log_theta, index, weights) for index, weights in parts]
         else:
-            found = [expected_counts(log_theta, index, weights, uniform) for index, weights in parts]
-        counts, total = (torch.stack(part).sum(0) for part in zip(*found, strict=True))
+            chunks = [expected_counts(log_theta, index, weights, uniform) for index, weights in parts]
+        counts, total = (torch.stack(part).sum(0) for part in zip(*chunks, strict=True))
         return counts, total
 
     def simple_average(self) -> Tensor:

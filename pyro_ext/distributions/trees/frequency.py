@@ -1,4 +1,4 @@
-"""The law that knows the trees of a sample and no others."""
+"""The relative frequencies of sampled trees, as a distribution: no other tree has any probability."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TreeFrequency(TorchDistribution):
 
     Args:
         trees: distinct canonical parent vectors, int64 ``(K, N)``.
-        logits: their log-probabilities up to a constant, ``batch_shape + (K,)``; zeros if None.
+        logits: the log-probabilities of the trees up to a constant, ``batch_shape + (K,)``; zeros if None.
 
     Raises:
         ValueError: if there are no trees, one is there twice or not canonical, or the logits do not fit.
@@ -39,8 +39,8 @@ class TreeFrequency(TorchDistribution):
 
     Example:
         >>> trees = torch.tensor([[-1, 4, 5, 5, 0, 4], [-1, 5, 4, 5, 0, 4]])  # 01|23 and 02|13
-        >>> law = TreeFrequency.from_trees(trees[[0, 1, 0, 0]])
-        >>> law.log_prob(trees).exp()
+        >>> d = TreeFrequency.from_trees(trees[[0, 1, 0, 0]])
+        >>> d.log_prob(trees).exp()
         tensor([0.7500, 0.2500], dtype=torch.float64)
     """
 
@@ -69,7 +69,7 @@ class TreeFrequency(TorchDistribution):
 
         Args:
             trees: a :class:`.TreeSet`, or canonical parent vectors ``(T, N)``.
-            weights: ``(T,)``; those of the set, or equal ones, if None.
+            weights: the weights of the trees, ``(T,)``; those of the set, or equal ones, if None.
 
         Raises:
             ValueError: if there are no trees, they are not canonical, or the weights are negative or all zero.
@@ -105,7 +105,7 @@ class TreeFrequency(TorchDistribution):
             seed += 1
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> TreeFrequency:
-        """Return the same law with its logits broadcast to ``batch_shape``."""
+        """Return the same distribution with its logits broadcast to ``batch_shape``."""
         new = self._get_checked_instance(TreeFrequency, _instance)
         new.__dict__.update({k: v for k, v in self.__dict__.items() if k != "log_theta"})
         new.logits = self.logits.expand(torch.Size(batch_shape) + self.logits.shape[-1:])
@@ -117,12 +117,12 @@ class TreeFrequency(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         table, codes = self._table
-        found = find_keys(table, (value * codes).sum(-1))
-        listed = self.trees[found.clamp_max(len(self.trees) - 1)]
-        found = found.masked_fill((listed != value).any(-1), len(self.trees))
+        row = find_keys(table, (value * codes).sum(-1))
+        listed = self.trees[row.clamp_max(len(self.trees) - 1)]
+        row = row.masked_fill((listed != value).any(-1), len(self.trees))
         log_theta = torch.cat([self.log_theta, self.log_theta.new_full((*self.batch_shape, 1), -math.inf)], -1)
-        shape = torch.broadcast_shapes(found.shape, self.batch_shape)
-        return log_theta.expand(*shape, -1).gather(-1, found.expand(shape).unsqueeze(-1)).squeeze(-1)
+        shape = torch.broadcast_shapes(row.shape, self.batch_shape)
+        return log_theta.expand(*shape, -1).gather(-1, row.expand(shape).unsqueeze(-1)).squeeze(-1)
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:

@@ -1,4 +1,4 @@
-"""Subsplit Bayesian networks: laws of trees whose splits share their conditional probabilities."""
+"""Subsplit Bayesian networks: distributions of trees whose splits share their conditional probabilities."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_ext.distributions.trees._law import SplitLaw
+from pyro_ext.distributions.trees._splits import SplitDistribution
 from pyro_ext.distributions.trees.fitting import FitHistory, fit_log_theta
 from pyro_ext.ops.subsplits.assembly import grown_trees, unrooted_trees
 from pyro_ext.ops.subsplits.rootings import log_prob_rootings, log_sum
@@ -22,7 +22,7 @@ from pyro_ext.phylo.trees import TreeSet
 __all__ = ["SubsplitBayesianNetwork"]
 
 
-class SubsplitBayesianNetwork(SplitLaw):
+class SubsplitBayesianNetwork(SplitDistribution):
     r"""Trees whose splits are drawn from the root down, each given the clade it parts and that clade's sister.
 
     With a probability :math:`\theta` for every rootsplit, and for every subsplit :math:`s` given its parent
@@ -39,8 +39,8 @@ class SubsplitBayesianNetwork(SplitLaw):
         support: the subsplits that have a parameter; trees of others have probability zero.
         logits: the log-probabilities of the splits of each context up to a constant, -inf for none,
             ``batch_shape + (parameters,)``; zeros if None.
-        rooted: whether values are rooted trees; as the support was made if None. The law of the unrooted trees is
-            that of the rooted ones, the place of the root forgotten.
+        rooted: whether values are rooted trees; as the support was made if None. The distribution of unrooted
+            trees is that of the rooted ones without their roots.
 
     References:
         | Generalizing tree probability estimation via Bayesian networks (Zhang and Matsen, 2018)
@@ -50,10 +50,10 @@ class SubsplitBayesianNetwork(SplitLaw):
 
     Example:
         >>> trees = torch.tensor([[-1, 4, 5, 5, 0, 4], [-1, 5, 4, 5, 0, 4]])  # 01|23 and 02|13
-        >>> law = SubsplitBayesianNetwork.from_trees(trees, weights=[0.8, 0.2])
-        >>> law.log_prob(trees).exp()
+        >>> d = SubsplitBayesianNetwork.from_trees(trees, weights=[0.8, 0.2])
+        >>> d.log_prob(trees).exp()
         tensor([0.8000, 0.2000], dtype=torch.float64)
-        >>> law.sample((3,)).shape
+        >>> d.sample((3,)).shape
         torch.Size([3, 6])
     """
 
@@ -101,23 +101,25 @@ class SubsplitBayesianNetwork(SplitLaw):
         are averaged:
 
         * ``"simple_average"``: all are equal;
-        * ``"em"``: by their probabilities, found by expectation maximisation from the simple average on, pseudo-counts
-          included; the maximum of the likelihood of unrooted trees, or with ``alpha`` of it times a Dirichlet prior;
+        * ``"em"``: by their probabilities, estimated by expectation maximisation from the simple average on,
+          pseudo-counts included; the maximum of the likelihood of unrooted trees, or with ``alpha`` of it times a
+          Dirichlet prior;
         * ``"maximum_likelihood"``: rooted trees have one rooting, so this needs no iteration.
 
         Args:
             trees: a :class:`.TreeSet`, or canonical parent vectors ``(T, N)``.
-            weights: ``(T,)``; those of the set, or equal ones, if None.
-            method: one of these three.
-            support: of all the trees, and perhaps others; made from the trees if None.
-            alpha: the strength of the prior.
-            prior: how its pseudo-counts are spread: ``"uniform"``, :math:`\alpha \tilde m_t / K_t` for each of the
-                :math:`K_t` splits of a context, :math:`\tilde m_t` being the sum of the weights of the trees that
-                have each of them in any rooting, over 2n - 3; or ``"empirical"``, :math:`\alpha \tilde m_s` with
-                the simple average's counts. Published tables use the first, the paper's formula is the second.
-            max_iterations: the largest number of updates.
-            min_iterations: the smallest number of updates.
-            tolerance: the smallest increase of the mean log-likelihood, prior included, that is worth another.
+            weights: the weights of the trees, ``(T,)``; those of the set, or equal ones, if None.
+            method: ``"simple_average"``, ``"em"`` or ``"maximum_likelihood"``.
+            support: a support that holds all the trees, and perhaps others; made from the trees if None.
+            alpha: the strength of the Dirichlet prior, at least 0; 0 for none.
+            prior: how the pseudo-counts of the prior are spread: ``"uniform"``, :math:`\alpha \tilde m_t / K_t` for
+                each of the :math:`K_t` splits of a context, :math:`\tilde m_t` being the sum of the weights of the
+                trees that have each of them in any rooting, over 2n - 3; or ``"empirical"``, :math:`\alpha \tilde m_s`
+                with the simple average's counts. Published tables use the first, the paper's formula is the second.
+            max_iterations: the largest number of updates of expectation maximisation.
+            min_iterations: the smallest number of updates of expectation maximisation.
+            tolerance: the smallest increase of the mean log-likelihood, prior included, that is worth another
+                update.
             progress: whether to show a bar of the updates; by default on a terminal, for long fits.
 
         Returns:
@@ -179,8 +181,8 @@ class SubsplitBayesianNetwork(SplitLaw):
         terms, relations, shape = self._terms(value)
         return log_prob_rootings(terms, relations).view(*shape, 2 * self.graph.num_taxa - 3)
 
-    def rooted_law(self) -> SubsplitBayesianNetwork:
-        """Return the law of the rooted trees that this one's are drawn as; itself if they are rooted.
+    def rooted_network(self) -> SubsplitBayesianNetwork:
+        """Return the network of the rooted trees from which unrooted ones are drawn; itself if values are rooted.
 
         Its entropy, most probable tree and divergence from another are exact.
         """

@@ -1,4 +1,4 @@
-"""All topologies alike."""
+"""The uniform distribution of tree topologies."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_ext.distributions import constraints
 from pyro_ext.phylo.random_trees import all_trees, num_topologies, random_trees
+from pyro_ext.utils.checks import positive_int
 
 __all__ = ["UniformTopology"]
 
@@ -19,10 +20,12 @@ _MOST_TAXA = 9  # listed
 
 
 class UniformTopology(TorchDistribution):
-    r"""The uniform law of binary topologies, :math:`p(\tau) = 1 / (2n - 5)!!` unrooted, :math:`1 / (2n - 3)!!` rooted.
+    r"""The uniform distribution of binary topologies of n taxa.
+
+    .. math::  p(\tau) = \frac{1}{(2n - 5)!!} \text{ unrooted}, \qquad p(\tau) = \frac{1}{(2n - 3)!!} \text{ rooted}.
 
     Args:
-        num_taxa: n, at least 3.
+        num_taxa: the number n of taxa, at least 3.
         rooted: whether trees are rooted.
         like: a tensor whose type the log-probabilities have, and on whose device trees are drawn; torch's default if
             None.
@@ -42,9 +45,7 @@ class UniformTopology(TorchDistribution):
     def __init__(
         self, num_taxa: int, rooted: bool = False, like: Tensor | None = None, validate_args: bool | None = None
     ) -> None:
-        if isinstance(num_taxa, bool) or not isinstance(num_taxa, int) or num_taxa < 3:
-            raise ValueError(f"num_taxa must be an integer of at least 3, got {num_taxa!r}")
-        self.num_taxa, self.rooted = num_taxa, rooted
+        self.num_taxa, self.rooted = positive_int("num_taxa", num_taxa, minimum=3), rooted
         self._like = (torch.empty(()) if like is None else like).new_empty(())
         super().__init__(torch.Size(), torch.Size([2 * num_taxa - 2 + rooted]), validate_args=validate_args)
 
@@ -59,7 +60,7 @@ class UniformTopology(TorchDistribution):
         return self.num_taxa + self.rooted <= _MOST_TAXA
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Any:
-        """Return the same law broadcast to ``batch_shape``."""
+        """Return the same distribution broadcast to ``batch_shape``."""
         new = self._get_checked_instance(UniformTopology, _instance)
         self._like.expand(self.batch_shape).expand(batch_shape)  # refuses what does not broadcast
         new.num_taxa, new.rooted, new._like = self.num_taxa, self.rooted, self._like

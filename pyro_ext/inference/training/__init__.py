@@ -9,11 +9,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pyro_ext.inference.training.loading import LoadedRun, load_run
 from pyro_ext.inference.training.local import LocalELBOModule, local_params
 from pyro_ext.inference.training.objectives import ELBOObjective, Losses, LossObjective, Objective, SumObjective
 from pyro_ext.inference.training.plan import Origin, Player, TrainingPlan
-from pyro_ext.inference.training.results import FitResult, FitWarning, fit
+from pyro_ext.inference.training.results import FitResult, FitWarning
+from pyro_ext.inference.training.runs import LoadedRun, fit, load_run
 from pyro_ext.inference.training.settings import EarlyStopping, FitSettings, OptimizerSettings, SchedulerSettings
 
 if TYPE_CHECKING:

@@ -30,9 +30,10 @@ from pyro_ext.inference.training.data import FitDataModule
 from pyro_ext.inference.training.folder import RunFolder
 from pyro_ext.inference.training.local import materialise
 from pyro_ext.inference.training.metrics import NOT_METRICS
-from pyro_ext.inference.training.module import FitModule, Window, described_settings
+from pyro_ext.inference.training.module import FitModule, Window
 from pyro_ext.inference.training.plan import TrainingPlan
 from pyro_ext.inference.training.results import FitResult, FitWarning
+from pyro_ext.inference.training.resuming import check_settings, described_settings
 from pyro_ext.inference.training.settings import FitSettings
 from pyro_ext.utils.random_state import isolated_random_state
 
@@ -139,10 +140,12 @@ def prepare(
     interrupt = InterruptRequest()
     callbacks = [] if folder is None else [RunCheckpoint(folder, settings.checkpoint_every_n_steps, interrupt)]
     window, trainer = _window(plan, trainer)
-    engine = _trainer(trainer, settings, [*_stopping(plan, settings), *callbacks])
     module_data = FitDataModule(data, settings.batch_size, seed)
+    if trainer.get("logger"):  # short epochs are to be seen, too
+        trainer = {"log_every_n_steps": min(50, len(module_data.train_dataloader()))} | trainer
+    engine = _trainer(trainer, settings, [*_stopping(plan, settings), *callbacks])
     _give_sizes(plan, module_data.size)
-    _check_settings(saved, described_settings(plan, settings, seed, module_data.size, engine.world_size))
+    check_settings(saved, described_settings(plan, settings, seed, module_data.size, engine.world_size))
     example = _to_device_of(plan, module_data.example())
     with isolated_random_state(seed, torch.device("cpu")):
         objectives = [player.objective for player in plan.players]
@@ -188,14 +191,6 @@ def _give_sizes(plan: TrainingPlan, size: int) -> None:
     for objective in plan.elbo_objectives:
         if objective.size is None:
             objective.size = size
-
-
-def _check_settings(saved: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> None:
-    began_with = settings if saved is None else saved["fit"]["settings"]
-    for name in (*began_with, *settings):
-        began, given = began_with.get(name), settings.get(name)
-        if given != began:
-            raise ValueError(f"{name}={given}, but the run to resume began with {name}={began}; use the same")
 
 
 def _window(plan: TrainingPlan, flags: dict[str, Any]) -> tuple[Window, dict[str, Any]]:

@@ -15,6 +15,8 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from pyro.poutine.subsample_messenger import _Subsample
 
+from pyro_ext.utils.checks import positive_int
+
 __all__ = ["LocalELBOModule", "RefuseSelfSubsampling", "check_elbo", "give_local_store", "local_params", "materialise"]
 
 _INSTEAD = (
@@ -82,7 +84,10 @@ def give_local_store(module: torch.nn.Module) -> None:
 
 
 def check_elbo(elbo: Any) -> None:
-    """Raise a ValueError where ``elbo`` has no differentiable loss that works with parameters kept in modules."""
+    """Raise a ValueError where ``elbo`` has no differentiable loss that works with parameters kept in modules.
+
+    Pyro's own ELBOs do not check their number of particles, so that is checked as well.
+    """
     name = type(elbo).__name__
     if isinstance(elbo, type) or not isinstance(elbo, (ELBO, ReweightedWakeSleep)):
         raise ValueError(f"elbo must be an ELBO instance such as Trace_ELBO(), got {elbo!r}")
@@ -96,6 +101,7 @@ def check_elbo(elbo: Any) -> None:
             (use for kind, use in _INSTEAD if isinstance(elbo, kind)), "TraceUnorderedSet_ELBO or Trace_ELBO"
         )
         raise ValueError(f"elbo={name} has no differentiable_loss, so it cannot be fitted as a module; use {instead}")
+    positive_int("num_particles", getattr(elbo, "num_particles", 1))
 
 
 class RefuseSelfSubsampling(Messenger):

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from pyro_ext.inference.training.metrics import Progress, evaluation_mode, loss_names, num_rows
 from pyro_ext.inference.training.objectives import Losses, Objective
 from pyro_ext.inference.training.plan import Player, TrainingPlan
+from pyro_ext.inference.training.resuming import check_fits, described_settings
 from pyro_ext.inference.training.settings import FitSettings, SchedulerSettings
 from pyro_ext.utils.random_state import (
     isolated_random_state,
@@ -24,7 +25,7 @@ from pyro_ext.utils.random_state import (
     seed_all,
 )
 
-__all__ = ["FitModule", "Window", "described_settings"]
+__all__ = ["FitModule", "Window"]
 
 _NEVER = 2**62  # epochs
 _EVALUATION_STREAM = 1_000_003  # sets the noise of evaluation apart from that of training
@@ -359,38 +360,7 @@ class FitModule(LightningModule):
             ValueError: if the checkpoint holds other parameters than the objectives.
         """
         self._resumed = checkpoint["fit"]["ranks"]
-        _check_fits(_shapes(checkpoint["state_dict"]), _shapes(self.state_dict()))
-
-
-def described_settings(
-    plan: TrainingPlan, settings: FitSettings, seed: int, size: int, processes: int
-) -> dict[str, Any]:
-    """Return all settings that an interrupted run must be resumed with, as plain data by dotted names."""
-    described: dict[str, Any] = {"seed": seed, "batch_size": settings.batch_size, "size": size, "processes": processes}
-    for name in ("scheduler", "early_stopping"):
-        value = getattr(settings, name)
-        described |= _flat(name, None if value is None else asdict(value))
-    for player in plan.players:
-        prefix = "" if len(plan.players) == 1 else f"players.{player.name}."
-        described |= _flat(f"{prefix}optimizer", player.optimizer.as_dict())
-        described[f"{prefix}every"] = player.every
-    return described
-
-
-def _flat(name: str, value: Any) -> dict[str, Any]:
-    """Return nested data by dotted names; what is no plain value is told by its text."""
-    if isinstance(value, Mapping) and value:
-        result: dict[str, Any] = {}
-        for key, inner in value.items():
-            result |= _flat(name if key == "options" else f"{name}.{key}", inner)
-        return result
-    if isinstance(value, tuple | list):
-        return {name: [_plain(part) for part in value]}
-    return {name: _plain(value)}
-
-
-def _plain(value: Any) -> Any:
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+        check_fits(checkpoint["state_dict"], self.state_dict())
 
 
 def _others(plan: TrainingPlan, player: Player) -> list[Player]:
@@ -399,17 +369,3 @@ def _others(plan: TrainingPlan, player: Player) -> list[Player]:
 
 def _as_arguments(batch: Any) -> Sequence[Any]:
     return batch if isinstance(batch, tuple | list) else (batch,)
-
-
-def _shapes(state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(value.shape) for name, value in state.items() if isinstance(value, torch.Tensor)}
-
-
-def _check_fits(saved: dict[str, tuple[int, ...]], own: dict[str, tuple[int, ...]]) -> None:
-    differing = sorted(name for name in saved.keys() | own.keys() if saved.get(name) != own.get(name))
-    if differing:
-        name = differing[0]
-        raise ValueError(
-            f"the checkpoint does not fit this model: {name!r} has shape {saved.get(name)} there and {own.get(name)} "
-            f"here ({len(differing)} of {len(saved)} differ); resume with the options the run began with"
-        )

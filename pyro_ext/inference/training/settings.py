@@ -51,7 +51,7 @@ class SchedulerSettings:
     @property
     def kind(self) -> type[LRScheduler]:
         """The class."""
-        return _class("scheduler", self.name, torch.optim.lr_scheduler, LRScheduler)
+        return scheduler_class(self.name)
 
     @property
     def follows_a_metric(self) -> bool:
@@ -110,7 +110,7 @@ class OptimizerSettings:
     @property
     def kind(self) -> type[torch.optim.Optimizer]:
         """The class."""
-        return _class("optimizer", self.name, torch.optim, torch.optim.Optimizer)
+        return optimizer_class(self.name)
 
     @property
     def lr(self) -> float:
@@ -200,6 +200,24 @@ class FitSettings:
         optional_positive_int("checkpoint_every_n_steps", self.checkpoint_every_n_steps)
         if self.seed is not None:
             positive_int("seed", self.seed, minimum=0, maximum=2**31 - 1)
+
+
+def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
+    """Return the optimiser of a name in :mod:`torch.optim`, or of an import path.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    return _class("optimizer", name, torch.optim, torch.optim.Optimizer)  # type: ignore[no-any-return]
+
+
+def scheduler_class(name: str) -> type[LRScheduler]:
+    """Return the learning-rate scheduler of a name in :mod:`torch.optim.lr_scheduler`, or of an import path.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    return _class("scheduler", name, torch.optim.lr_scheduler, LRScheduler)  # type: ignore[no-any-return]
 
 
 def _class(argument: str, name: str, home: Any, base: type) -> Any:

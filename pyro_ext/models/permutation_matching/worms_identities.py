@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_ext.datasets import Batch
 from pyro_ext.models.permutation_matching.laws import LocalGuide
 from pyro_ext.ops.assignment import linear_assignment
-from pyro_ext.plotting.axes import given_or_new
+from pyro_ext.plotting import given_or_new
 from pyro_ext.utils.random_state import isolated_random_state
 
 if TYPE_CHECKING:

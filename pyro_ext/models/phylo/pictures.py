@@ -10,9 +10,7 @@ from torch import Tensor
 
 from pyro_ext.models.phylo.assessment import Assessment
 from pyro_ext.phylo import TreeSet, splits
-from pyro_ext.plotting import tree_probabilities
-from pyro_ext.plotting.branch_lengths import branch_intervals
-from pyro_ext.plotting.topologies import plot_topology_probabilities
+from pyro_ext.plotting import branch_intervals, plot_topology_probabilities, tree_probabilities
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,11 +1,9 @@
 """What several models share: the data plate, evaluation over a loader, image plots, annealing, labels, networks."""
 
 from pyro_ext.models.toolkit.annealing import Relaxation, linear_ramp
-from pyro_ext.models.toolkit.evaluation import mean_metrics
+from pyro_ext.models.toolkit.data import choose_labelled, data_plate, mean_metrics
 from pyro_ext.models.toolkit.images import image_rows, sample_images
-from pyro_ext.models.toolkit.labels import choose_labelled
 from pyro_ext.models.toolkit.networks import perceptron
-from pyro_ext.models.toolkit.plates import data_plate
 
 __all__ = [
     "Relaxation",

@@ -1,4 +1,4 @@
-"""The exact laws of permutations as sites of a guide, under estimators for discrete variables."""
+"""The exact distributions of permutations as sites of a guide, under estimators for discrete variables."""
 
 import pyro
 import pytest
@@ -11,57 +11,57 @@ SIZES = {StickBreakingPermutation: 3, PermutationMatching: 4}
 WEIGHT = torch.randn(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-def pair(law, parameter):
-    prior = law(torch.zeros_like(parameter))
+def pair(family, parameter):
+    prior = family(torch.zeros_like(parameter))
 
     def model():
         x = pyro.sample("x", prior)
         pyro.factor("score", (WEIGHT * x).sum((-2, -1)))
 
     def guide():
-        pyro.sample("x", law(parameter))
+        pyro.sample("x", family(parameter))
 
     return model, guide
 
 
-def exact_gradient(law, parameter):
-    d, prior = law(parameter), law(torch.zeros_like(parameter))
+def exact_gradient(family, parameter):
+    d, prior = family(parameter), family(torch.zeros_like(parameter))
     values = d.enumerate_support()
     log_q = d.log_prob(values)
     loss = (log_q.exp() * (log_q - prior.log_prob(values) - (WEIGHT * values).sum((-2, -1)))).sum()
     return loss.detach(), torch.autograd.grad(loss, parameter)[0]
 
 
-@pytest.mark.parametrize("law", SIZES)
-def test_a_set_of_all_permutations_is_exact(law):
-    parameter = torch.randn(SIZES[law], SIZES[law], dtype=torch.float64, requires_grad=True)
-    expected, expected_gradient = exact_gradient(law, parameter)
-    loss = TraceUnorderedSet_ELBO(24, max_plate_nesting=0).differentiable_loss(*pair(law, parameter))
+@pytest.mark.parametrize("family", SIZES)
+def test_a_set_of_all_permutations_is_exact(family):
+    parameter = torch.randn(SIZES[family], SIZES[family], dtype=torch.float64, requires_grad=True)
+    expected, expected_gradient = exact_gradient(family, parameter)
+    loss = TraceUnorderedSet_ELBO(24, max_plate_nesting=0).differentiable_loss(*pair(family, parameter))
     torch.testing.assert_close(loss.detach(), expected)
     torch.testing.assert_close(torch.autograd.grad(loss, parameter)[0], expected_gradient)
 
 
-@pytest.mark.parametrize("law", SIZES)
+@pytest.mark.parametrize("family", SIZES)
 @pytest.mark.parametrize("elbo", [TraceUnorderedSet_ELBO, TraceSumAndSample_ELBO, TraceLeaveOneOut_ELBO])
-def test_gradients_are_unbiased(law, elbo):
+def test_gradients_are_unbiased(family, elbo):
     """The mean of 200 gradients, each entry within 4.5 standard errors: false alarm 1e-4 in all."""
-    parameter = torch.randn(SIZES[law], SIZES[law], dtype=torch.float64, requires_grad=True)
-    _, expected = exact_gradient(law, parameter)
+    parameter = torch.randn(SIZES[family], SIZES[family], dtype=torch.float64, requires_grad=True)
+    _, expected = exact_gradient(family, parameter)
     estimator = elbo(4, max_plate_nesting=0)
-    losses = (estimator.differentiable_loss(*pair(law, parameter)) for _ in range(200))
+    losses = (estimator.differentiable_loss(*pair(family, parameter)) for _ in range(200))
     gradients = torch.stack([torch.autograd.grad(loss, parameter)[0] for loss in losses])
     errors = gradients.std(0) / 200**0.5
     assert ((gradients.mean(0) - expected).abs() <= 4.5 * errors + 1e-12).all()
 
 
-@pytest.mark.parametrize("law", SIZES)
-def test_sets_in_a_plate_are_unbiased(law):
-    """Two elements of a plate with laws of their own, 4,000 copies of each, |z| < 4.5: false alarm 3e-4 in all."""
-    size = SIZES[law]
+@pytest.mark.parametrize("family", SIZES)
+def test_sets_in_a_plate_are_unbiased(family):
+    """Two elements of a plate that differ, 4,000 copies of each, |z| < 4.5: false alarm 3e-4 in all."""
+    size = SIZES[family]
     parameter = torch.randn(2, size, size, dtype=torch.float64, requires_grad=True)
-    expected = torch.stack([exact_gradient(law, row)[1] for row in parameter.detach().requires_grad_()])
+    expected = torch.stack([exact_gradient(family, row)[1] for row in parameter.detach().requires_grad_()])
     copies = parameter.detach().expand(4_000, *parameter.shape).clone().requires_grad_()
-    prior = law(torch.zeros_like(copies))
+    prior = family(torch.zeros_like(copies))
 
     def model():
         with pyro.plate("copies", 4_000, dim=-2), pyro.plate("data", 2, dim=-1):
@@ -70,7 +70,7 @@ def test_sets_in_a_plate_are_unbiased(law):
 
     def guide():
         with pyro.plate("copies", 4_000, dim=-2), pyro.plate("data", 2, dim=-1):
-            pyro.sample("x", law(copies))
+            pyro.sample("x", family(copies))
 
     TraceUnorderedSet_ELBO(4, max_plate_nesting=2).differentiable_loss(model, guide).backward()
     z = (copies.grad.mean(0) - expected) / copies.grad.std(0) * 4_000**0.5

@@ -1,4 +1,4 @@
-"""What Pyro's generic tests of distributions ask for, for every law of permutations."""
+"""What Pyro's generic tests of distributions ask for, for every distribution of permutations."""
 
 import pyro.distributions as dist
 import pytest
@@ -30,8 +30,8 @@ CASES = [
 WITH_DENSITY = [case for case in CASES if not case[0].__name__.startswith("Gumbel")]
 
 
-def build(law, shapes):
-    return law(**{name: torch.rand(shape, dtype=torch.float64) * 0.5 + 0.5 for name, shape in shapes.items()})
+def build(family, shapes):
+    return family(**{name: torch.rand(shape, dtype=torch.float64) * 0.5 + 0.5 for name, shape in shapes.items()})
 
 
 def check_densities(small, large):
@@ -40,24 +40,24 @@ def check_densities(small, large):
         torch.testing.assert_close(large.log_prob(x), expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize(("law", "shapes"), CASES)
-def test_shapes_are_inferred_and_the_support_knows_them(law, shapes):
-    d = build(law, shapes)
-    assert law.infer_shapes(**shapes) == (d.batch_shape, d.event_shape)
+@pytest.mark.parametrize(("family", "shapes"), CASES)
+def test_shapes_are_inferred_and_the_support_knows_them(family, shapes):
+    d = build(family, shapes)
+    assert family.infer_shapes(**shapes) == (d.batch_shape, d.event_shape)
     x = d.sample((2,))
     assert x.shape == (2, *d.batch_shape, 3, 3)
     assert d.support.event_dim == d.event_dim == 2
     assert d.support.check(x).shape == (2, *d.batch_shape)
     assert d.support.is_discrete == (
-        law.__name__ in {"StickBreakingPermutation", "PermutationMatching", "GumbelMatching"}
+        family.__name__ in {"StickBreakingPermutation", "PermutationMatching", "GumbelMatching"}
     )
 
 
 @pytest.mark.parametrize("default", [False, True])
 @pytest.mark.parametrize("shape_type", [torch.Size, tuple, list])
-@pytest.mark.parametrize(("law", "shapes"), WITH_DENSITY)
-def test_expand(law, shapes, shape_type, default):
-    small = build(law, shapes)
+@pytest.mark.parametrize(("family", "shapes"), WITH_DENSITY)
+def test_expand(family, shapes, shape_type, default):
+    small = build(family, shapes)
     expand = (lambda d, s: TorchDistribution.expand(d, s)) if default else (lambda d, s: d.expand(s))
     for sample_shape in ((), (2,), (2, 3)):
         check_densities(small, expand(small, shape_type((*sample_shape, *small.batch_shape))))
@@ -71,17 +71,17 @@ def test_expand(law, shapes, shape_type, default):
         large.expand(torch.Size((2, 2, 1, *small.batch_shape)))
 
 
-@pytest.mark.parametrize(("law", "shapes"), WITH_DENSITY)
-def test_values_of_the_wrong_shape_are_refused(law, shapes):
-    d = build(law, shapes)
+@pytest.mark.parametrize(("family", "shapes"), WITH_DENSITY)
+def test_values_of_the_wrong_shape_are_refused(family, shapes):
+    d = build(family, shapes)
     for shape in ((*d.shape(), 1), (*d.batch_shape, 3, 4)):
         with pytest.raises((ValueError, RuntimeError)):
             d.log_prob(torch.ones(shape, dtype=torch.float64))
 
 
-@pytest.mark.parametrize(("law", "shapes"), WITH_DENSITY)
-def test_masked_and_independent(law, shapes):
-    d = build(law, shapes).expand((4, *build(law, shapes).batch_shape))
+@pytest.mark.parametrize(("family", "shapes"), WITH_DENSITY)
+def test_masked_and_independent(family, shapes):
+    d = build(family, shapes).expand((4, *build(family, shapes).batch_shape))
     x = d.sample()
     joint = d.to_event()
     assert isinstance(joint, dist.Independent)
@@ -89,19 +89,19 @@ def test_masked_and_independent(law, shapes):
     assert not d.mask(False).log_prob(x).any()
 
 
-@pytest.mark.parametrize("law", [StickBreakingPermutation, PermutationMatching])
-def test_enumerated_shapes(law):
-    d = law(torch.zeros(4, 1, 2, 2) if law is StickBreakingPermutation else torch.zeros(4, 1, 3, 3))
+@pytest.mark.parametrize("family", [StickBreakingPermutation, PermutationMatching])
+def test_enumerated_shapes(family):
+    d = family(torch.zeros(4, 1, 2, 2) if family is StickBreakingPermutation else torch.zeros(4, 1, 3, 3))
     assert d.enumerate_support().shape == (6, 4, 1, 3, 3)
     assert d.enumerate_support(expand=False).shape == (6, 1, 1, 3, 3)
 
 
-@pytest.mark.parametrize(("law", "shapes"), CASES)
+@pytest.mark.parametrize(("family", "shapes"), CASES)
 @pytest.mark.parametrize("validate", [False, True])
-def test_validation_is_a_choice(law, shapes, validate):
+def test_validation_is_a_choice(family, shapes, validate):
     arguments = {name: torch.full(shape, torch.nan) for name, shape in shapes.items()}
     if validate:
         with pytest.raises(ValueError, match="nan"):
-            law(**arguments, validate_args=True)
-    elif law is not RelaxedRoundingPermutation:  # which scales its centre at construction
-        assert law(**arguments, validate_args=False).event_shape == (3, 3)
+            family(**arguments, validate_args=True)
+    elif family is not RelaxedRoundingPermutation:  # which scales its centre at construction
+        assert family(**arguments, validate_args=False).event_shape == (3, 3)

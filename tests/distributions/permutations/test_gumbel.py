@@ -1,4 +1,4 @@
-"""GumbelSinkhorn and GumbelMatching: laws, limits, use in a model, gradients, divergence, refusals."""
+"""GumbelSinkhorn and GumbelMatching: distributions, limits, use in a model, gradients, divergence, refusals."""
 
 import math
 
@@ -140,7 +140,7 @@ def test_there_is_no_density(d):
     ("call", "message"),
     [
         (lambda: GumbelSinkhorn(torch.zeros(2, 3), 1.0), r"log_potentials must have shape batch_shape \+ \(N, N\)"),
-        (lambda: GumbelSinkhorn(torch.zeros(2, 2), -1.0), "temperature must be positive and finite, got -1.0"),
+        (lambda: GumbelSinkhorn(torch.zeros(2, 2), -1.0), "temperature must be positive and finite, got -1"),
         (
             lambda: GumbelSinkhorn(torch.zeros(3, 2, 2), torch.ones(4)),
             r"temperature has shape \(4,\), which does not fit",

@@ -1,4 +1,4 @@
-"""PermutationMatching: against listing and Pyro's unbatched law; moments, divergence, samples, estimators, refusals."""
+"""PermutationMatching: against enumeration and Pyro's unbatched class; moments, divergence, samples, refusals."""
 
 import math
 
@@ -10,7 +10,7 @@ from pyro.infer import TraceEnum_ELBO
 from torch.distributions import kl_divergence
 
 from pyro_ext.distributions import PermutationMatching, StickBreakingPermutation
-from pyro_ext.distributions._goodness_of_fit import chi_square_p_value, counts_of
+from pyro_ext.distributions.goodness_of_fit import chi_square_p_value, counts_of
 
 INF = math.inf
 
@@ -86,10 +86,10 @@ def test_impossible_permutations():
     assert grad.isfinite().all()
 
 
-@pytest.mark.parametrize("law", [PermutationMatching, StickBreakingPermutation])
-def test_enumerated_in_a_model(law):
+@pytest.mark.parametrize("family", [PermutationMatching, StickBreakingPermutation])
+def test_enumerated_in_a_model(family):
     """The exact ELBO of an enumerated site with guide = prior is the expected log-likelihood."""
-    d = law(torch.randn(3, 3))
+    d = family(torch.randn(3, 3))
     weight = torch.randn(d.event_shape)
 
     def guide():
@@ -114,7 +114,7 @@ def test_a_single_element_and_repr():
     [
         (lambda: PermutationMatching(torch.zeros(3, 2)), r"log_potentials must have shape batch_shape \+ \(N, N\)"),
         (lambda: PermutationMatching(torch.zeros(0, 0)), "N at least 1"),
-        (lambda: PermutationMatching(torch.zeros(19, 19)), "19 rows: the exact law is made for at most 18, use Gumbel"),
+        (lambda: PermutationMatching(torch.zeros(19, 19)), "19 rows, but exact sums take at most 18: use Gumbel"),
         (
             lambda: PermutationMatching(torch.full((2, 2), INF)),
             "log_potentials must be neither NaN nor \\+inf, got inf",

@@ -99,7 +99,7 @@ def mean_corner(loc, gradient="pathwise"):
 
 
 def truth(loc):
-    """The mean of the upper left cell of a 2 x 2 law, in closed form: the nearest permutation is a sign."""
+    """The mean of the upper left cell of a 2 x 2 distribution, in closed form: the nearest permutation is a sign."""
     centre = sinkhorn(loc)
     gap = centre[0, 0] + centre[1, 1] - centre[0, 1] - centre[1, 0]
     return 0.3 * centre[0, 0] + 0.7 * torch.special.ndtr(gap / (2 * 0.4))
@@ -178,7 +178,7 @@ ROWS = torch.tensor([[True, True, True], [False, False, True], [False, False, Tr
         ((torch.zeros(0, 0), 1.0, 1.0), "N at least 1"),
         ((torch.zeros(2, 2), 1.0, 0.0), r"temperature must be in \(0, 1\], got 0.0"),
         ((torch.zeros(2, 2), 1.0, 1.5), r"temperature must be in \(0, 1\], got 1.5"),
-        ((torch.zeros(2, 2), 0.0, 1.0), "scale must be positive and finite, got 0.0"),
+        ((torch.zeros(2, 2), 0.0, 1.0), "scale must be positive and finite, got 0"),
         ((torch.full((2, 2), math.nan), 1.0, 1.0), "loc must be finite, got nan"),
         ((torch.zeros(2, 2), 1.0, 1.0, "reinforce"), "gradient must be one of pathwise, straight_through, score_fun"),
         ((torch.zeros(3, 3), 1.0, 1.0, "pathwise", ROWS), "mask holds no permutation"),

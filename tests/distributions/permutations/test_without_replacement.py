@@ -1,4 +1,4 @@
-"""Distinct permutations drawn without replacement, row by row: masses, law, covered supports, impossible cells."""
+"""Distinct permutations drawn without replacement: masses, frequencies, covered supports, impossible cells."""
 
 import math
 from itertools import permutations
@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from pyro_ext.distributions import PermutationMatching, StickBreakingPermutation
-from pyro_ext.distributions._goodness_of_fit import chi_square_p_value
+from pyro_ext.distributions.goodness_of_fit import chi_square_p_value
 
-LAWS = {
+FAMILIES = {
     "stick_breaking": lambda n, *batch, dtype: StickBreakingPermutation(
         1.5 * torch.randn(*batch, n - 1, n - 1, dtype=dtype)
     ),
@@ -18,14 +18,14 @@ LAWS = {
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 
-@pytest.fixture(params=LAWS)
-def law(request):
-    return LAWS[request.param]
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return FAMILIES[request.param]
 
 
 @pytest.mark.parametrize(("n", "k"), [(1, 3), (2, 1), (4, 5), (7, 30)])
-def test_masses(law, n, k, dtype):
-    d = law(n, 2, 3, dtype=dtype)
+def test_masses(family, n, k, dtype):
+    d = family(n, 2, 3, dtype=dtype)
     draws = d.sample_without_replacement(k)
     size = min(k, math.factorial(n))
     assert draws.values.shape == (size, 2, 3, n, n)
@@ -42,16 +42,16 @@ def test_masses(law, n, k, dtype):
 
 
 @pytest.mark.parametrize("k", [24, 100])
-def test_all_of_them(law, k):
-    d = law(4, dtype=torch.float64)
+def test_all_of_them(family, k):
+    d = family(4, dtype=torch.float64)
     draws = d.sample_without_replacement(k)
     assert {tuple(x) for x in draws.values.argmax(-1).tolist()} == {*permutations(range(4))}
     assert draws.log_rest == -math.inf
 
 
-def test_law_of_ordered_pairs(law):
+def test_frequencies_of_ordered_pairs(family):
     """Pairs follow p(a) p(b) / (1 - p(a)); a chi-square test over the 30 of N = 3, false alarms 1e-6."""
-    d = law(3, dtype=torch.float64)
+    d = family(3, dtype=torch.float64)
     drawn = d.expand((40_000,)).sample_without_replacement(2).values
     support = d.enumerate_support()
     number = (drawn.unsqueeze(2) == support).flatten(-2).all(-1).int().argmax(-1)  # (2, draws)
@@ -85,6 +85,6 @@ def test_many_more_permutations_than_can_be_listed():
 
 
 @pytest.mark.parametrize("k", [0, 2.5])
-def test_refusal(law, k):
+def test_refusal(family, k):
     with pytest.raises(ValueError, match=f"k must be an integer of at least 1, got {k}"):
-        law(3, dtype=torch.float64).sample_without_replacement(k)
+        family(3, dtype=torch.float64).sample_without_replacement(k)

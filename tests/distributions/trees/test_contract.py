@@ -1,4 +1,4 @@
-"""The laws of trees keep the contract of all distributions."""
+"""The distributions of trees keep the contract of all distributions."""
 
 import math
 
@@ -35,7 +35,7 @@ def clades(trees, batch_shape=()):
     return support.num_parameters, batch_shape, build
 
 
-LAWS = {
+FAMILIES = {
     "network, unrooted": network(UNROOTED),
     "network, unrooted, not all trees": network(UNROOTED[::2]),
     "network, unrooted, batch": network(UNROOTED, (2, 3)),
@@ -49,26 +49,26 @@ LAWS = {
 
 
 def check(name, dtype, device):
-    size, batch_shape, build = LAWS[name]
+    size, batch_shape, build = FAMILIES[name]
     # no tree is so rare that its count is far from normal
     logits = (0.5 * torch.randn(*batch_shape, size, dtype=dtype)).to(device).requires_grad_()
     check_distribution(build(logits), parameters=[logits], num_samples=4000)
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_contract(name, dtype, device):
     check(name, dtype, device)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_contract_on_cuda(name, dtype):
     check(name, dtype, torch.device("cuda"))
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_splits_that_are_never_made(name):
-    size, batch_shape, build = LAWS[name]
+    size, batch_shape, build = FAMILIES[name]
     logits = torch.randn(*batch_shape, size, dtype=torch.float64)
     logits[..., 1] = -math.inf  # not the only rootsplit
     d = build(logits.requires_grad_())

@@ -138,7 +138,7 @@ def test_clade_frequencies():
         assert float(q.log_prob(torch.tensor(tree)).exp()) == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_taxon_an_unrooted_clade_law_hangs_from_does_not_matter():
+def test_the_taxon_an_unrooted_clade_distribution_hangs_from_does_not_matter():
     trees, weights = random_trees(8, 20), torch.rand(20, dtype=torch.float64)
     shuffled = TreeSet.from_parents([*"hcadbgfe"], trees)
     one, other = (ConditionalCladeDistribution.from_trees(x, weights) for x in (trees, shuffled))
@@ -182,10 +182,16 @@ ROOTED = random_trees(5, 3, rooted=True, generator=torch.Generator().manual_seed
 BAD = {
     "method": (lambda: fit(TREES, method="ml"), "method must be one of"),
     "prior": (lambda: fit(TREES, method="em", prior="flat"), "prior must be one of"),
-    "negative alpha": (lambda: fit(TREES, method="em", alpha=-1.0), "alpha must be a finite nonnegative number"),
+    "negative alpha": (lambda: fit(TREES, method="em", alpha=-1.0), "alpha must be a finite number of at least 0"),
     "alpha of an average": (lambda: fit(TREES, alpha=1.0), "means nothing to the simple average"),
-    "no iteration": (lambda: fit(TREES, method="em", max_iterations=0), "max_iterations must be at least 1"),
-    "a negative tolerance": (lambda: fit(TREES, method="em", tolerance=-1), "tolerance must not be negative, got -1"),
+    "no iteration": (
+        lambda: fit(TREES, method="em", max_iterations=0),
+        "max_iterations must be an integer",
+    ),
+    "a negative tolerance": (
+        lambda: fit(TREES, method="em", tolerance=-1),
+        "tolerance must be a finite number of at least 0",
+    ),
     "EM of rooted trees": (
         lambda: fit(ROOTED, method="em"),
         "method='em' is not for rooted trees: use 'maximum_likelihood', or forget their roots",
@@ -208,9 +214,9 @@ BAD = {
     "no tree is ever drawn": (lambda: TreeFrequency(TREES, torch.full((3,), -math.inf)), "but not all of them"),
     "divergence of trees of other taxa": (
         lambda: tree_kl(TreeSet(tuple("abcde"), TREES), fit(TreeSet(tuple("vwxyz"), TREES))[0]),
-        "trees and law differ in taxa, such as 'a', 'b', 'c'",
+        "trees and distribution differ in taxa, such as 'a', 'b', 'c'",
     ),
-    "no floor": (lambda: tree_kl(TREES, TreeFrequency(TREES), floor=0.0), "floor must be a positive number"),
+    "no floor": (lambda: tree_kl(TREES, TreeFrequency(TREES), floor=0.0), "floor must be a positive, finite number"),
     "divergence of other trees": (lambda: tree_kl(random_trees(6, 2), TreeFrequency(TREES)), "trees have 10 nodes"),
 }
 

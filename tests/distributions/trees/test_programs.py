@@ -24,7 +24,7 @@ def build(kind, trees, *batch_shape, holes=False):
     return SubsplitBayesianNetwork(support, logits, rooted=kind == "rooted")
 
 
-LAWS = {
+FAMILIES = {
     "network of rooted trees": lambda: build("rooted", all_trees(5, rooted=True)[::3], 2),
     "network of unrooted trees, rooted": lambda: build("rooted", all_trees(6)[::9], 2),
     "with holes": lambda: build("rooted", all_trees(5), holes=True),
@@ -45,9 +45,9 @@ def clades_of(tree, rooted):
     return {c for c in clades if rooted or (0 not in c and len(c) < n - 1)}
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_entropy_and_mode(name):
-    d = LAWS[name]()
+    d = FAMILIES[name]()
     trees = d.enumerate_support(expand=False)
     assert d.num_trees() == len(trees)
     log_prob = d.log_prob(trees)
@@ -57,9 +57,9 @@ def test_entropy_and_mode(name):
     assert torch.equal(d.mode, d.map_tree())
 
 
-@pytest.mark.parametrize("name", [*LAWS, *UNROOTED])
+@pytest.mark.parametrize("name", [*FAMILIES, *UNROOTED])
 def test_clade_marginals(name):
-    d = {**LAWS, **UNROOTED}[name]()
+    d = {**FAMILIES, **UNROOTED}[name]()
     values = d.enumerate_support(expand=False)
     probs = d.log_prob(values).exp()
     rooted = d.event_shape[0] % 2 == 1
@@ -68,18 +68,18 @@ def test_clade_marginals(name):
     n = d.subsplits.num_taxa
     expected = {c for s in sets for c in s if len(c) < n}
     clades, log_prob = d.clade_marginals()
-    found = [frozenset(row.nonzero().squeeze(-1).tolist()) for row in clades]
-    assert len(set(found)) == len(found)
-    assert set(found) == expected
-    for i, clade in enumerate(found):
+    result = [frozenset(row.nonzero().squeeze(-1).tolist()) for row in clades]
+    assert len(set(result)) == len(result)
+    assert set(result) == expected
+    for i, clade in enumerate(result):
         has = torch.tensor([clade in s for s in sets], dtype=torch.float64)
         total = (probs * has.view(-1, *(1,) * (probs.dim() - 1))).sum(0)
         torch.testing.assert_close(log_prob[..., i].exp(), total, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_divergence(name):
-    p = LAWS[name]()
+    p = FAMILIES[name]()
     logits = torch.randn(p.logits.shape, dtype=torch.float64)
     q = type(p)(p.subsplits, logits, **({"rooted": True} if isinstance(p, SubsplitBayesianNetwork) else {}))
     trees = p.enumerate_support(expand=False)
@@ -113,7 +113,7 @@ def has_split(tree, clade, rooted):
 @pytest.mark.parametrize("clade", [{1, 2}, {0, 3}, {0, 1, 4}, {2, 3, 4}])
 @pytest.mark.parametrize("name", ["network of unrooted trees, rooted", "clades, rooted", "clades, unrooted", "network"])
 def test_given_a_clade(name, clade):
-    d = {**LAWS, **UNROOTED}[name]()
+    d = {**FAMILIES, **UNROOTED}[name]()
     values = d.enumerate_support(expand=False)
     rooted = d.event_shape[0] % 2 == 1
     has = torch.tensor([has_split(t, frozenset(clade), rooted) for t in values.reshape(len(values), -1).tolist()])
@@ -129,7 +129,7 @@ def has_subsplit(tree, first, second, rooted):
 @pytest.mark.parametrize(("first", "second"), [({1}, {2}), ({0}, {3}), ({0, 1}, {4}), ({2, 3}, {1, 4})])
 @pytest.mark.parametrize("name", ["network of unrooted trees, rooted", "clades, rooted", "clades, unrooted", "network"])
 def test_given_a_subsplit(name, first, second):
-    d = {**LAWS, **UNROOTED}[name]()
+    d = {**FAMILIES, **UNROOTED}[name]()
     values = d.enumerate_support(expand=False)
     rooted = d.event_shape[0] % 2 == 1
     parts = frozenset(first), frozenset(second)
@@ -152,7 +152,7 @@ def check_conditioned(d, condition, has):
 
 
 def test_clades_that_all_trees_have():
-    d = LAWS["clades, unrooted"]()
+    d = FAMILIES["clades, unrooted"]()
     for clade in ([0], [5], range(6), [0, 1, 2, 3, 5]):
         assert d.given_clade(clade) is d
     q = build("rooted", all_trees(4, rooted=True))

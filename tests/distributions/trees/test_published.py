@@ -32,17 +32,17 @@ def divergences(name, replicate):
     average, _ = SubsplitBayesianNetwork.fit(sample)
     fitted, history = SubsplitBayesianNetwork.fit(sample, method="em")
     smooth, smooth_history = SubsplitBayesianNetwork.fit(sample, method="em", alpha=1e-4)
-    laws = {
+    fitted = {
         "srf": TreeFrequency.from_trees(sample),
         "ccd": ConditionalCladeDistribution.from_trees(sample),
         "sbn_sa": average,
         "sbn_em": fitted,
         "sbn_em_alpha": smooth,
     }
-    found = {key: float(tree_kl(truth, law, floor=EPS, normalize=False)) for key, law in laws.items()}
-    found["em_log_likelihood"] = float(history.log_likelihood[-1])
-    found["em_alpha_objective"] = float(smooth_history.objective[-1])
-    return found, (history.num_iterations, smooth_history.num_iterations)
+    result = {key: float(tree_kl(truth, d, floor=EPS, normalize=False)) for key, d in fitted.items()}
+    result["em_log_likelihood"] = float(history.log_likelihood[-1])
+    result["em_alpha_objective"] = float(smooth_history.objective[-1])
+    return result, (history.num_iterations, smooth_history.num_iterations)
 
 
 REPLICATES = [("DS1", 1), ("DS3", 3)]
@@ -55,8 +55,8 @@ OTHERS = [(name, r) for name in ("DS1", "DS3") for r in range(1, 11) if (name, r
 def test_published_divergences(name, replicate):
     with open(f"{folder()}/reference/sbn_kl.json", encoding="utf-8") as file:
         (expected,) = (row for row in json.load(file)[name] if row["rep"] == replicate)
-    found, iterations = divergences(name, replicate)
+    result, iterations = divergences(name, replicate)
     assert iterations == (expected["em_iterations"], expected["em_alpha_iterations"])
-    for key, value in found.items():
+    for key, value in result.items():
         printed = 5.1e-7 if key.startswith("em_") else 3e-8  # six decimals of likelihoods
         assert value == pytest.approx(expected[key], abs=printed), key

@@ -55,26 +55,26 @@ def test_sums_over_rootings_one_by_one(n, dtype):
     torch.testing.assert_close(q.log_prob(trees), expected.logsumexp(-1), **tolerance)
 
 
-def test_rootings_are_the_rooted_law():
+def test_rootings_are_the_rooted_network():
     trees = random_trees(8, 5)
     q = random_network(trees, 2)
     edge = torch.arange(13)
     rooted = root_on_edge(trees.unsqueeze(1), edge).parents
-    expected = q.rooted_law().log_prob(rooted.unsqueeze(2)).movedim(-1, 1)
+    expected = q.rooted_network().log_prob(rooted.unsqueeze(2)).movedim(-1, 1)
     torch.testing.assert_close(q.log_prob_rootings(trees.unsqueeze(1)), expected)
 
 
 def test_unrooted_draws_are_rooted_draws_without_their_roots():
     q = random_network(random_trees(12, 30))
     torch.manual_seed(1)
-    rooted = q.rooted_law().sample((500,))
+    rooted = q.rooted_network().sample((500,))
     torch.manual_seed(1)
     assert torch.equal(q.sample((500,)), unroot(rooted).parents)
     assert is_canonical(rooted, rooted=True).all()
 
 
 def test_names_do_not_matter():
-    """Renaming the taxa renames the law: every tree keeps its probability, whichever leaf it hangs from."""
+    """Renaming the taxa renames the trees: every tree keeps its probability, whichever leaf it hangs from."""
     trees, weights = random_trees(9, 25), torch.rand(25, dtype=torch.float64)
     names = tuple("abcdefghi")
     for options in ({}, {"method": "em", "max_iterations": 7}, {"method": "em", "alpha": 0.1, "max_iterations": 7}):
@@ -158,7 +158,7 @@ def test_no_trees_at_all():
         assert none.shape == (0, *batch_shape, 10)
         assert q.log_prob(none).shape == (0, *batch_shape)
         assert q.log_prob_rootings(none).shape == (0, *batch_shape, 9)
-        assert q.rooted_law().log_prob(q.rooted_law().sample((0,))).shape == (0, *batch_shape)
+        assert q.rooted_network().log_prob(q.rooted_network().sample((0,))).shape == (0, *batch_shape)
 
 
 def test_inference_mode():
@@ -222,7 +222,7 @@ BAD = {
     "other taxa": (lambda: Q.log_prob(random_trees(6, 1)), ValueError, "event"),
     "rooted trees": (lambda: Q.log_prob(random_trees(5, 1, rooted=True)), ValueError, "event"),
     "rootings of rooted trees": (
-        lambda: Q.rooted_law().log_prob_rootings(random_trees(5, 1, rooted=True)),
+        lambda: Q.rooted_network().log_prob_rootings(random_trees(5, 1, rooted=True)),
         NotImplementedError,
         "rooted=False",
     ),
@@ -241,3 +241,17 @@ def test_bad_input(name):
     call, error, message = BAD[name]
     with pytest.raises(error, match=re.escape(message)):
         call()
+
+
+def test_the_last_trees_are_remembered_by_expanded_copies_too():
+    d, trees = random_network(all_trees(5)), all_trees(5)
+    assert d.expand([len(trees)]).index(trees) is d.index(trees)
+    assert d.index(trees.clone()) is not d.index(trees)
+
+
+def test_trees_changed_in_place_are_looked_up_again():
+    d, trees = random_network(all_trees(5)), all_trees(5).clone()
+    before = d.log_prob(trees).clone()
+    trees.copy_(trees.flip(0))
+    torch.testing.assert_close(d.index(trees).position, d.subsplits.index(trees).position)
+    torch.testing.assert_close(d.log_prob(trees), before.flip(0))

@@ -1,4 +1,4 @@
-"""Distinct trees drawn without replacement: their masses, the law of ordered pairs, supports that run out."""
+"""Distinct trees drawn without replacement: their masses, the frequencies of ordered pairs, supports that run out."""
 
 import itertools
 import math
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pyro_ext.distributions import ConditionalCladeDistribution, SubsplitBayesianNetwork, TreeFrequency
-from pyro_ext.distributions._goodness_of_fit import chi_square_p_value
+from pyro_ext.distributions.goodness_of_fit import chi_square_p_value
 from pyro_ext.distributions.trees import _without_replacement
 from pyro_ext.phylo import SubsplitSupport, all_trees, random_trees
 
@@ -23,7 +23,7 @@ def clades(trees, *batch_shape, dtype=torch.float64):
     return ConditionalCladeDistribution(support, torch.randn(*batch_shape, support.num_parameters, dtype=dtype))
 
 
-LAWS = {
+FAMILIES = {
     "unrooted": network,
     "rooted": lambda trees, *batch, **options: network(trees, *batch, rooted=True, **options),
     "clades": clades,
@@ -33,10 +33,10 @@ LAWS = {
 }
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("k", [1, 4, 30])
 def test_masses(name, k, dtype):
-    d = LAWS[name](all_trees(6), 2, 3, dtype=dtype)
+    d = FAMILIES[name](all_trees(6), 2, 3, dtype=dtype)
     draws = d.sample_without_replacement(k)
     assert draws.values.shape == (k, 2, 3, *d.event_shape)
     assert d.support.check(draws.values).all()
@@ -49,10 +49,10 @@ def test_masses(name, k, dtype):
             assert len({tuple(x) for x in draws.values[:, i, j].tolist()}) == k
 
 
-@pytest.mark.parametrize("name", LAWS)
-def test_law_of_ordered_pairs(name):
+@pytest.mark.parametrize("name", FAMILIES)
+def test_frequencies_of_ordered_pairs(name):
     """Pairs follow p(a) p(b) / (1 - p(a)); a chi-square test, false alarms 1e-6."""
-    d = LAWS[name](all_trees(4))
+    d = FAMILIES[name](all_trees(4))
     drawn = d.expand((20_000,)).sample_without_replacement(2).values
     support = d.enumerate_support()
     size = len(support)
@@ -82,7 +82,7 @@ def test_few_independent_draws_are_continued_by_a_search(monkeypatch):
 
 
 def test_a_tree_with_many_rootings_is_drawn_by_the_sum_of_them():
-    """The first of several draws follows the law of unrooted trees, whichever rooting was found first."""
+    """The first of several draws follows the distribution of unrooted trees, whichever rooting was found first."""
     d = network(all_trees(5), scale=0.3)
     first = d.expand((10_000,)).sample_without_replacement(3).values[0]
     support = d.enumerate_support()
@@ -90,11 +90,11 @@ def test_a_tree_with_many_rootings_is_drawn_by_the_sum_of_them():
     assert float(chi_square_p_value(counts.unsqueeze(-1), d.log_prob(support).exp().unsqueeze(-1))) > 1e-6
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("k", [15, 40])
 def test_all_of_them(name, k):
     trees = all_trees(5)
-    d = LAWS[name](trees, 2)
+    d = FAMILIES[name](trees, 2)
     draws = d.sample_without_replacement(k * 7 if name == "rooted" else k)
     size = len(d.enumerate_support())
     for i in range(2):
@@ -142,8 +142,8 @@ def test_many_taxa():
     torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("k", [0, -1, 1.5])
 def test_bad_sizes(name, k):
     with pytest.raises(ValueError, match="k"):
-        LAWS[name](all_trees(4)).sample_without_replacement(k)
+        FAMILIES[name](all_trees(4)).sample_without_replacement(k)

@@ -1,4 +1,4 @@
-"""What every relaxed law is built from: a temperature, and logits or probabilities; and how they are checked."""
+"""The parameters of relaxed distributions: a temperature, and logits or probabilities; their checks and shapes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from pyro_ext.utils.checks import check_positive_tensor
 
 __all__ = [
     "NoClosedForms",
@@ -21,7 +23,7 @@ __all__ = [
 
 
 class NoClosedForms:
-    """Says of moments and entropy that they have no closed form, and what to take; laws that have one override it."""
+    """Says of moments and entropy that they have no closed form, and what to take; classes with one override it."""
 
     @property
     def mean(self) -> Tensor:
@@ -49,21 +51,19 @@ def as_temperature(temperature: Tensor | float, like: Tensor, validate: bool) ->
         ValueError: if it is not a positive finite number or a tensor of such (tensors only if ``validate``).
     """
     if isinstance(temperature, Tensor):
-        found = temperature.to(like)
+        value = temperature.to(like)
     elif isinstance(temperature, int | float) and not isinstance(temperature, bool):
         validate = True  # a plain number costs nothing to check
-        found = like.new_tensor(float(temperature))
+        value = like.new_tensor(float(temperature))
     else:
         raise ValueError(f"temperature must be a number or a tensor of shape batch_shape, got {temperature!r}")
     if validate:
-        wrong = ~(found.detach() > 0) | found.detach().isinf()
-        if wrong.any():
-            raise ValueError(f"temperature must be positive and finite, got {float(found.detach()[wrong][0])}")
-    return found
+        check_positive_tensor("temperature", value)
+    return value
 
 
 def broadcast_batch(temperature: Tensor, name: str, batch_shape: torch.Size) -> torch.Size:
-    """Return the batch shape of a law whose parameter ``name`` has ``batch_shape``.
+    """Return the batch shape of a distribution whose parameter ``name`` has ``batch_shape``.
 
     Raises:
         ValueError: if the temperature does not broadcast with it.

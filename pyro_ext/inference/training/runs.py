@@ -1,4 +1,4 @@
-"""Trained modules, settings and metrics read back from the folder of a run."""
+"""Runs from the outside: training as one function, and what was trained read back from a folder."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ import torch
 
 from pyro_ext.inference.training.folder import RunFolder
 from pyro_ext.inference.training.local import materialise
+from pyro_ext.inference.training.metrics import NOT_METRICS
 from pyro_ext.inference.training.plan import Origin, TrainingPlan
+from pyro_ext.inference.training.results import FitResult
+from pyro_ext.inference.training.settings import FitSettings
 from pyro_ext.utils.random_state import isolated_random_state
 
-__all__ = ["LoadedRun", "load_run"]
+__all__ = ["LoadedRun", "fit", "load_run"]
 
 _OURS = "pyro_ext."
 
@@ -49,6 +52,63 @@ class LoadedRun:
         return self.plan.elbo_objective("guide").guide
 
 
+def fit(
+    plan: TrainingPlan,
+    data: Any,
+    settings: FitSettings | None = None,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    **trainer: Any,
+) -> FitResult:
+    """Train what a plan describes, under Lightning's Trainer.
+
+    A run repeats exactly for a given seed, also when it was interrupted and resumed in between: from the last completed
+    epoch, or from the last step at which there was a checkpoint.
+
+    Args:
+        plan: who minimises what; ``TrainingPlan.of(model, guide, elbo)`` for a model and a guide.
+        data: :class:`~pyro_ext.datasets.Splits`; a mapping with ``"train"`` and perhaps ``"valid"`` and ``"test"``;
+            arrays, a dataset or a DataLoader, which is all for training then.
+        settings: epochs, batch size, seed and the like; ``FitSettings()`` if None.
+        out: the folder for checkpoint and metrics; without it nothing is written.
+        resume: whether to continue the run in ``out``.
+        overwrite: whether to replace a run in ``out``; its files are removed when training begins.
+        **trainer: flags of :class:`lightning.pytorch.Trainer` (``accelerator``, ``devices``, ``strategy``,
+            ``callbacks``, ``logger``, ``check_val_every_n_epoch``, ``gradient_clip_val``, ...).
+
+    Returns:
+        Metrics, their history and the trained plan.
+
+    Raises:
+        ValueError: if an argument is wrong, ``out`` is not empty and neither ``resume`` nor ``overwrite`` is set, there
+            is nothing to resume, or a plate draws its own subsample although there are several processes.
+        ImportError: if Lightning is not installed.
+        KeyboardInterrupt: on Ctrl-C; ``out`` then holds a checkpoint to resume from.
+
+    Example:
+        >>> def model(x, y, index):
+        ...     loc = pyro.sample("loc", dist.Normal(0.0, 10.0))
+        ...     with pyro.plate("data", 20, subsample=index):
+        ...         pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+        >>> guide = pyro.infer.autoguide.AutoNormal(model)
+        >>> plan = TrainingPlan.of(model, guide, pyro.infer.Trace_ELBO())
+        >>> settings = FitSettings(max_epochs=2, batch_size=10, seed=0)
+        >>> result = fit(plan, 3.0 + torch.randn(20), settings, enable_progress_bar=False)
+        >>> len(result.history), sorted(result.metrics)
+        (2, ['train_loss'])
+    """
+    try:
+        import lightning.pytorch  # noqa: F401 - imported here: it is slow to import and not always installed
+    except ImportError as error:
+        raise ImportError("fit needs lightning: pip install 'pyro-ext[fit]'") from error
+    from pyro_ext.inference.training.engine import prepare
+
+    run = prepare(plan, data, settings, out=out, resume=resume, overwrite=overwrite, **trainer)
+    return run.train()
+
+
 def load_run(folder: str | Path, plan: TrainingPlan | None = None) -> LoadedRun:
     """Return the trained modules of a run, its settings and its metrics.
 
@@ -64,7 +124,7 @@ def load_run(folder: str | Path, plan: TrainingPlan | None = None) -> LoadedRun:
 
     Example:
         >>> import tempfile
-        >>> from pyro_ext.inference import FitSettings, LossObjective, Player, fit
+        >>> from pyro_ext.inference import LossObjective, Player
         >>> def build():
         ...     network = torch.nn.Linear(1, 1)
         ...     loss = LossObjective(lambda x, y, index, network: network(x).square().mean(), network=network)
@@ -87,7 +147,7 @@ def load_run(folder: str | Path, plan: TrainingPlan | None = None) -> LoadedRun:
     _load(plan, checkpoint["state_dict"], saved["example"], saved["settings"]["seed"])
     extra = checkpoint["state_dict"]["_extra_state"]
     last = extra["history"][-1] if extra["history"] else {}
-    metrics = {name: value for name, value in last.items() if name not in ("epoch", "step", "seconds")}
+    metrics = {name: value for name, value in last.items() if name not in NOT_METRICS}
     metrics |= {f"test_{name}": value for name, value in extra["test"].items()}
     return LoadedRun(plan, dict(saved["settings"]), list(extra["history"]), metrics, data)
 

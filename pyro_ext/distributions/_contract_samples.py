@@ -1,4 +1,4 @@
-"""Checks that samples follow the law that the other methods state: tests with a stated false-alarm rate."""
+"""Checks that samples follow the distribution that the other methods state: tests with a stated false-alarm rate."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pyro_ext.distributions._cell_volumes import volume_ratios
-from pyro_ext.distributions._contract_subject import Subject, require, require_equal
-from pyro_ext.distributions._coordinates import free_coordinates
-from pyro_ext.distributions._goodness_of_fit import (
+from pyro_ext.distributions._contract_shapes import Subject, require, require_equal
+from pyro_ext.distributions.goodness_of_fit import (
     chi_square_p_value,
     counts_of,
+    free_coordinates,
     grouped_mean,
     largest_excess,
     mean_scores,
     two_sample_p_values,
+    volume_ratios,
 )
 
-__all__ = ["LAW_CHECKS"]
+__all__ = ["SAMPLE_CHECKS"]
 
-# A law with more values than this is not compared with its samples value by value.
+# A distribution with more values than this is not compared with its samples value by value.
 _MOST_VALUES = 2000
 
 
-def _check_sample_law(s: Subject) -> None:
+def _check_frequencies(s: Subject) -> None:
     if not s.d.has_enumerate_support or len(s.d.enumerate_support(expand=False)) > _MOST_VALUES:
         return
     values = s.d.enumerate_support(expand=False)
@@ -38,14 +38,14 @@ def _check_sample_law(s: Subject) -> None:
     require(worst >= s.false_alarm, f"samples do not follow log_prob: p-value {worst:.2g} after {s.num_samples}")
 
 
-def _check_rsample_law(s: Subject) -> None:
+def _check_rsample(s: Subject) -> None:
     if not s.d.has_rsample:
         return
     plain, pathwise = s.d.sample((s.num_samples,)), s.d.rsample((s.num_samples,)).detach()
     require(not plain.requires_grad, "sample() carries a gradient")
     require_equal((plain.shape, plain.dtype), (pathwise.shape, pathwise.dtype), "the shape and type of sample()")
     worst = float(two_sample_p_values(*(_with_projection(s, x) for x in (plain, pathwise))).min())
-    require(worst >= s.false_alarm, f"sample and rsample draw from different laws: p-value {worst:.2g}")
+    require(worst >= s.false_alarm, f"sample and rsample draw from different distributions: p-value {worst:.2g}")
 
 
 def _with_projection(s: Subject, x: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def _check_moments(s: Subject) -> None:
 
 
 def _stated(s: Subject, name: str) -> Tensor | None:
-    """Return a moment in float64, or None where the law does not know it."""
+    """Return a moment in float64, or None where the distribution does not know it."""
     try:
         moment: Tensor = getattr(s.d, name).detach()
     except (NotImplementedError, AttributeError):
@@ -116,9 +116,9 @@ def _check_score(s: Subject) -> None:
     require(excess <= 0, f"the mean of the score is not zero, by {excess:.2g} more than {s.num_samples} samples allow")
 
 
-LAW_CHECKS: dict[str, Callable[[Subject], None]] = {
-    "sample_law": _check_sample_law,
-    "rsample_law": _check_rsample_law,
+SAMPLE_CHECKS: dict[str, Callable[[Subject], None]] = {
+    "frequencies": _check_frequencies,
+    "rsample": _check_rsample,
     "moments": _check_moments,
     "entropy": _check_entropy,
     "goodness_of_fit": _check_goodness_of_fit,

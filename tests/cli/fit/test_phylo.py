@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pyro_ext.cli.fit_arguments import first_look, rewritten
 
 from pyro_ext.cli.__main__ import main
-from pyro_ext.cli.fit_arguments import first_look, rewritten
 from tests.models.phylo.six_taxa import write_files
 
 SMALL = [

@@ -1,4 +1,4 @@
-"""What the laws of a tree made of conditional splits share: parameters, draws, listing."""
+"""The base of the distributions of trees made of conditional splits: parameters, draws, enumeration, summaries."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ from torch.distributions.utils import lazy_property
 
 from pyro_ext.distributions import constraints
 from pyro_ext.distributions.distinct import DistinctDraws, distinct_values
-from pyro_ext.distributions.trees._conditioning import clade_splits, logits_given, subsplit_splits
-from pyro_ext.distributions.trees._last_index import LastIndex
-from pyro_ext.distributions.trees._marginals import CladeMarginals, clade_marginals
+from pyro_ext.distributions.trees._clades import (
+    CladeMarginals,
+    clade_marginals,
+    clade_splits,
+    logits_given,
+    subsplit_splits,
+)
 from pyro_ext.distributions.trees._without_replacement import distinct_topologies
 from pyro_ext.ops.segments import segment_log_softmax, segment_max
 from pyro_ext.ops.subsplits.beam import distinct_choices
@@ -29,13 +33,13 @@ from pyro_ext.ops.subsplits.rootings import TreeIndex, with_constants
 from pyro_ext.phylo.support import SubsplitSupport
 from pyro_ext.utils.checks import positive_int
 
-__all__ = ["SplitLaw", "compact"]
+__all__ = ["SplitDistribution", "compact"]
 
 _MOST_ENTRIES = 1 << 22  # of the trees listed; complete supports of 8 taxa and less
 
 
-class SplitLaw(TorchDistribution):
-    """A law of trees whose splits are drawn from the top down, each from its context's softmax of ``logits``."""
+class SplitDistribution(TorchDistribution):
+    """A distribution of trees whose splits are drawn from the root down, each from the softmax of its context."""
 
     arg_constraints: ClassVar[dict[str, Any]] = {"logits": torch_constraints.real_vector}
 
@@ -55,7 +59,7 @@ class SplitLaw(TorchDistribution):
             )
         self.subsplits = support
         self.logits = logits
-        self._index = LastIndex(support, num_nodes % 2 == 1)  # one for all expanded copies
+        self._index = _LastIndex(support, num_nodes % 2 == 1)  # one for all expanded copies
         super().__init__(logits.shape[:-1], torch.Size([num_nodes]), validate_args=validate_args)
         if self._validate_args:
             _check_logits(compact(logits), support.graph)
@@ -87,7 +91,7 @@ class SplitLaw(TorchDistribution):
         return log_theta.expand(self.logits.shape)
 
     def _rows(self) -> tuple[Tensor, Tensor]:
-        """Return the distinct laws of the batch, ``(R, M)``, and which of them each element has, ``batch_shape``."""
+        """Return the distinct rows of ``log_theta``, ``(R, M)``, and which one each element has, ``batch_shape``."""
         small = compact(self.log_theta)
         number = torch.arange(small[..., 0].numel(), device=small.device).view(small.shape[:-1])
         return small.reshape(-1, small.shape[-1]), number.expand(self.batch_shape)
@@ -115,7 +119,7 @@ class SplitLaw(TorchDistribution):
         return self._index(trees)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Any:
-        """Return the same law with its logits broadcast to ``batch_shape``."""
+        """Return the same distribution with its logits broadcast to ``batch_shape``."""
         new = self._get_checked_instance(type(self), _instance)
         batch_shape = torch.Size(batch_shape)
         new.__dict__.update({k: v for k, v in self.__dict__.items() if k != "log_theta"})
@@ -130,8 +134,8 @@ class SplitLaw(TorchDistribution):
         """Draw trees, int64 ``sample_shape + batch_shape + (N,)``."""
         log_theta, row = self._rows()
         shape = torch.Size(sample_shape) + self.batch_shape
-        law = row.expand(shape).reshape(-1)
-        return self._trees(draw_choices(log_theta, self.graph, law)).reshape(shape + self.event_shape)
+        choices = draw_choices(log_theta, self.graph, row.expand(shape).reshape(-1))
+        return self._trees(choices).reshape(shape + self.event_shape)
 
     @property
     def has_enumerate_support(self) -> bool:
@@ -215,10 +219,10 @@ class SplitLaw(TorchDistribution):
         return clade_marginals(self.log_theta, self.subsplits, self._rooted)
 
     def given_clade(self, clade: Iterable[str | int]) -> Any:
-        """Return the law of the trees that have a clade; for unrooted trees, that split these taxa from all others.
+        """Return the distribution of the trees that have a clade; unrooted, of those that split it from all other taxa.
 
         Args:
-            clade: names or numbers of its taxa.
+            clade: the names or numbers of the clade's taxa.
 
         Raises:
             ValueError: if a taxon is unknown, or the clade has probability zero.
@@ -228,11 +232,13 @@ class SplitLaw(TorchDistribution):
         return self if done is None else self._with_logits(done, f"the clade {clade}")
 
     def given_subsplit(self, first: Iterable[str | int], second: Iterable[str | int]) -> Any:
-        """Return the law of the trees in which a node parts two clades; unrooted, from each other and all others.
+        """Return the distribution of the trees in which a node splits a clade into two.
+
+        In unrooted trees the node splits the taxa into three: the two clades and all others.
 
         Args:
-            first: names or numbers of the one clade's taxa.
-            second: those of the other.
+            first: names or numbers of one clade's taxa.
+            second: names or numbers of the other clade's taxa.
 
         Raises:
             ValueError: if a taxon is unknown or in both, or the subsplit has probability zero.
@@ -291,6 +297,36 @@ class SplitLaw(TorchDistribution):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(batch_shape: {tuple(self.batch_shape)}, {self.subsplits!r})"
+
+
+class _LastIndex:
+    """The subsplits of trees in a support, those of the last tensor remembered until it changes.
+
+    A program asks for the same trees several times: as a draw, as a value, for branch lengths.
+
+    Args:
+        support: the support whose subsplits are looked up.
+        rooted: whether the trees are read as rooted ones.
+    """
+
+    def __init__(self, support: SubsplitSupport, rooted: bool) -> None:
+        self._support = support
+        self._rooted = rooted
+        self._last: tuple[Tensor, int, TreeIndex] | None = None
+
+    def __call__(self, trees: Tensor) -> TreeIndex:
+        """Return the index of trees ``(..., N)``, in one row, ``(T, L)``."""
+        if trees.is_inference():  # nobody counts its changes
+            return self._find(trees)
+        last = self._last
+        if last is not None and last[0] is trees and last[1] == trees._version:
+            return last[2]
+        index = self._find(trees)
+        self._last = (trees, trees._version, index)
+        return index
+
+    def _find(self, trees: Tensor) -> TreeIndex:
+        return self._support.index(trees.flatten(0, -2) if trees.dim() > 1 else trees.unsqueeze(0), self._rooted)
 
 
 def _check_logits(logits: Tensor, graph: SplitGraph) -> None:

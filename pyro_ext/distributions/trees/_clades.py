@@ -1,32 +1,65 @@
-"""Laws of trees given that a clade or a subsplit occurs: laws of the same kind, with other logits."""
+"""Clades and subsplits under a distribution of trees: how probable they are, and what follows where one occurs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_ext.ops.subsplits.bits import clade_sizes, complements
+from pyro_ext.ops.segments import segment_logsumexp
+from pyro_ext.ops.subsplits.bits import clade_sizes, complements, members
 from pyro_ext.ops.subsplits.graph import SplitGraph
-from pyro_ext.ops.subsplits.programs import event_log_prob
+from pyro_ext.ops.subsplits.programs import event_log_prob, log_reach
 from pyro_ext.phylo.support import SubsplitSupport
 
-__all__ = ["clade_splits", "logits_given", "subsplit_splits"]
+__all__ = ["CladeMarginals", "clade_marginals", "clade_splits", "logits_given", "subsplit_splits"]
+
+
+class CladeMarginals(NamedTuple):
+    """The clades of a support that not every tree has.
+
+    Attributes:
+        clades: which taxa each clade holds, bool ``(C, n)``; for unrooted trees the side of a split without taxon 0.
+        log_prob: log of the probability that a tree has the clade, ``batch_shape + (C,)``.
+    """
+
+    clades: Tensor
+    log_prob: Tensor
+
+
+def clade_marginals(log_theta: Tensor, support: SubsplitSupport, rooted: bool) -> CladeMarginals:
+    """Return all clades and their log-probabilities, for ``log_theta`` ``batch_shape + (M,)``."""
+    layout, n = support.layout, support.num_taxa
+    reach = log_reach(log_theta, support.graph)
+    words = layout.words[layout.focal]
+    size = clade_sizes(words)
+    counted = size <= (n - 1 if rooted else n - 2)
+    if not rooted:
+        rest = complements(words, n)
+        beside_rest = (layout.words[layout.sister] == rest).all(-1) & (layout.sister >= 0)
+        has_first = words[:, 0] & 1 == 1
+        # a root on the edge of a split makes two clades of it: count the one without taxon 0
+        counted &= (size > 1) & ~(has_first & beside_rest)
+        words = torch.where(has_first.unsqueeze(-1), rest, words)
+    clades, number = words[counted].unique(dim=0, return_inverse=True)
+    log_prob = segment_logsumexp(reach[..., counted], number, len(clades))
+    return CladeMarginals(members(clades, n), log_prob)
 
 
 def logits_given(log_theta: Tensor, graph: SplitGraph, done: Tensor, event: str) -> Tensor:
-    """Return the logits of the law given that one of some splits is made.
+    """Return the logits of the conditional distribution of trees, given that one of some splits is made.
 
-    Each split is weighed by the probability that the event still happens after it; where it cannot matter any more,
-    the law stays what it is.
+    The probability of each split is multiplied by that of the event given the split. Contexts that the event does
+    not concern keep their probabilities.
 
     Args:
-        log_theta: ``batch_shape + (M,)``.
-        graph: of the M splits.
-        done: the splits, ``(M,)``; at most one of them lies below any split.
-        event: in words, for an error message.
+        log_theta: the log-probability of each split given its context, ``batch_shape + (M,)``.
+        graph: the graph of the M splits.
+        done: which of the splits make the event happen, ``(M,)``; at most one of them lies below any split.
+        event: a description of the event, for an error message.
 
     Raises:
         ValueError: if the event has probability zero.
