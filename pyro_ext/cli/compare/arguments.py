@@ -251,14 +251,11 @@ def _data_name(files: Sequence[tuple[str, Mapping[str, Any]]]) -> str | None:
 
 def _with_data_of(program: Program, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a file without those of its data where they are of other data."""
-    data = options.get("data")
-    data = {"name": data} if isinstance(data, str) else data
-    rest = {name: value for name, value in options.items() if name != "data"}
-    same = isinstance(data, Mapping) and data.get("name", program.data) in (
-        program.data,
-        *program.data_options.values(),
-    )
-    return {**rest, "data": {**data, "name": program.data}} if same else rest
+    rest, data = dict(options), options.get("data")
+    rest.pop("data", None)
+    named = {"name": data} if isinstance(data, str) else dict(data or {})
+    same = named.get("name", program.data) in (program.data, program.data_options.get("path"))
+    return {**rest, "data": {**named, "name": program.data}} if named and same else rest
 
 
 def _estimator(label: str) -> Estimator:
