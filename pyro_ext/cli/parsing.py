@@ -150,7 +150,7 @@ def parse(parser: ArgumentParser, configs: Sequence[Mapping[str, Any]], words: S
     """Return the options that files and words give; words override files wherever they stand.
 
     Raises:
-        ValueError: if there is no such option; the nearest one is named.
+        ValueError: if there is no such option, in which case the nearest one is named, or one is missing.
         argparse.ArgumentError: if a value is of a wrong type.
     """
     texts = [word for options in configs for word in ("--config", yaml.safe_dump(dict(options)))]
@@ -158,6 +158,8 @@ def parse(parser: ArgumentParser, configs: Sequence[Mapping[str, Any]], words: S
         return parser.parse_args([*texts, *words])
     except argparse.ArgumentError as error:
         message = str(error)
+        if message.startswith("the following arguments are required:"):
+            raise ValueError(_with_dashes(parser, message)) from error
         if not message.lower().startswith("unrecognized arguments:"):
             raise
         word = message.split(":", 1)[1].split()[0].partition("=")[0]
@@ -171,6 +173,13 @@ def as_dict(parser: ArgumentParser, options: Namespace) -> dict[str, Any]:
     noted.pop("config", None)
     result = yaml.safe_load(str(parser.dump(noted)))
     return dict(result or {})
+
+
+def _with_dashes(parser: ArgumentParser, message: str) -> str:
+    """Return what is said of missing options with their names as they are written."""
+    written = {action.dest: action.option_strings[-1] for action in parser._actions if action.option_strings}
+    text, _, names = message.partition(": ")
+    return f"{text}: {', '.join(written.get(name, name) for name in names.split(', '))}"
 
 
 def _quiet_parser() -> argparse.ArgumentParser:

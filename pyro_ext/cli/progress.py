@@ -37,6 +37,7 @@ class ProgressLines:
         self._description = description
         self._postfix = ""
         self._last = time.monotonic()
+        self._printed = ""
 
     def __enter__(self) -> ProgressLines:
         return self
@@ -62,7 +63,10 @@ class ProgressLines:
         self._last = time.monotonic()
         before = f"{self._description}: " if self._description else ""
         after = f", {self._postfix}" if self._postfix else ""
-        print(f"{before}{self.n}/{self.total} {self.unit}s{after}", file=sys.stderr, flush=True)
+        line = f"{before}{self.n}/{self.total} {self.unit}s{after}"
+        if line != self._printed:
+            print(line, file=sys.stderr, flush=True)
+        self._printed = line
 
 
 def progress_bar(total: int, unit: str, description: str = "") -> Any:

@@ -137,7 +137,7 @@ WRONG = [
     (["sample", "{network}", "--out", "{new}.txt"], "end it in .nwk, .nex or .trprobs"),
     (["sample", "{network}", "--out", "{new}.nwk", "--num", "many"], "--num: Expected a <class 'int'>"),
     (["sample", "{network}", "--out", "{new}.nwk", "--sed", "3"], "--sed 3; did you mean --seed?"),
-    (["sample", "{network}"], "required: out"),
+    (["sample", "{network}"], "the following arguments are required: --out"),
     (["draw", "{network}"], "sbn has no task 'draw'; choose one of fit, evaluate, sample"),
     ([], "sbn needs a task before its options: one of fit, evaluate, sample"),
 ]

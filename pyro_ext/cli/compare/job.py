@@ -141,14 +141,15 @@ class Job:
         self.inexact = refusal(exact, self.subject)
         if self.inexact is not None:
             exact = None
-        with progress_bar(options.repeats * len(self.elbos), "gradient", "gradients") as bar:
+        total = options.repeats * len(self.elbos)  # and those of an exact gradient that has to be averaged
+        with progress_bar(total, "gradient", "gradients") as bar:
             figures = compare_gradients(
                 self.elbos,
                 self.subject,
                 reference=exact,
                 repeats=options.repeats,
                 seed=self.setting.seed,
-                advance=bar.update,
+                advance=lambda turns: bar.update(min(turns, total - bar.n)),
             )
         return {name: replace(own, bias_z=None) if self._note(name) else own for name, own in figures.items()}
 
