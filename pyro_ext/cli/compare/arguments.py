@@ -10,14 +10,21 @@ from importlib import import_module
 from typing import Any
 
 import yaml
-from jsonargparse import SUPPRESS, ArgumentParser, Namespace
+from jsonargparse import SUPPRESS, ArgumentParser
 from pyro.infer import ELBO
 
 from pyro_ext.cli.choices import elbo_names
 from pyro_ext.cli.errors import nearest
-from pyro_ext.cli.fit.arguments import add_data_options, add_model_options
 from pyro_ext.cli.parsing import as_dict, check_names, command_parser, parse, read_options, scan
 from pyro_ext.cli.program import Program
+from pyro_ext.cli.program_options import (
+    ProgramArguments,
+    add_data_options,
+    add_model_options,
+    data_name,
+    last_given,
+    with_data_of,
+)
 from pyro_ext.inference import TraceDisARM_ELBO
 
 __all__ = ["Arguments", "Estimator", "compare_parser", "estimators"]
@@ -89,7 +96,7 @@ def estimators(text: str) -> list[Estimator]:
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(ProgramArguments):
     """What the words and files after ``pyro-ext compare`` say, parsed.
 
     Args:
@@ -100,10 +107,6 @@ class Arguments:
         checkpoint: the checkpoint whose weights are to be measured at, if any.
     """
 
-    program: Program
-    options: Namespace
-    parts: Namespace
-    noted: dict[str, Any]
     checkpoint: Mapping[str, Any] | None
 
     @classmethod
@@ -118,37 +121,20 @@ class Arguments:
         """
         seen = scan(words, ("--checkpoint",))
         files = [(path, read_options(path)) for path in seen.configs]
-        folder = seen.given.get("--checkpoint") or _last(files, "checkpoint")
+        folder = seen.given.get("--checkpoint") or last_given(files, "checkpoint")
         checkpoint = None if folder is None else _checkpoint_in(folder)
         origin = None if checkpoint is None else checkpoint["fit"].get("origin")
-        program = Program.named(model, seen.data or _data_name(files) or _data_of_run(origin))
+        program = Program.named(model, seen.data or data_name(last_given(files, "data")) or _data_of_run(origin))
         parser = compare_parser(program)
-        given = [_with_data_of(program, options) for _, options in files]
+        given = [with_data_of(program, options) for _, options in files]
         for (path, _), options in zip(files, given, strict=True):
             check_names(parser, options, path)
         data = [f"--data.{name}={value}" for name, value in program.data_options.items()]
         options = parse(parser, [*_options_of_run(origin, program, folder), *given], [*data, *seen.rest])
-        if options.program not in (None, program.name):
-            raise ValueError(f"--config: the options are for the model {options.program!r}, not for {program.name!r}")
         noted = as_dict(parser, options) | {"program": program.name}
-        return cls(program, options, parser.instantiate(options), noted, checkpoint)
-
-    @property
-    def model_options(self) -> dict[str, Any]:
-        """The arguments of ``build`` besides the data."""
-        files = {name: self.parts[name] for name in self.program.files if self.parts[name] is not None}
-        return {**vars(self.parts.get("model") or Namespace()), **files}
-
-    @property
-    def data_options(self) -> dict[str, Any]:
-        """The arguments of the function that loads the data."""
-        return {name: value for name, value in vars(self.parts.data).items() if name != "name"}
-
-    def plain_options(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the options of the model and those of the data, as they are written in files."""
-        files = {name: self.noted[name] for name in self.program.files if self.noted.get(name)}
-        data = {name: value for name, value in self.noted["data"].items() if name != "name"}
-        return {**(self.noted.get("model") or {}), **files}, data
+        arguments = cls(program, options, parser.instantiate(options), noted, checkpoint)
+        arguments.check_program()
+        return arguments
 
 
 def compare_parser(program: Program) -> ArgumentParser:
@@ -167,9 +153,6 @@ def compare_parser(program: Program) -> ArgumentParser:
     _add_own_options(parser)
     add_data_options(parser, program)
     add_model_options(parser, program)
-    for name, group in (parser.groups or {}).items():
-        if name == "model":
-            group.title = f"options of {program.name}"
     known = {action.dest for action in parser._actions}
     parser.set_defaults({name: value for name, value in program.defaults().items() if name in known})
     return parser
@@ -238,24 +221,6 @@ def _options_of_run(origin: Mapping[str, Any] | None, program: Program, folder: 
     if origin["load"] == own.load:
         options["data"] = {"name": program.data, **origin["data_options"]}
     return [options]
-
-
-def _last(files: Sequence[tuple[str, Mapping[str, Any]]], name: str) -> Any:
-    return next((options[name] for _, options in reversed(files) if options.get(name) is not None), None)
-
-
-def _data_name(files: Sequence[tuple[str, Mapping[str, Any]]]) -> str | None:
-    data = _last(files, "data")
-    return data.get("name") if isinstance(data, Mapping) else data
-
-
-def _with_data_of(program: Program, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a file without those of its data where they are of other data."""
-    rest, data = dict(options), options.get("data")
-    rest.pop("data", None)
-    named = {"name": data} if isinstance(data, str) else dict(data or {})
-    same = named.get("name", program.data) in (program.data, program.data_options.get("path"))
-    return {**rest, "data": {**named, "name": program.data}} if named and same else rest
 
 
 def _estimator(label: str) -> Estimator:

@@ -200,6 +200,7 @@ def test_a_kill_at_any_moment_loses_nothing_and_leaves_nothing(tmp_path, build):
     """At every operation on a file of a short run, and at random moments of several."""
     whole = run(build(), splits(), out=tmp_path / "whole" / "run", max_epochs=2, checkpoint_every_n_steps=3)
     counter = tmp_path / "count"
+    (tmp_path / "counted").mkdir()
     assert in_a_child(lambda: short_run(build, tmp_path / "counted" / "run", None, counter)) == 0
     operations = int(counter.read_text())
     assert operations > 20
