@@ -31,11 +31,9 @@ import torch
 from support.report import Report
 from torch import Tensor
 
-from pyro_ext.datasets.celegans import celegans
-from pyro_ext.datasets.worms import WormRecordings
-from pyro_ext.inference.fit import LocalELBOModule
-from pyro_ext.models.permutation_matching.worms import build_worms
-from pyro_ext.models.permutation_matching.worms_identities import identify
+from pyro_ext.datasets import WormRecordings, celegans
+from pyro_ext.models.neuron_matching import build
+from pyro_ext.models.neuron_matching.evaluation import identify
 from pyro_ext.ops.assignment import best_permutation
 from pyro_ext.ops.sinkhorn import sinkhorn
 
@@ -57,11 +55,17 @@ PUBLISHED: dict[str, dict[int, tuple[float | None, ...]]] = {
 
 @dataclass(frozen=True)
 class Training:
-    """How a guide is trained: what ``build_worms`` is told, and after how many steps who is looked at."""
+    """How a guide is trained.
+
+    Attributes:
+        method: the family of distributions, of ``build``.
+        weight_unit: how large the steps of the weights' means are, of ``build``.
+        checkpoints: number of steps -> name of the row that shows the metrics after these steps.
+    """
 
     method: str
     weight_unit: float
-    looks: dict[int, str]
+    checkpoints: dict[int, str]
 
 
 TRAININGS = (
@@ -70,7 +74,7 @@ TRAININGS = (
     Training("gumbel_sinkhorn", 1.0, {200: GUMBEL}),
     Training("gumbel_sinkhorn", 0.2, {200: SLOW_GUMBEL, 500: LONG_GUMBEL}),
 )
-METHODS = (GUESS, MAP, *(name for training in TRAININGS for name in training.looks.values()))
+METHODS = (GUESS, MAP, *(name for training in TRAININGS for name in training.checkpoints.values()))
 
 
 @dataclass(frozen=True)
@@ -85,13 +89,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Score:
-    """What one method made of one simulation.
+    """The result of one method on one simulation.
 
     Attributes:
         job: the simulation.
         method: the method.
         every: the share of all neurons identified.
-        unknown: that of the neurons with several candidates.
+        unknown: the share of the neurons with several candidates.
         seconds: processor time, in all for MAP, per step for training.
         weight_error: the root of the mean square error of the weights, if any are inferred.
     """
@@ -110,7 +114,7 @@ def main() -> None:
     divisor = 40 if options.quick else 1
     jobs = [Job(c, w, s, divisor) for s in numbers for w in reversed(WORMS) for c in NU]
     report = Report("celegans", f"C. elegans: neurons identified, {len(numbers)} simulations")
-    scores = [score for found in _run(jobs, options.processes) for score in found]
+    scores = [score for of_job in _run(jobs, options.processes) for score in of_job]
     for candidates in NU:
         show(report, candidates, [score for score in scores if score.job.candidates == candidates])
     show_rest(report, scores)
@@ -130,25 +134,25 @@ def run_job(job: Job) -> list[Score]:
 
 
 def train(job: Job, data: WormRecordings, training: Training) -> list[Score]:
-    """Train a guide on all worms at once, and look at it when it is time."""
+    """Train a guide on all worms at once, and evaluate it after the numbers of steps asked for."""
     pyro.set_rng_seed(job.seed)
-    built = build_worms(data, training.method, weight_unit=training.weight_unit)
-    assert built.evaluate is not None
-    module = LocalELBOModule(built.model, built.guide, built.elbo)
-    optimizer = torch.optim.Adam(module.parameters(), lr=0.1)
+    plan = build(data, training.method, weight_unit=training.weight_unit)
+    assert plan.evaluate is not None
+    objective = plan.elbo_objective("this benchmark")
+    optimizer = plan.players[0].optimizer.make(objective.named_parameters())
     batch, held_out = (part.__getitems__(range(job.num_worms)) for part in (data.train, data.valid))
     scores, taken, done = [], 0.0, 0
-    for steps, name in training.looks.items():
+    for steps, name in training.checkpoints.items():
         steps //= job.steps_divisor
         start = time.process_time()
         for _ in range(steps - done):
             optimizer.zero_grad(set_to_none=True)
-            module(*batch).backward()
+            objective(*batch).total.backward()
             optimizer.step()
         taken, done = taken + time.process_time() - start, steps
-        found = built.evaluate([held_out])  # type: ignore[arg-type]
-        error = _weight_error(data, built.model.weight_matrix(built.guide.weights().loc.detach()))  # type: ignore[attr-defined]
-        scores.append(Score(job, name, found["accuracy_all"], found["accuracy"], taken / steps, error))
+        metrics = plan.evaluate([held_out])  # type: ignore[arg-type]
+        error = _weight_error(data, objective.model.weight_matrix(objective.guide.weights().loc.detach()))
+        scores.append(Score(job, name, metrics["accuracy_all"], metrics["accuracy"], taken / steps, error))
     return scores
 
 
@@ -170,8 +174,7 @@ def map_estimate(job: Job, data: WormRecordings, rounds: int = 5) -> Score:
     for _ in range(rounds):
         weights = _regression(data.connectome, (x.mT @ now @ x).sum(0), (x.mT @ before @ x).sum(0))
         x = torch.stack([_assign(weights, *worm) for worm in zip(even, data.candidates, now, before, strict=True)])
-    found = _shares(data, x.argmax(-1))
-    return Score(job, MAP, *found, time.process_time() - start, _weight_error(data, weights))
+    return Score(job, MAP, *_shares(data, x.argmax(-1)), time.process_time() - start, _weight_error(data, weights))
 
 
 def _regression(connectome: Tensor, now: Tensor, before: Tensor) -> Tensor:
@@ -255,7 +258,7 @@ REMARKS = (
     "Gumbel-Sinkhorn starts from marginals as wide as its prior and sharpens slowly: 200 steps are few for it.",
     "MAP starts from the centre of the allowed matrices, and so does each of its quadratic assignments (Frank-Wolfe "
     "steps within the candidates), where the authors' starts from random permutations.",
-    "With one worm and 30 candidates rounding comes out above the published .33, for a reason not found: what the "
+    "With one worm and 30 candidates rounding comes out above the published .33, for an unknown reason: what the "
     "authors' script does not fix, like the start (weights of 0, even marginals here), may differ.",
     "279 neurons instead of 278; known neurons are drawn anew for each worm, as in the authors' script.",
 )
@@ -271,23 +274,23 @@ def _number(value: float | None) -> str:
 
 def _run(jobs: list[Job], processes: int) -> Iterator[list[Score]]:
     if processes == 1:
-        yield from map(_told(run_job), jobs)
+        yield from map(_reporting(run_job), jobs)
         return
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        yield from map(_told(lambda found: found), pool.map(run_job, jobs))
+        yield from map(_reporting(lambda scores: scores), pool.map(run_job, jobs))
 
 
-def _told(function: Callable[..., list[Score]]) -> Callable[..., list[Score]]:
-    """Print what comes, since it takes minutes."""
+def _reporting(function: Callable[..., list[Score]]) -> Callable[..., list[Score]]:
+    """Return the function with a line printed for each result, since each takes minutes."""
 
-    def telling(argument: Job | list[Score]) -> list[Score]:
-        found = function(argument)
-        job = found[0].job
+    def reporting(argument: Job | list[Score]) -> list[Score]:
+        scores = function(argument)
+        job = scores[0].job
         print(f"{job.candidates} candidates, {job.num_worms} worms, seed {job.seed}:", end=" ")
-        print(", ".join(f"{score.method} {score.every:.3f}" for score in found), flush=True)
-        return found
+        print(", ".join(f"{score.method} {score.every:.3f}" for score in scores), flush=True)
+        return scores
 
-    return telling
+    return reporting
 
 
 def _options() -> argparse.Namespace:

@@ -1,10 +1,10 @@
 """The Deep Rendering Mixture Model with few labels, beside a supervised network of the same shape and budget.
 
-Both arms are the same program: the supervised one has no loss but that of the labels. In between stand the losses one
-by one. Errors are on held-out images, in per cent, and nothing was chosen on them but what the ``all, reconstruction``
-row shows. The digits come with scikit-learn; MNIST is found under PYRO_EXT_DATA, of which the first 8,000 test images
-are trained on and the last 2,000 held out. What is done is kept under ``runs/drmm``: a run that is stopped goes on
-where it was when it is started again.
+Both are the same program: the supervised network has no loss but that of the labels. Between them stand networks with
+one further loss each. Errors are on held-out images, in per cent, and no setting was chosen on them except the weight
+in the row ``all, reconstruction 5``. The digits come with scikit-learn; MNIST is read from PYRO_EXT_DATA: its first
+8,000 test images serve for training, the last 2,000 are held out. Results are kept under ``runs/drmm``, so that an
+interrupted benchmark continues where it was when it is started again.
 
 References:
     | A probabilistic framework for deep learning (Patel, Nguyen and Baraniuk, 2016)
@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import mean
 
 import torch
-from support.drmm_runs import ARMS, Budget, Lines, cluster, k_means, recognised, train, trained
+from support.drmm_runs import LOSSES, Budget, SavedResults, cluster, k_means, recognised, train, trained
 from support.report import Report
 
 from pyro_ext.datasets import MissingDataError, Splits, load
@@ -49,27 +49,27 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    lines, report = Lines(options.work / "runs.jsonl"), Report("drmm", "The Deep Rendering Mixture Model")
+    saved, report = SavedResults(options.work / "runs.jsonl"), Report("drmm", "The Deep Rendering Mixture Model")
     digits, mnist = load("digits", binarize=None), _mnist()
     if "digits" in options.parts:
-        errors = ablation(report, lines, digits, DIGITS, "digits, 50 labels", range(5), range(5))
+        errors = ablation(report, saved, digits, DIGITS, "digits, 50 labels", range(5), range(5))
         gap = mean(errors["supervised"]) - mean(errors["all three"])
         report.check(gap >= 5, f"digits: at least 5 points below the supervised network: {gap:.1f}")
     if "mnist" in options.parts and mnist is not None:
-        errors = ablation(report, lines, mnist, MNIST, "MNIST, 100 labels", range(3), range(options.mnist_seeds))
+        errors = ablation(report, saved, mnist, MNIST, "MNIST, 100 labels", range(3), range(options.mnist_seeds))
         report.check(mean(errors["all three"]) <= 5, f"MNIST: at most 5 per cent: {mean(errors['all three']):.2f}")
     if "speed" in options.parts:
         for name, data in (("digits", digits), ("MNIST", mnist)):
             if data is not None:
-                speed(report, lines, data, name, range(3 if name == "digits" else 1))
+                speed(report, saved, data, name, range(3 if name == "digits" else 1))
     if "clusters" in options.parts:
-        clusters(report, lines, digits)
+        clusters(report, saved, digits)
     if "samples" in options.parts:
-        samples(report, lines, digits, options.work)
+        samples(report, saved, digits, options.work)
     if options.save:
         path = report.save()
-        for picture in options.work.glob("*.png"):
-            (path.parent / f"{path.stem}-{picture.name}").write_bytes(picture.read_bytes())
+        for plot in options.work.glob("*.png"):
+            (path.parent / f"{path.stem}-{plot.name}").write_bytes(plot.read_bytes())
         print(f"\nwritten to {path}")
 
 
@@ -82,18 +82,18 @@ def _mnist() -> Splits | None:
 
 
 def ablation(
-    report: Report, lines: Lines, data: Splits, budget: Budget, title: str, seeds: range, others: range
+    report: Report, saved: SavedResults, data: Splits, budget: Budget, title: str, seeds: range, others: range
 ) -> dict[str, list[float]]:
-    """Train all arms and tabulate their errors: the ends with ``seeds``, what is in between with ``others``."""
+    """Train with all combinations of losses: supervised and all three with ``seeds``, the rest with ``others``."""
     errors, rows = {}, []
-    for name, arm in ARMS.items():
+    for name, weights in LOSSES.items():
         own = seeds if name in ("supervised", "all three") else others
-        found = [lines.get(f"{title}, {name}, seed {s}", partial(train, data, s, budget, arm)) for s in own]
-        errors[name] = [run["error"] for run in found]
+        runs = [saved.get(f"{title}, {name}, seed {s}", partial(train, data, s, budget, weights)) for s in own]
+        errors[name] = [run["error"] for run in runs]
         each = [f"{error:.2f}" for error in errors[name]] + [""] * (len(seeds) - len(own))
-        error, reconstruction = mean(errors[name]), mean(run["reconstruction"] for run in found)
-        seconds = mean(run["seconds"] for run in found)
-        shown = "-" if arm["reconstruction_weight"] == 0 else f"{reconstruction:.4f}"
+        error, reconstruction = mean(errors[name]), mean(run["reconstruction"] for run in runs)
+        seconds = mean(run["seconds"] for run in runs)
+        shown = "-" if weights["reconstruction_weight"] == 0 else f"{reconstruction:.4f}"
         rows.append([name, f"{error:.2f}", *each, shown, f"{seconds:.0f}"])
     header = ["losses", "error, %", *(f"seed {seed}" for seed in seeds), "mean square error", "CPU s"]
     report.table(f"{title}, {budget.epochs} epochs", header, rows)
@@ -108,32 +108,32 @@ def mean_square(data: Splits) -> float:
     return data.valid.x.square().mean().item()
 
 
-def speed(report: Report, lines: Lines, data: Splits, name: str, seeds: range) -> None:
-    """Tabulate how many epochs it takes to come down to some errors, all labels given, with reconstruction or not."""
+def speed(report: Report, saved: SavedResults, data: Splits, name: str, seeds: range) -> None:
+    """Tabulate how many epochs it takes to reach given errors with all labels, with reconstruction and without."""
     rows = []
-    for arm, weight in {"supervised": 0.0, "+ reconstruction": 0.5, "+ reconstruction 5": 5.0}.items():
-        losses = ARMS["supervised"] | {"reconstruction_weight": weight}
-        make = partial(train, data, budget=SPEED[name], arm=losses, every_epoch=True)
-        found = [lines.get(f"{name}, all labels, {arm}, seed {s}", partial(make, seed=s)) for s in seeds]
-        runs = [run["errors"] for run in found]
+    for losses, weight in {"supervised": 0.0, "+ reconstruction": 0.5, "+ reconstruction 5": 5.0}.items():
+        weights = LOSSES["supervised"] | {"reconstruction_weight": weight}
+        run = partial(train, data, budget=SPEED[name], weights=weights, every_epoch=True)
+        keys = {s: f"{name}, all labels, {losses}, seed {s}" for s in seeds}
+        runs = [saved.get(key, partial(run, seed=s))["errors"] for s, key in keys.items()]
         reached = [[_first(errors, level) for errors in runs] for level in LEVELS[name]]
-        rows.append([arm, *(", ".join(each) for each in reached), f"{mean(errors[-1] for errors in runs):.2f}"])
+        rows.append([losses, *(", ".join(each) for each in reached), f"{mean(errors[-1] for errors in runs):.2f}"])
     header = ["losses", *(f"epochs to {level:g} %" for level in LEVELS[name]), "error at the end, %"]
-    report.table(f"{name}, all labels: epochs until the error is down, seed by seed", header, rows)
+    report.table(f"{name}, all labels: epochs until the error is reached, seed by seed", header, rows)
 
 
 def _first(errors: list[float], level: float) -> str:
     return next((str(epoch) for epoch, error in enumerate(errors, 1) if error <= level), "-")
 
 
-def clusters(report: Report, lines: Lines, data: Splits, seeds: range = range(3)) -> None:
-    """Tabulate what training without labels finds, beside k-means on pixels."""
+def clusters(report: Report, saved: SavedResults, data: Splits, seeds: range = range(3)) -> None:
+    """Tabulate the errors of clusters, learned without labels, beside those of k-means on pixels."""
     rows = []
     for name, layers in NETS.items():
-        runs = [lines.get(f"no labels, {name}, seed {s}", partial(cluster, data, layers, s)) for s in seeds]
+        runs = [saved.get(f"no labels, {name}, seed {s}", partial(cluster, data, layers, s)) for s in seeds]
         squares = f"{mean(run['first'] for run in runs):.4f} -> {mean(run['last'] for run in runs):.4f}"
         rows.append([name, _spread(runs, "start"), _spread(runs, "error"), squares, f"{runs[0]['seconds']:.0f}"])
-    by_pixels = [lines.get(f"no labels, k-means, seed {s}", partial(k_means, data, s)) for s in seeds]
+    by_pixels = [saved.get(f"no labels, k-means, seed {s}", partial(k_means, data, s)) for s in seeds]
     rows.append(["k-means on pixels", "", ", ".join(f"{error:.1f}" for error in by_pixels), "", ""])
     header = ["hard EM, 5 steps", "error at the start, %", "error, %", "mean square error", "CPU s"]
     report.table("Digits without labels: images not in the cluster of their digit, seed by seed", header, rows)
@@ -143,23 +143,23 @@ def _spread(runs: list[dict[str, float]], key: str) -> str:
     return ", ".join(f"{run[key]:.1f}" for run in runs)
 
 
-def samples(report: Report, lines: Lines, data: Splits, work: Path) -> None:
+def samples(report: Report, saved: SavedResults, data: Splits, work: Path) -> None:
     """Draw samples of a model trained with few labels and count those that are recognised."""
 
     def draw() -> dict[str, float]:
-        metrics, model = trained(data, 0, DIGITS, ARMS["all, reconstruction 5"])
-        found, images = recognised(model, data)
-        _pictures(model, data, images, work)
-        return found | {"error": metrics["error"]}
+        metrics, model = trained(data, 0, DIGITS, LOSSES["all, reconstruction 5"])
+        shares, images = recognised(model, data)
+        _save_plots(model, data, images, work)
+        return shares | {"error": metrics["error"]}
 
-    found = lines.get("samples, digits", draw)
-    row = [f"{found['as_asked']:.3f}", f"{found['sure']:.3f}", str(found["classes"]), f"{found['accuracy']:.3f}"]
-    header = ["as asked, p > .9", "any, p > .9", "classes", "accuracy of the judge"]
-    report.table("Samples of digits, 100 of each class, judged by a network trained on real ones", header, [row], 0)
-    report.check(found["classes"] == 10, "all ten classes appear among samples recognised with p > .9")
+    result = saved.get("samples, digits", draw)
+    row = [f"{result['as_asked']:.3f}", f"{result['sure']:.3f}", str(result["classes"]), f"{result['accuracy']:.3f}"]
+    header = ["as asked, p > .9", "any, p > .9", "classes", "accuracy of the classifier"]
+    report.table("Samples of digits, 100 of each class, by a classifier trained on real ones", header, [row], 0)
+    report.check(result["classes"] == 10, "all ten classes appear among samples recognised with p > .9")
 
 
-def _pictures(model: DRMM, data: Splits, images: torch.Tensor, work: Path) -> None:
+def _save_plots(model: DRMM, data: Splits, images: torch.Tensor, work: Path) -> None:
     assert data.valid is not None
     save(image_grid(images.clamp(0, 1).squeeze(2).transpose(0, 1)), work / "samples.png")
     x = data.valid.x[:10].view(-1, 1, *images.shape[-2:])
@@ -171,10 +171,10 @@ def _pictures(model: DRMM, data: Splits, images: torch.Tensor, work: Path) -> No
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=[*PARTS])
-    parser.add_argument("--mnist-seeds", type=int, default=3, help="of the losses one by one on MNIST (default: 3)")
-    parser.add_argument("--work", type=Path, default=WORK, help="the folder of what is done")
+    parser.add_argument("--mnist-seeds", type=int, default=3, help="seeds for single losses on MNIST (default: 3)")
+    parser.add_argument("--work", type=Path, default=WORK, help="the folder in which results are kept")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--save", action="store_true", help="keep the report and the pictures in benchmarks/results")
+    parser.add_argument("--save", action="store_true", help="write the report and the plots into benchmarks/results")
     return parser.parse_args()
 
 

@@ -42,16 +42,16 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     report = Report("permutations", "Relaxed permutations: milliseconds per batch")
-    found = {}
+    results = {}
     for name, dtype in (("float32", torch.float32), ("float64", torch.float64)):
         times = {size: time_all(*size, dtype, options.rounds) for size in SIZES}
-        found[name] = times
+        results[name] = times
         header = ["N", "batch", *next(iter(times.values()))]
         rows = [[str(n), str(batch), *(f"{t:.1f}" for t in row.values())] for (n, batch), row in times.items()]
-        report.table(f"Continuous laws, {name}", header, rows)
-    compare(report, found["float32"])
+        report.table(f"Continuous distributions, {name}", header, rows)
+    compare(report, results["float32"])
     time_exact(report, options.rounds)
-    check(report, found["float32"])
+    check(report, results["float32"])
     if options.save:
         print(f"\nwritten to {report.save()}")
 
@@ -66,7 +66,7 @@ def time_all(n: int, batch: int, dtype: torch.dtype, rounds: int) -> Times:
         "stick forward": lambda: forward(loc),
         "and backward": lambda: both(forward, loc),
         "inverse": lambda: inverse(x),
-        "law: sample, density, backward": lambda: both(law, loc),
+        "distribution: sample, density, backward": lambda: both(sample_and_density, loc),
         "rounding forward": lambda: rounding(potentials),
         "and backward ": lambda: both(rounding, potentials),
         "Sinkhorn, tau 1": lambda: both(lambda l: sinkhorn(l).square().sum(), potentials),
@@ -83,11 +83,12 @@ def forward(loc: Tensor) -> Tensor:
 
 
 def inverse(x: Tensor) -> None:
+    """The inverse map and its determinant."""
     transform = BirkhoffStickBreaking()
     transform.log_abs_det_jacobian(transform.inv(x), x)
 
 
-def law(loc: Tensor) -> Tensor:
+def sample_and_density(loc: Tensor) -> Tensor:
     d = RelaxedStickBreakingPermutation(loc, 1.0, 1.0, validate_args=False)
     x = d.rsample()
     return x.square().sum() + d.log_prob(x).sum()
@@ -125,7 +126,7 @@ def compare(report: Report, times: dict[tuple[int, int], Times]) -> None:
 
 
 def time_exact(report: Report, rounds: int) -> None:
-    """Report the exact laws: densities with gradient, and samples."""
+    """Report the exact distributions: densities with gradient, and samples."""
     rows = []
     for n in (6, 10, 14, 18):
         torch.manual_seed(0)
@@ -133,16 +134,16 @@ def time_exact(report: Report, rounds: int) -> None:
         potentials = torch.randn(8, n, n, requires_grad=True)
         value = StickBreakingPermutation(logits).sample()
         steps: dict[str, Step] = {}
-        for law, parameter in ((StickBreakingPermutation, logits), (PermutationMatching, potentials)):
-            steps[f"{law.__name__} density"] = partial(both, _density(law, value), parameter)
-            steps[f"{law.__name__} 100 samples"] = partial(law(parameter).sample, (100,))
+        for kind, parameter in ((StickBreakingPermutation, logits), (PermutationMatching, potentials)):
+            steps[f"{kind.__name__} density"] = partial(both, _density(kind, value), parameter)
+            steps[f"{kind.__name__} 100 samples"] = partial(kind(parameter).sample, (100,))
         times = interleaved_times(steps, min(rounds, 3), inner=1)
         rows.append([str(n), *(f"{time.wall:.1f}" for time in times.values())])
-    report.table("Exact laws, batch 8, float32, density with gradient", ["N", *times], rows)
+    report.table("Exact distributions, batch 8, float32, density with gradient", ["N", *times], rows)
 
 
-def _density(law: type[PermutationDistribution], value: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda parameter: law(parameter, validate_args=False).log_prob(value).sum()
+def _density(kind: type[PermutationDistribution], value: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda parameter: kind(parameter, validate_args=False).log_prob(value).sum()
 
 
 def check(report: Report, times: dict[tuple[int, int], Times]) -> None:

@@ -1,14 +1,15 @@
-"""Posteriors of matching problems: Hellinger distances of variational laws of permutations to the exact posterior.
+"""Posteriors of matching problems: Hellinger distances of variational distributions to the exact posterior.
 
-Each of the 6 observations of a problem comes from one of 6 points, at four levels of noise. Every law starts near
+Each of the 6 observations of a problem comes from one of 6 points, at four levels of noise. Every family starts near
 the best matching and is fitted to 200 problems at once. Its configuration (temperature, bounds on scales, prior,
 learning rate) is chosen for each noise among those of a grid, by the mean distance on 40 other problems, and only
 then run on the 200.
 
-Where a law's probabilities are not known, the frequencies of 5000 rounded samples stand in for them, which makes
-distances come out slightly too large; the exact posterior and all other laws are listed, 720 permutations.
-The Mallows laws are not fitted: their centre is the best matching. The last of them is all but certain of it, as
-laws are at the start; at noise 0.1 that alone comes to 0.06, and a row of as much shows no learning.
+Where the probabilities of a family are not known, the frequencies of 5000 rounded samples stand in for them, which
+makes distances slightly too large. The probabilities of the exact posterior and of all other families are computed for
+each of the 720 permutations. The Mallows distributions are not fitted: their centre is the best matching. The last of
+them is almost certain of it, as all families are at the start. At noise 0.1 its distance is 0.06: a row with the same
+distance shows no learning.
 
 References:
     | Reparameterizing the Birkhoff polytope for variational permutation inference (Linderman et al., 2018), table 1,
@@ -32,16 +33,24 @@ from torch import Tensor
 
 from pyro_ext.datasets import PointProblems, point_matching
 from pyro_ext.distributions import PermutationMatching, StickBreakingPermutation
-from pyro_ext.inference import Built, LocalELBOModule
-from pyro_ext.inference.fit import local_params
-from pyro_ext.models.permutation_matching import build
-from pyro_ext.models.permutation_matching.hellinger import hellinger_distance
-from pyro_ext.models.permutation_matching.points_assessment import Assessment, best_matching, posterior
+from pyro_ext.inference import TraceUnorderedSet_ELBO, TrainingPlan, local_params
+from pyro_ext.models.point_matching import build
+from pyro_ext.models.point_matching.evaluation import Evaluation, best_matching, exact_posterior, hellinger_distance
+from pyro_ext.models.toolkit.relaxed_permutations import (
+    GumbelSinkhornSettings,
+    RoundingSettings,
+    StickBreakingSettings,
+)
 
 NOISES = (0.1, 0.25, 0.5, 0.75)
 TEST_SEED, SELECTION_SEED = 0, 1
 RIGHT = "Share of observations matched rightly by the permutation with the most matches expected to be right"
 LISTED = "exact stick-breaking, all listed"
+SETTINGS: dict[str, Any] = {
+    "rounding": RoundingSettings,
+    "stick_breaking": StickBreakingSettings,
+    "gumbel_sinkhorn": GumbelSinkhornSettings,
+}
 THETAS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
 PUBLISHED = {
     "rounding": (0.06, 0.21, 0.32, 0.38),
@@ -56,11 +65,11 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Config:
-    """How a law is trained.
+    """How a family is trained.
 
     Attributes:
-        options: of ``build``.
-        lr: Adam's learning rate at the beginning; it falls linearly to 0.
+        options: settings of the family that differ from its defaults.
+        lr: Adam's learning rate at the first step; it falls linearly to 0.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
@@ -72,12 +81,12 @@ class Config:
 
 @dataclass(frozen=True)
 class Row:
-    """A law that is fitted.
+    """A family that is fitted.
 
     Attributes:
-        name: of the row.
-        method: of ``build``.
-        steps: of Adam.
+        name: the name of the row.
+        method: the name of the family, of ``build``.
+        steps: the number of steps of Adam.
         grid: the configurations to choose from.
     """
 
@@ -125,7 +134,7 @@ ROWS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one law on problems of one noise: the metrics of every problem, each ``(B,)``, and the seconds of training."""
+    """The metrics of every problem of one noise under one family, each ``(B,)``, and the seconds of training."""
 
     metrics: dict[str, Tensor]
     seconds: float
@@ -140,24 +149,24 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(1)
     report = Report("point_matching", "Matching problems of 6 points: Hellinger distance to the exact posterior")
-    found: dict[str, list[Outcome]] = {}
+    outcomes: dict[str, list[Outcome]] = {}
     chosen = []
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
         tasks = [(row, noise, options) for row in ROWS for noise in NOISES]
         for (row, noise, _), (config, outcome) in zip(tasks, pool.imap(run, tasks), strict=True):
             chosen.append([row.name, f"{noise:g}", str(config)])
-            found.setdefault(row.name, []).append(outcome)
+            outcomes.setdefault(row.name, []).append(outcome)
             print(f"{row.name} at {noise:g}: {_cell(outcome)}", flush=True)
-        found[LISTED] = pool.starmap(listed, [(noise, options) for noise in NOISES])
+        outcomes[LISTED] = pool.starmap(listed, [(noise, options) for noise in NOISES])
     for theta in THETAS:
-        found[f"Mallows {theta:g}"] = [mallows(noise, theta, options) for noise in NOISES]
-    _tables(report, found, chosen, options)
+        outcomes[f"Mallows {theta:g}"] = [mallows(noise, theta, options) for noise in NOISES]
+    _tables(report, outcomes, chosen, options)
     if options.save:
         print(f"\nwritten to {report.save()}")
 
 
 def run(task: tuple[Row, float, argparse.Namespace]) -> tuple[Config, Outcome]:
-    """Choose the configuration of a law at one noise and run it on the test problems."""
+    """Choose the configuration of a family at one noise and run it on the test problems."""
     row, noise, options = task
     torch.set_num_threads(1)
     pyro.set_rng_seed(0)
@@ -176,107 +185,110 @@ def select(row: Row, noise: float, options: argparse.Namespace) -> Config:
 def fitted(
     row: Row, config: Config, data: PointProblems, options: argparse.Namespace, samples: int | None = None
 ) -> Outcome:
-    """Train a law on all problems at once and return its metrics."""
-    number = {} if row.method not in ("exact_stick_breaking", "matching") else {"num_samples": 8}
-    built = build(data, method=row.method, **number, **config.options)
-    seconds = train(built, data.train.x, 3 if options.quick else row.steps, config.lr)
-    return Outcome(metrics(built, data, samples or options.samples), seconds)
+    """Train a family on all problems at once and return its metrics."""
+    if row.method in SETTINGS:
+        plan = build(data, method=row.method, **{row.method: SETTINGS[row.method](**config.options)})
+    else:
+        elbo = TraceUnorderedSet_ELBO(num_samples=8, max_plate_nesting=1)
+        plan = build(data, method=row.method).with_elbo(elbo)
+    seconds = train(plan, data.train.x, 3 if options.quick else row.steps, config.lr)
+    return Outcome(metrics(plan, data, samples or options.samples), seconds)
 
 
-def train(built: Built, x: Tensor, steps: int, lr: float) -> float:
+def train(plan: TrainingPlan, x: Tensor, steps: int, lr: float) -> float:
     """Train with Adam, the learning rate falling linearly to 0; return the seconds it took."""
-    loss = LocalELBOModule(built.model, built.guide, built.elbo)
-    optimizer = torch.optim.Adam(loss.parameters(), lr=lr)
+    objective = plan.elbo_objective("this benchmark")
+    optimizer = torch.optim.Adam(objective.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 1 / steps, steps)
     started = time.process_time()
     for _ in range(steps):
         optimizer.zero_grad()
-        loss(x).backward()
+        objective(x).total.backward()
         optimizer.step()
         schedule.step()
     return time.process_time() - started
 
 
-def metrics(built: Built, data: PointProblems, samples: int) -> dict[str, Tensor]:
+def metrics(plan: TrainingPlan, data: PointProblems, samples: int) -> dict[str, Tensor]:
     """Return the metrics of every problem."""
     with local_params():
-        found = Assessment(built.guide, data.noise, samples, seed=0)
-        x, y, index = data.valid.__getitems__(range(len(data.valid)))
-        return found.batch_metrics(x, y, index)
+        evaluation = Evaluation(plan.elbo_objective("this benchmark").guide, data.noise, samples, seed=0)
+        return evaluation.metrics(*data.valid.__getitems__(range(len(data.valid))))
 
 
 def listed(noise: float, options: argparse.Namespace, steps: int = 600, lr: float = 0.1) -> Outcome:
-    """Minimise KL(q || p) of the exact stick-breaking law with all permutations listed, by exact gradients."""
+    """Minimise KL(q || p) of the exact stick-breaking family, summed over all permutations, by exact gradients."""
     torch.set_num_threads(1)
     data = _problems(noise, TEST_SEED, options.problems)
-    built = build(data, method="exact_stick_breaking")
-    exact = posterior(data.train.x, noise)
+    plan = build(data, method="exact_stick_breaking")
+    guide = plan.elbo_objective("this benchmark").guide
+    exact = exact_posterior(data.train.x, noise)
     every = exact.enumerate_support(expand=False)
     log_p = exact.log_prob(every)
-    optimizer = torch.optim.Adam(built.guide.parameters(), lr=lr)
+    optimizer = torch.optim.Adam(guide.parameters(), lr=lr)
     steps = 3 if options.quick else steps
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 1 / steps, steps)
     started = time.process_time()
     for _ in range(steps):
-        log_q = StickBreakingPermutation(built.guide.local["logits"], validate_args=False).log_prob(every)
+        log_q = StickBreakingPermutation(guide.local["logits"], validate_args=False).log_prob(every)
         optimizer.zero_grad()
         (log_q.exp() * (log_q - log_p)).sum().backward()
         optimizer.step()
         schedule.step()
-    return Outcome(metrics(built, data, 1), time.process_time() - started)
+    return Outcome(metrics(plan, data, 1), time.process_time() - started)
 
 
 def mallows(noise: float, theta: float, options: argparse.Namespace) -> Outcome:
-    """Return the distance of the Mallows law under the footrule, centred at the best matching."""
+    """Return the distance of the Mallows distribution of the footrule, centred at the best matching."""
     data = _problems(noise, TEST_SEED, options.problems)
     x, n = data.train.x.double(), data.train.x.shape[2]
     centre = best_matching(x).argmax(-1)
     potentials = -theta * (torch.arange(n) - centre.unsqueeze(-1)).abs().double()
-    exact, law = posterior(x, noise), PermutationMatching(potentials)
+    exact, approximate = exact_posterior(x, noise), PermutationMatching(potentials)
     every = exact.enumerate_support(expand=False)
-    p, q = (d.log_prob(every).exp().movedim(0, -1) for d in (exact, law))
+    p, q = (d.log_prob(every).exp().movedim(0, -1) for d in (exact, approximate))
     return Outcome({"hellinger": hellinger_distance(p, q)}, 0.0)
 
 
 def _tables(
     report: Report,
-    found: dict[str, list[Outcome]],
+    outcomes: dict[str, list[Outcome]],
     chosen: list[list[str]],
     options: argparse.Namespace,
 ) -> None:
     noises = [f"{noise:g}" for noise in NOISES]
     rows = []
-    for name, outcomes in found.items():
-        rows.append([name, *map(_cell, outcomes), *(f"{value:.2f}" for value in PUBLISHED.get(name, ()))])
+    for name, of_noises in outcomes.items():
+        rows.append([name, *map(_cell, of_noises), *(f"{value:.2f}" for value in PUBLISHED.get(name, ()))])
         rows[-1] += ["-"] * (1 + 2 * len(NOISES) - len(rows[-1]))
     title = f"Mean over {options.problems} problems (standard error), at noise"
-    report.table(title, ["law", *noises, *(f"paper, {noise}" for noise in noises)], rows)
+    report.table(title, ["family", *noises, *(f"paper, {noise}" for noise in noises)], rows)
     report.text(
-        "The paper's row `Mallows 0.5` looks like theta = 1 here. Its rows of relaxed laws depend on the law of the",
-        "points, the prior and the number of steps and samples, which it does not state.",
+        "The paper's row `Mallows 0.5` looks like theta = 1 here. Its rows of relaxed families depend on the",
+        "distribution of the points, the prior and the number of steps and samples, which it does not state.",
         "",
     )
-    for metric, title in (("mode", "Share of problems whose most probable permutation is found"), ("accuracy", RIGHT)):
+    for metric, title in (("mode", "Share of problems whose most probable permutation is right"), ("accuracy", RIGHT)):
         shares = [
-            [name, *(_share(outcome, metric) for outcome in outcomes)]
-            for name, outcomes in found.items()
-            if metric in outcomes[0].metrics
+            [name, *(_share(outcome, metric) for outcome in of_noises)]
+            for name, of_noises in outcomes.items()
+            if metric in of_noises[0].metrics
         ]
         if metric == "accuracy":
-            shares.append(["the posterior", *(_share(outcome, "posterior_accuracy") for outcome in found[LISTED])])
-        report.table(title, ["law", *noises], shares)
-    report.table("Configurations chosen on other problems", ["law", "noise", "configuration"], chosen, labels=3)
+            shares.append(["the posterior", *(_share(outcome, "posterior_accuracy") for outcome in outcomes[LISTED])])
+        report.table(title, ["family", *noises], shares)
+    report.table("Configurations chosen on other problems", ["family", "noise", "configuration"], chosen, labels=3)
     report.table(
         f"Seconds of one core to train {options.problems} problems at once",
-        ["law", "steps", *noises],
-        [[row.name, str(row.steps), *(f"{outcome.seconds:.1f}" for outcome in found[row.name])] for row in ROWS],
+        ["family", "steps", *noises],
+        [[row.name, str(row.steps), *(f"{outcome.seconds:.1f}" for outcome in outcomes[row.name])] for row in ROWS],
     )
     if not options.quick:
-        _check(report, found)
+        _check(report, outcomes)
 
 
-def _check(report: Report, found: dict[str, list[Outcome]]) -> None:
-    for outcome, published, noise in zip(found["rounding"], PUBLISHED["rounding"], NOISES, strict=True):
+def _check(report: Report, outcomes: dict[str, list[Outcome]]) -> None:
+    for outcome, published, noise in zip(outcomes["rounding"], PUBLISHED["rounding"], NOISES, strict=True):
         distance = float(outcome.distance.mean())
         gap = distance - published
         what = f"rounding at noise {noise:g}, at most .05 farther than published: {distance:.3f}, {published:.2f} there"
@@ -300,7 +312,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", type=int, default=200, help="test problems per noise (default: 200)")
     parser.add_argument("--selection", type=int, default=40, help="problems to choose configurations on (default: 40)")
-    parser.add_argument("--samples", type=int, default=5000, help="of relaxed laws, per problem (default: 5000)")
+    parser.add_argument(
+        "--samples", type=int, default=5000, help="samples of relaxed families, per problem (default: 5000)"
+    )
     parser.add_argument("--processes", type=int, default=1, help="run at once, of one thread each (default: 1)")
     parser.add_argument("--quick", action="store_true", help="a few steps of everything, to see it run")
     parser.add_argument("--save", action="store_true", help="write the results into benchmarks/results/")

@@ -1,14 +1,15 @@
-"""The posterior of the trees of DS1, learnt from short runs: bounds, evidence and divergence as training goes on.
+"""The posterior of the trees of DS1, learnt from short runs: bounds, evidence and divergence in the course of training.
 
-Each estimator trains through ``pyro-ext fit phylo``, as published: 200,000 steps of Adam, the learning rate falling
-by a quarter every 20,000, the likelihood annealed over the first half. That takes hours. A run that was stopped goes
-on where it was when the script is called again, and ``--steps_at_once`` stops it on purpose. All figures but the
-training loss are at inverse temperature 1; ``--report_only`` prints what there is so far. ``--save`` keeps the curves
-as CSV beside the report, and ``--beside`` shows kept ones of estimators that are not run this time.
+Each estimator is trained by ``pyro-ext fit phylo`` with the published recipe: 200,000 steps of Adam, the learning rate
+multiplied by 0.75 every 20,000 steps, the likelihood annealed over the first half. This takes hours. When the script is
+called again, a run that was stopped continues from its last checkpoint; ``--steps_at_once`` stops it on purpose. All
+figures but the training loss are at inverse temperature 1. ``--report_only`` prints the results so far. ``--save``
+keeps the curves as a CSV file beside the report, and ``--beside`` adds curves from such files, of estimators that are
+not run this time.
 
-The data are found under PYRO_EXT_DATA: the alignment, ten short runs whose trees make the support, and the golden runs
-to compare with. The publication's public code is not run; its milliseconds per step were measured with 10 particles on
-one thread of another machine, and its results are those of the notebook that comes with it.
+The data lie under PYRO_EXT_DATA: the alignment, ten short runs whose trees make up the support, and the golden runs to
+compare with. The publication's public code is not run: its milliseconds per step were measured with 10 particles on one
+thread of another machine, and its results are those of the notebook that comes with it.
 
 References:
     | Variational Bayesian phylogenetic inference (Zhang and Matsen, 2019)
@@ -68,18 +69,18 @@ def main() -> None:
     for estimator in options.estimators:
         if estimator in curves:
             judge(report, estimator, curves[estimator], options.steps)
-    picture = options.out / "curves.png"
-    draw(curves, picture)
-    print(f"\nlearning curves are in {picture}")
+    plot = options.out / "curves.png"
+    draw(curves, plot)
+    print(f"\nlearning curves are in {plot}")
     if options.save:
         path = report.save()
-        picture.replace(path.with_suffix(".png"))
+        plot.replace(path.with_suffix(".png"))
         keep(curves, path.with_suffix(".csv"))
         print(f"written to {path} and beside it, with the endings .png and .csv")
 
 
 def train(estimator: str, out: Path, options: argparse.Namespace) -> None:
-    """Begin or continue a run."""
+    """Begin a run, or continue it."""
     root = data_root()
     if root is None:
         sys.exit("PYRO_EXT_DATA must name the folder of data sets, with phylo/alignments, short_runs and golden")
@@ -94,7 +95,8 @@ def train(estimator: str, out: Path, options: argparse.Namespace) -> None:
         words = ["--data", str(data / "alignments" / "DS1.fasta"), "--seed", str(options.seed), "--out", str(out)]
         words += ["--trees", *_files(data, "short_runs"), "--golden", *_files(data, "golden")]
         words += ["--model.annealing_steps", str(options.steps // 2), "--elbo", *ELBOS[estimator]]
-        words += ["--lr_decay_every", str(max(1, options.steps // 10)), "--trainer.accelerator", "cpu"]
+        words += ["--scheduler", "StepLR", "--scheduler.step_size", str(max(1, options.steps // 10))]
+        words += ["--scheduler.gamma", "0.75", "--scheduler_interval", "step", "--trainer.accelerator", "cpu"]
     code = pyro_ext(["fit", "phylo", *words, "--trainer.max_epochs", str(steps // STEPS_PER_EPOCH)])
     if code:
         sys.exit(code)
@@ -178,7 +180,7 @@ def step_time(curve: Curve) -> float:
 
 
 def judge(report: Report, name: str, curve: Curve, steps: int) -> None:
-    """Check a run against what is known of DS1."""
+    """Check a run against the published results for DS1."""
     step, last = last_evaluation(curve)
     if step < steps:
         report.text(f"- {name}: the run has {step:,} of {steps:,} steps")
@@ -193,7 +195,7 @@ def judge(report: Report, name: str, curve: Curve, steps: int) -> None:
 
 
 def draw(curves: dict[str, Curve], path: Path) -> None:
-    """Draw bounds and divergence of all runs against steps in one picture."""
+    """Plot the bounds and the divergence of all runs against steps, side by side."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -218,7 +220,7 @@ def draw(curves: dict[str, Curve], path: Path) -> None:
 
 
 def _range(curves: dict[str, Curve]) -> tuple[float, float]:
-    """Leave out what comes before the bounds have come near."""
+    """Return limits of the axis of bounds that leave out the low values at the beginning."""
     last = min(last_evaluation(curve)[1]["lower_bound_1"] for curve in curves.values())
     return min(last, EVIDENCE) - 10, EVIDENCE + 2
 
@@ -226,14 +228,16 @@ def _range(curves: dict[str, Curve]) -> tuple[float, float]:
 def _options(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--estimators", nargs="+", choices=[*ELBOS], default=[*ELBOS])
-    parser.add_argument("--steps", type=int, default=200_000, help="of each run, a multiple of 1,000")
-    parser.add_argument("--steps_at_once", type=int, default=1_000_000, help="stop each run after so many more")
+    parser.add_argument(
+        "--steps", type=int, default=200_000, help="the number of steps of each run, a multiple of 1,000"
+    )
+    parser.add_argument("--steps_at_once", type=int, default=1_000_000, help="stop each run after this number of steps")
     parser.add_argument("--out", type=Path, default=Path("runs/variational_phylogeny"), help="the folder of the runs")
-    parser.add_argument("--beside", type=Path, nargs="*", default=[], help="CSV files of curves to show beside")
+    parser.add_argument("--beside", type=Path, nargs="*", default=[], help="CSV files of curves of other runs to show")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--report_only", action="store_true", help="do not train")
-    parser.add_argument("--save", action="store_true", help="keep the report and the picture in benchmarks/results")
+    parser.add_argument("--save", action="store_true", help="keep report, curves and plot in benchmarks/results")
     options = parser.parse_args(words)
     for name in ("steps", "steps_at_once"):
         value = getattr(options, name)

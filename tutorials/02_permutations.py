@@ -11,7 +11,7 @@
 # Which neuron is which, which measurement belongs to which target, in what order did things happen: the unknown is a
 # permutation. There are $N!$ of them and none has a gradient. Two ways lead on. One replaces the permutation matrix by
 # a matrix close to it that has a gradient; the other keeps it discrete, with exact probabilities, and estimates the
-# gradient from draws. This page shows both at work, first by pictures, then on a posterior small enough to be known.
+# gradient from draws. This page shows both at work, first in plots, then on a posterior small enough to be known.
 
 # %%
 import os
@@ -35,7 +35,7 @@ from pyro_ext.inference import TraceUnorderedSet_ELBO
 from pyro_ext.ops.assignment import best_permutation
 
 SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
-DRAWS = 500 if SMOKE_TEST else 5000  # per law and problem
+DRAWS = 500 if SMOKE_TEST else 5000  # per distribution and problem
 STEPS = 5 if SMOKE_TEST else 300
 PROBLEMS = 4 if SMOKE_TEST else 20  # independent matching problems, fitted side by side
 pyro.set_rng_seed(0)
@@ -44,11 +44,12 @@ pyro.set_rng_seed(0)
 # ## What a relaxed permutation looks like
 #
 # A matrix is doubly stochastic if its rows and its columns sum to one, and these matrices form a polytope, named after
-# Birkhoff, whose corners are the permutation matrices. Three laws live on it or near it, each with a temperature:
+# Birkhoff, whose corners are the permutation matrices. Three distributions live on it or near it, each with a
+# temperature:
 #
 # - **stick-breaking** fills the cells one after the other, each with a share of what the cells above and to the left
 #   leave to it; the shares come from Gaussians, and at low temperature they are all or nothing;
-# - **Gumbel-Sinkhorn** disturbs a matrix of scores by Gumbel noise and scales rows and columns until they sum to one;
+# - **Gumbel-Sinkhorn** perturbs a matrix of scores by Gumbel noise and scales rows and columns until they sum to one;
 # - **rounding** adds Gaussian noise to a doubly stochastic matrix and moves the sum towards the nearest permutation.
 #   Its matrices lie around the corners, not within the polytope.
 #
@@ -64,10 +65,10 @@ RELAXED = {
 }
 
 fig, axes = plt.subplots(len(RELAXED), len(TEMPERATURES), figsize=(9, 5.6), layout="constrained")
-for row, (name, law) in zip(axes, RELAXED.items(), strict=True):
+for row, (name, relaxed) in zip(axes, RELAXED.items(), strict=True):
     for ax, temperature in zip(row, TEMPERATURES, strict=True):
         pyro.set_rng_seed(5)  # the same noise at each temperature
-        ax.imshow(law(temperature).sample().numpy(), cmap="gray", vmin=0.0, vmax=1.0)
+        ax.imshow(relaxed(temperature).sample().numpy(), cmap="gray", vmin=0.0, vmax=1.0)
         ax.set(xticks=[], yticks=[])
     row[0].set_ylabel(name)
 for ax, temperature in zip(axes[0], TEMPERATURES, strict=True):
@@ -75,25 +76,27 @@ for ax, temperature in zip(axes[0], TEMPERATURES, strict=True):
 plt.show()
 
 # %% [markdown]
-# How fast that happens differs, so that temperatures of one law say nothing about another's. In numbers, the mean over
-# draws of the largest entry in a row; 1 would be a permutation.
+# How fast that happens differs, so that the same temperature means something else in another distribution. In numbers,
+# the mean over draws of the largest entry in a row; 1 would be a permutation.
 
 # %%
-for name, law in RELAXED.items():
-    largest = {t: law(t).sample((200,)).amax(-1).mean() for t in TEMPERATURES}
+for name, relaxed in RELAXED.items():
+    largest = {t: relaxed(t).sample((200,)).amax(-1).mean() for t in TEMPERATURES}
     print(f"{name:15} mean largest entry:", *(f"{value:.2f} at {t};" for t, value in largest.items()))
 
 # %% [markdown]
-# ## Where they go: two discrete laws
+# ## Their limits: two discrete distributions
 #
-# The limit of stick-breaking at temperature zero is a law of permutations whose probabilities are known exactly: each
-# cell that still has a choice is a coin. It is `StickBreakingPermutation`, and `zero_temperature_limit()` gives it. For
-# the six permutations of three things, the nearest permutations to relaxed draws tend to it as the temperature falls.
+# The limit of stick-breaking at temperature zero is a distribution of permutations whose probabilities are known
+# exactly: each cell that still has a choice is a coin. It is `StickBreakingPermutation`, and `zero_temperature_limit()`
+# returns it. For the six permutations of three things, the permutations nearest to relaxed draws tend to it as the
+# temperature falls.
 #
-# Gumbel-Sinkhorn tends to `GumbelMatching`, the best matching under disturbed scores. That can be drawn from, but its
+# Gumbel-Sinkhorn tends to `GumbelMatching`, the best matching under perturbed scores. That can be drawn from, but its
 # probabilities have no closed form. `PermutationMatching`, the exponential family
-# $P(X) \propto \exp \langle L, X \rangle$, is *another* law with the same scores $L$, and has everything exactly:
-# probabilities, samples, marginals, entropy. It sums over subsets of columns, which is affordable up to $N = 18$.
+# $P(X) \propto \exp \langle L, X \rangle$, is *another* distribution with the same scores $L$, and gives
+# probabilities, samples, marginals and entropy exactly. It sums over subsets of columns, which is affordable up to
+# $N = 18$.
 
 
 # %%
@@ -118,14 +121,14 @@ matchings = {
 }
 
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.3), sharey=True, layout="constrained")
-for ax, laws in zip(axes, (sticks, matchings), strict=True):
-    for i, (name, probs) in enumerate(laws.items()):
+for ax, compared in zip(axes, (sticks, matchings), strict=True):
+    for i, (name, probs) in enumerate(compared.items()):
         print(f"{name:19}", *(f"{value:.3f}" for value in probs))
         ax.bar([place + (i - 1) * 0.2 for place in range(6)], probs.tolist(), width=0.2, label=name)
     ax.set_xticks(range(6), ["".join(str(int(column) + 1) for column in value.argmax(-1)) for value in SIX])
     ax.legend()
 axes[0].set(title="stick-breaking and its limit", ylabel="probability")
-axes[1].set(title="two laws with the same scores")
+axes[1].set(title="two distributions with the same scores")
 plt.show()
 
 # %% [markdown]
@@ -134,7 +137,7 @@ plt.show()
 # Where the nearest permutation changes, a rounded matrix jumps. The gradient through the draw misses the jumps, and
 # the colder, the more of the effect is in them. Straight-through counts rounding as the identity and keeps more than
 # half of the gradient; the score function is unbiased and noisy. Here is the derivative of $E[X_{11}]$ in the first
-# log-potential. The other two laws have no such problem: their maps from noise to matrix are continuous.
+# log-potential. The other two distributions have no such problem: their maps from noise to matrix are continuous.
 
 # %%
 many = 2_000 if SMOKE_TEST else 200_000
@@ -150,7 +153,7 @@ for gradient in ("pathwise", "straight_through", "score_function"):
 # ## A matching and its exact posterior
 #
 # Six places are known. From each comes one point, displaced by Gaussian noise, in an order that is lost:
-# $y_i = \sum_j X_{ij} c_j + \varepsilon_i$. All orders are equally probable beforehand. Several such problems are
+# $y_i = \sum_j X_{ij} c_j + \varepsilon_i$. All orders are equally probable a priori. Several such problems are
 # solved at once, in a plate.
 #
 # The log-likelihood is $\langle L, X \rangle$ with $L_{ij} = \log N(y_i; c_j, \sigma^2)$, so that the posterior *is* a
@@ -177,8 +180,8 @@ print("probability of the true order:", posterior.log_prob(TRUE).exp()[:5].numpy
 # %% [markdown]
 # ## Three guides
 #
-# Now as if the posterior were not known, as it would not be with a likelihood that is not linear in $X$. All three
-# have as many parameters as a matrix has cells, or twice that.
+# Now suppose that the posterior were unknown, as it is with a likelihood that is not linear in $X$. All three guides
+# have as many parameters as a matrix has cells, or twice as many.
 #
 # **Exact**: the site is a permutation in model and guide, the bound is that of the model itself, and the gradient
 # comes from sets of eight distinct permutations.
@@ -194,13 +197,13 @@ def exact_model():
         observe(pyro.sample("x", uniform))
 
 
-def exact_law():
+def exact_distribution():
     return StickBreakingPermutation(pyro.param("logits", torch.zeros(PROBLEMS, N - 1, N - 1)))
 
 
 def exact_guide():
     with pyro.plate("problems", PROBLEMS):
-        pyro.sample("x", exact_law())
+        pyro.sample("x", exact_distribution())
 
 
 # %% [markdown]
@@ -211,19 +214,19 @@ def exact_guide():
 
 
 # %%
-def stick_law(loc, scale, temperature):
+def sticks_at(loc, scale, temperature):
     return RelaxedStickBreakingPermutation(loc, scale, temperature)
 
 
 def stick_model(temperature):
     with pyro.plate("problems", PROBLEMS):
-        observe(pyro.sample("x", stick_law(torch.zeros(PROBLEMS, N - 1, N - 1), 2.0, temperature)))
+        observe(pyro.sample("x", sticks_at(torch.zeros(PROBLEMS, N - 1, N - 1), 2.0, temperature)))
 
 
 def trained_sticks(temperature):
     loc = pyro.param("loc", torch.zeros(PROBLEMS, N - 1, N - 1))
     scale = pyro.param("scale", torch.ones(PROBLEMS, N - 1, N - 1), constraint=constraints.positive)
-    return stick_law(loc, scale, temperature)
+    return sticks_at(loc, scale, temperature)
 
 
 def stick_guide(temperature):
@@ -237,18 +240,18 @@ def stick_guide(temperature):
 
 
 # %%
-def gumbel_law(scores, temperature):
+def gumbel_at(scores, temperature):
     return GumbelSinkhorn(scores, temperature, num_iterations=20)
 
 
 def gumbel_model(temperature):
-    prior = gumbel_law(torch.zeros(PROBLEMS, N, N), temperature)
+    prior = gumbel_at(torch.zeros(PROBLEMS, N, N), temperature)
     with pyro.plate("problems", PROBLEMS):
         observe(prior.from_noise(pyro.sample("noise", prior.noise())))
 
 
 def trained_gumbel(temperature):
-    return gumbel_law(pyro.param("scores", torch.zeros(PROBLEMS, N, N)), temperature)
+    return gumbel_at(pyro.param("scores", torch.zeros(PROBLEMS, N, N)), temperature)
 
 
 def gumbel_guide(temperature):
@@ -257,10 +260,10 @@ def gumbel_guide(temperature):
 
 
 # %% [markdown]
-# Each is trained with eight evaluations of the model per step. What is compared is the law of permutations: for the
-# exact guide its probabilities, for a relaxed one how often each permutation is the nearest to its draws. The number
-# is the Hellinger distance $\sqrt{1 - \sum_X \sqrt{p(X) q(X)}}$, from 0 for equal laws to 1 for disjoint ones, with
-# its standard error over the problems. Frequencies carry noise of their own: the first line says how much.
+# Each is trained with eight evaluations of the model per step. Compared are probabilities of permutations: for the
+# exact guide its own, for a relaxed one how often each permutation is the nearest to its draws. The number is the
+# Hellinger distance $\sqrt{1 - \sum_X \sqrt{p(X) q(X)}}$, from 0 for equal distributions to 1 for disjoint ones, with
+# its standard error over the problems. Frequencies are noisy: the first line says how much distance comes from that.
 
 
 # %%
@@ -298,11 +301,11 @@ def report(name, probs):
 
 report("draws of the posterior itself", nearest(posterior.sample((DRAWS,))))
 
-found = {}
+results = {}
 for steps in (STEPS, 3 * STEPS):
     train(exact_model, exact_guide, TraceUnorderedSet_ELBO(num_samples=8, max_plate_nesting=1), steps=steps)
-    found[steps] = exact_law().log_prob(ALL).exp().detach()
-    report(f"exact guide, {steps} steps", found[steps])
+    results[steps] = exact_distribution().log_prob(ALL).exp().detach()
+    report(f"exact guide, {steps} steps", results[steps])
 
 RELAXED_GUIDES = {
     "stick-breaking": (stick_model, stick_guide, trained_sticks),
@@ -310,18 +313,18 @@ RELAXED_GUIDES = {
 }
 SWEEP = [0.2, 0.5] if SMOKE_TEST else [0.1, 0.2, 0.5, 1.0]
 elbo = TraceMeanField_ELBO(num_particles=8, vectorize_particles=True, max_plate_nesting=1)
-for name, (model, guide, law) in RELAXED_GUIDES.items():
+for name, (model, guide, trained) in RELAXED_GUIDES.items():
     for temperature in SWEEP:
         train(model, guide, elbo, temperature)
-        found[name, temperature] = nearest(law(temperature).sample((DRAWS,)))
-        report(f"{name}, temperature {temperature}", found[name, temperature])
+        results[name, temperature] = nearest(trained(temperature).sample((DRAWS,)))
+        report(f"{name}, temperature {temperature}", results[name, temperature])
 
 # %%
 fig, ax = plt.subplots(figsize=(6, 4), layout="constrained")
 for name in RELAXED_GUIDES:
-    ax.plot(SWEEP, [float(distance(found[name, t]).mean()) for t in SWEEP], marker="o", label=f"relaxed, {name}")
+    ax.plot(SWEEP, [float(distance(results[name, t]).mean()) for t in SWEEP], marker="o", label=f"relaxed, {name}")
 for steps, style in ((STEPS, "--"), (3 * STEPS, ":")):
-    height = float(distance(found[steps]).mean())
+    height = float(distance(results[steps]).mean())
     ax.axhline(height, color="black", linestyle=style, label=f"exact guide, {steps} steps")
 ax.set(xscale="log", xlabel="temperature", ylabel="Hellinger distance to the posterior", ylim=(0, 1))
 ax.set_xticks(SWEEP, [str(t) for t in SWEEP])
@@ -341,9 +344,9 @@ plt.show()
 # %%
 shown = {
     "posterior": exact,
-    "exact guide": found[3 * STEPS],
-    "stick-breaking 0.5": found["stick-breaking", 0.5],
-    "Gumbel-Sinkhorn 0.2": found["Gumbel-Sinkhorn", 0.2],
+    "exact guide": results[3 * STEPS],
+    "stick-breaking 0.5": results["stick-breaking", 0.5],
+    "Gumbel-Sinkhorn 0.2": results["Gumbel-Sinkhorn", 0.2],
 }
 PROBLEM = 0
 top = exact[:, PROBLEM].topk(12).indices

@@ -8,10 +8,11 @@
 # %% [markdown]
 # # Trees: from a file of samples to the probability of a tree never sampled
 #
-# A Markov chain over phylogenetic trees leaves a file of topologies and how often each was visited. Where the posterior
-# is spread over many trees, most were visited once or not at all, and the count says little about their probability. A
-# *subsplit Bayesian network* learns from the parts that trees share. This page reads such a file, fits a network, asks
-# it about trees that are not in the file, and then uses it as a guide in a Pyro program.
+# A Markov chain over phylogenetic trees writes a file of topologies, with the number of times that each was visited.
+# Where the posterior is spread over many trees, most of them were visited once or never, and these counts say little
+# about their probabilities. A *subsplit Bayesian network* learns from the parts that trees share. This page reads such
+# a file, fits a network, computes the probabilities of trees that are not in the file, and uses the network as a guide
+# in a Pyro program.
 
 # %%
 import os
@@ -28,16 +29,16 @@ from pyro_ext.phylo import SubsplitSupport, TreeSet, all_trees, parse_trees, rea
 from pyro_ext.plotting import tree_probabilities
 
 SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
-VISITS = 300  # of the chain
+VISITS = 300  # the length of the chain
 STEPS = 5 if SMOKE_TEST else 200
 pyro.set_rng_seed(4)
 
 # %% [markdown]
 # ## A posterior to learn, and a file
 #
-# To know the truth, we invent it. Eight taxa fall into two groups of four that the data resolve independently of each
-# other: each of the 15 x 15 combinations of their topologies has the product of two probabilities. A sample from this
-# posterior, written as MrBayes would, plays the chain's file.
+# We make up a posterior, so that we know the true probabilities. Eight taxa fall into two groups of four, whose
+# topologies are independent of each other: each of the 15 x 15 combinations has the product of two probabilities. A
+# sample from this posterior, written in the format of MrBayes, serves as the file of the chain.
 
 # %%
 TAXA = ("Alces", "Bos", "Canis", "Delphinus", "Equus", "Felis", "Gorilla", "Homo")
@@ -60,8 +61,9 @@ print("\n".join(line[:100] for line in sample_file.read_text().splitlines()[:14]
 # %% [markdown]
 # ## Reading it
 #
-# `read_trees` knows Newick, NEXUS with its translate blocks, weights and comments, MrBayes and BEAST files, gzipped or
-# not. A topology is one integer vector, the parent of every node, and equal topologies are equal vectors.
+# `read_trees` reads Newick and NEXUS files with translate blocks, weights and comments, such as those of MrBayes and
+# BEAST, plain or gzipped. A topology is one integer vector that holds the parent of every node; equal topologies have
+# equal vectors.
 
 # %%
 trees = read_trees(sample_file)
@@ -71,31 +73,31 @@ print(trees[:1].to_newick()[0], "has the parents", trees.parents[0].tolist(), f"
 # %% [markdown]
 # ## Fitting
 #
-# The *support* holds the subsplits that occur in the sample, each with the parent it occurs under. The *simple average*
-# takes every place of the root to be equally likely; *EM* finds the places of the root that make the sample most
-# probable, and a Dirichlet prior of strength `alpha` keeps it from believing a small sample too much. On long runs EM
-# is the better one; this run is short.
+# The *support* holds the subsplits that occur in the sample, each with its parent subsplit. The trees are unrooted, so
+# the place of the root is a latent variable. The *simple average* takes all places of the root to be equally probable.
+# *EM* maximises the likelihood of the sample; a Dirichlet prior of strength `alpha` reduces overfitting when the sample
+# is small. EM is better for long runs; this run is short.
 
 # %%
 simple, _ = SubsplitBayesianNetwork.fit(trees)
 em, history = SubsplitBayesianNetwork.fit(trees, method="em")
-cautious, _ = SubsplitBayesianNetwork.fit(trees, method="em", alpha=0.1)
+regularised, _ = SubsplitBayesianNetwork.fit(trees, method="em", alpha=0.1)
 print(simple.subsplits)
 print(
     f"EM: {history.num_iterations} iterations, log-likelihood {history.log_likelihood[0]:.4f} to "
     f"{history.log_likelihood[-1]:.4f}"
 )
 counts = TreeFrequency.from_trees(trees)
-laws = {"counting": counts, "simple average": simple, "EM": em, "EM, alpha 0.1": cautious}
-for name, law in laws.items():
-    kl = tree_kl(everything.parents, law, truth, floor=2.220446e-16)
+estimates = {"counting": counts, "simple average": simple, "EM": em, "EM, alpha 0.1": regularised}
+for name, estimate in estimates.items():
+    kl = tree_kl(everything.parents, estimate, truth, floor=2.220446e-16)
     print(f"KL divergence of the posterior from {name:15} {kl:.4f}")
 
 # %% [markdown]
 # ## Trees never sampled
 #
-# Counting gives every tree that is not in the file the probability zero. The network knows better: their parts were
-# seen, in other trees.
+# Counting gives probability zero to every tree that is not in the file. The network gives such a tree a positive
+# probability if the parts of the tree occur in other trees of the file.
 
 # %%
 seen = trees.unique().parents
@@ -114,10 +116,10 @@ tree_probabilities(truth, log_prob, ax, seen=is_seen, xlabel="probability under 
 plt.show()
 
 # %% [markdown]
-# ## What else a network knows
+# ## More from a network
 #
-# Probabilities of splits, trees with a given split, distinct trees in falling order of chance, and where the root may
-# be.
+# A network also gives the probabilities of splits, samples of trees that have a given split, distinct trees sampled
+# without replacement, and the probability of each place of the root.
 
 # %%
 clades, log_marginal = simple.clade_marginals()
@@ -134,8 +136,8 @@ print(f"the first tree has probability {rootings.sum():.4f}, its most probable r
 # %% [markdown]
 # ## A guide over trees
 #
-# A tree is an ordinary Pyro site. Here the posterior is known up to a constant, as posteriors are, and the guide learns
-# its logits from sets of distinct trees: sampling without replacement works for trees as it does for categories.
+# A tree is an ordinary Pyro sample site. As usual, the posterior is known up to a constant, and the guide learns its
+# logits from sets of distinct trees: sampling without replacement works for trees as it does for categories.
 
 # %%
 logits = torch.zeros(complete.num_parameters, dtype=torch.float64, requires_grad=True)

@@ -8,11 +8,11 @@
 # %% [markdown]
 # # From an alignment to a posterior over trees
 #
-# Aligned sequences do not name one tree: they make some topologies more probable than others, each with branch lengths
-# known only within limits. For six taxa this posterior can be worked out topology by topology. This page does so, and
-# then approximates the same posterior with a *variational phylogeny*, which scales to hundreds of taxa: a subsplit
-# Bayesian network over topologies, log-normal branch lengths given the topology, fitted by gradient steps on the
-# posterior of both at once.
+# Aligned sequences do not determine one tree. They make some topologies more probable than others, and branch lengths
+# remain uncertain. For six taxa this posterior can be computed topology by topology. This page does so, and then
+# approximates the same posterior by a *variational phylogeny*, which scales to hundreds of taxa: a subsplit Bayesian
+# network over topologies and log-normal branch lengths given the topology, trained together by stochastic gradients of
+# a bound of the evidence.
 
 # %%
 import math
@@ -32,8 +32,8 @@ from pyro_ext.plotting import branch_intervals, loss_curve, tree_probabilities
 
 SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
 SITES = 60 if SMOKE_TEST else 150
-FIT_STEPS, DRAWS = (50, 40) if SMOKE_TEST else (250, 1000)  # to integrate over branch lengths
-STEPS, EVERY = (20, 10) if SMOKE_TEST else (2000, 100)  # of the variational phylogeny
+FIT_STEPS, DRAWS = (50, 40) if SMOKE_TEST else (250, 1000)  # for the integrals over branch lengths
+STEPS, EVERY = (20, 10) if SMOKE_TEST else (2000, 100)  # for the variational phylogeny
 torch.set_default_dtype(torch.float64)
 pyro.settings.set(module_local_params=True)  # parameters stay in their modules, out of Pyro's global store
 pyro.set_rng_seed(5)
@@ -42,14 +42,14 @@ pyro.set_rng_seed(5)
 # ## An alignment
 #
 # Six sequences evolve along a tree with short inner branches, under the model of Jukes and Cantor. Few sites change on
-# a short branch, so the sequences leave doubt about the topology. `TreeLikelihood` is the law of an alignment given a
-# tree; drawing from it simulates one.
+# a short branch, so the topology remains uncertain. `TreeLikelihood` is the distribution of an alignment given a tree;
+# sampling from it simulates an alignment.
 
 # %%
 TAXA = ("Alces", "Bos", "Canis", "Delphinus", "Equus", "Felis")
 true_tree = parse_trees("(Alces:.1,Bos:.1,((Canis:.1,Felis:.1):.02,(Delphinus:.1,Equus:.1):.02):.02);", rooted=False)
-law = TreeLikelihood(true_tree.parents[0], true_tree.branch_lengths[0], weights=torch.ones(SITES))
-states = law.sample().argmax(-1)
+simulator = TreeLikelihood(true_tree.parents[0], true_tree.branch_lengths[0], weights=torch.ones(SITES))
+states = simulator.sample().argmax(-1)
 sequences = {taxon: "".join(STATES[state] for state in row) for taxon, row in zip(TAXA, states.tolist(), strict=True)}
 for taxon, sequence in sequences.items():
     print(f"{taxon:10} {sequence[:60]}...")
@@ -59,10 +59,10 @@ print(alignment)
 # %% [markdown]
 # ## The posterior, topology by topology
 #
-# There are 105 unrooted topologies of six taxa, alike beforehand, so the posterior probability of each is proportional
-# to its *evidence*: the likelihood with the nine branch lengths integrated out. Likelihoods are batched over
-# topologies, so one Pyro program holds all 105 integrals in a plate. A log-normal guide for each finds where its
-# integrand is large, and importance sampling from these guides does the rest.
+# There are 105 unrooted topologies of six taxa. They have equal prior probabilities, so the posterior probability of
+# each is proportional to its *evidence*: the likelihood with the nine branch lengths integrated out. Likelihoods are
+# batched over topologies, so that one Pyro program holds all 105 integrals in a plate. A log-normal guide is fitted to
+# the posterior of the branch lengths of each topology, and importance sampling from these guides gives the integrals.
 
 # %%
 topologies = all_trees(6)
@@ -72,8 +72,8 @@ names = TreeSet(TAXA, topologies).to_newick()
 def every_topology():
     with pyro.plate("topologies", len(topologies), dim=-1):
         lengths = pyro.sample("lengths", dist.Exponential(10.0).expand([9]).to_event(1))
-        law = TreeLikelihood(topologies, lengths, weights=alignment.weights)
-        pyro.sample("alignment", law, obs=alignment.patterns)
+        likelihood = TreeLikelihood(topologies, lengths, weights=alignment.weights)
+        pyro.sample("alignment", likelihood, obs=alignment.patterns)
 
 
 loc = torch.full((len(topologies), 9), -2.5, requires_grad=True)
@@ -111,28 +111,28 @@ by_probability = posterior.argsort(descending=True)
 for i in by_probability[:5]:
     print(f"{posterior[i]:.3f}  log-evidence {log_evidence[i]:.2f}  {names[i]}")
 is_true = (topologies == true_tree.parents[0]).all(-1)
-print(f"the tree that made the data has posterior probability {posterior[is_true].item():.3f}")
+print(f"the tree that generated the data has posterior probability {posterior[is_true].item():.3f}")
 print(f"log-evidence of the alignment, all topologies together: {evidence:.2f}")
 
 # %% [markdown]
-# `FixedTopology` is the same model for one topology, with any model of substitution, and `estimate_evidence` has more
-# methods for the integral (tutorial 6 tells of all nineteen). The two ways agree:
+# `FixedTopology` is the same model for one topology, with any model of substitution, and `estimate_evidence` has
+# further methods for the integral (tutorial 6 shows all nineteen). The two estimates agree:
 
 # %%
 best = int(by_probability[0])
 one = FixedTopology(alignment, topologies[best])
 settings = EvidenceSettings(num_importance=500 if SMOKE_TEST else 4000)
-found = estimate_evidence(one, method="gamma_laplus_is", seed=0, settings=settings)
-print(f"{log_evidence[best]:.2f} above, {found.log_evidence:.2f} +- {found.std_error:.2f} by another method")
+estimate = estimate_evidence(one, method="gamma_laplus_is", seed=0, settings=settings)
+print(f"{log_evidence[best]:.2f} above, {estimate.log_evidence:.2f} +- {estimate.std_error:.2f} by another method")
 
 # %% [markdown]
 # ## A variational phylogeny
 #
-# Nobody can list the 10^31 topologies of 27 taxa. A variational phylogeny needs no list: its topologies are put
-# together from the subsplits of a *support*, usually those of short runs of a sampler or of bootstrap trees, and branch
-# lengths are log-normal with parameters that belong to the splits, so that topologies share them. Here the support can
-# be complete. `TraceVIMCO_ELBO` maximises the bound of ten samples, $E \log \frac{1}{10} \sum_k w_k$, as published;
-# `TraceUnorderedSet_ELBO` the ordinary ELBO with ten *distinct* topologies at each step.
+# There are about 10^31 topologies of 27 taxa, too many for a list. A variational phylogeny needs no list: it composes
+# topologies from the subsplits of a *support*, usually those of short runs of a sampler or of bootstrap trees. Branch
+# lengths are log-normal, with parameters that belong to the splits, so that topologies share them. Here the support is
+# complete. `TraceVIMCO_ELBO` maximises the bound of ten samples, $E \log \frac{1}{10} \sum_k w_k$, as published;
+# `TraceUnorderedSet_ELBO` maximises the ordinary ELBO, with ten *distinct* topologies at each step.
 
 # %%
 support = SubsplitSupport.from_trees(topologies, taxa=TAXA)
@@ -161,12 +161,13 @@ ax.set_xlabel("step")
 plt.show()
 
 # %% [markdown]
-# ## Beside the truth
+# ## Comparison with the exact posterior
 #
-# A thousand samples of a fitted phylogeny estimate the evidence of the alignment, and its network has a probability for
-# each topology. Both estimators find the evidence. The two bounds do not ask for the same, though: the ELBO punishes
-# whatever lies outside the posterior, while ten samples need only have good ones among them, so a network trained by
-# VIMCO may be broader than the posterior of topologies. It is here, by the divergences printed below.
+# A thousand samples of a fitted phylogeny estimate the evidence of the alignment, and its network gives each topology a
+# probability. With both estimators the evidence is correct. The two bounds have different optima, though. The ELBO
+# penalises every sample outside the posterior. The bound of ten samples is large as soon as some of the ten are good,
+# so a network trained by VIMCO may be broader than the posterior of topologies. The divergences printed below show that
+# it is broader here.
 
 # %%
 for name, phylogeny in fitted.items():
@@ -187,8 +188,8 @@ plt.show()
 # %% [markdown]
 # ## On real data
 #
-# The command line runs the published recipe (10 samples, 200,000 steps, the likelihood's weight rising over the first
-# 100,000, a falling learning rate) on an alignment and any files of trees:
+# The command line runs the published recipe on an alignment and any files of trees: 10 samples, 200,000 steps, a power
+# of the likelihood that rises to 1 over the first 100,000 steps, and a learning rate that falls in steps.
 #
 # ```bash
 # pyro-ext fit phylo --data DS1.fasta --trees short_runs/*/DS1.trprobs.gz --golden golden/*/DS1.trprobs.gz \
@@ -196,10 +197,22 @@ plt.show()
 # pyro-ext fit phylo --out runs/ds1 --resume  # after a break
 # ```
 #
-# DS1, 27 taxa and 1,949 sites, takes an hour or two on one core. The folder then holds bounds at one and ten samples,
-# importance-sampled estimates of the evidence (-7108.42 by stepping-stone sampling), the divergence of the topologies
-# from those of the long runs given as `--golden`, plots of all these, and `network.npz`, which
-# `pyro-ext sbn sample` and `pyro-ext sbn evaluate` take up.
+# DS1, with 27 taxa and 1,949 sites, takes an hour or two on one core. The folder of results then holds the bounds of
+# one and ten samples, importance-sampled estimates of the evidence (-7108.42 by stepping-stone sampling), the
+# divergence of the topologies from those of the long runs given as `--golden`, plots of all these, and the file
+# `network.npz`, which `pyro-ext sbn sample` and `pyro-ext sbn evaluate` read.
+#
+# The same run in Python:
+#
+# ```python
+# from pyro_ext.datasets import alignment
+# from pyro_ext.inference import FitSettings, fit
+# from pyro_ext.models.phylo import build
+#
+# data = alignment("DS1.fasta")
+# plan = build(data, trees=["rep_1/DS1.trprobs.gz", "rep_2/DS1.trprobs.gz"])
+# result = fit(plan, data, FitSettings(max_epochs=200, seed=1), out="runs/ds1", check_val_every_n_epoch=10)
+# ```
 
 # %%
 torch.set_default_dtype(torch.float32)

@@ -8,10 +8,11 @@
 # %% [markdown]
 # # The evidence of a model, by nineteen methods
 #
-# Which of two models do the data favour? Bayes' answer is the ratio of their *evidences*, or marginal likelihoods,
-# $Z = \int p(D \mid x) \, p(x) \, dx$. The integral is hard, and there are many ways to it, of very different cost and
-# trustworthiness. `estimate_evidence` offers nineteen for any Pyro model with continuous latents; this page runs them
-# on a model whose evidence is known, then lets them choose between regressions, and between trees.
+# Which of two models do the data favour? The Bayesian answer is the ratio of their *evidences*, or marginal
+# likelihoods, $Z = \int p(D \mid x) \, p(x) \, dx$. The integral is hard to compute, and there are many methods for it,
+# of very different cost and reliability. `estimate_evidence` offers nineteen of them, for any Pyro model with
+# continuous latent variables. This page runs them on a model whose evidence is known, and then uses them to choose
+# between regressions and between trees.
 
 # %%
 import math
@@ -39,8 +40,8 @@ else:
 # %% [markdown]
 # ## Where the answer is known
 #
-# Waiting times are exponential with a rate that has a Gamma prior. The prior is conjugate, so the evidence has a closed
-# form. Values are in float64, as they should be wherever differences of log-densities matter.
+# Waiting times are exponential, and their rate has a Gamma prior. The prior is conjugate, so the evidence has a closed
+# form. All values are in float64, which is needed wherever differences of log-densities matter.
 
 # %%
 torch.set_default_dtype(torch.float64)
@@ -56,12 +57,12 @@ def waiting(times):
 
 n, total = len(TIMES), TIMES.sum().item()
 exact = SHAPE * math.log(RATE) - math.lgamma(SHAPE) + math.lgamma(SHAPE + n) - (SHAPE + n) * math.log(RATE + total)
-found = estimate_evidence(waiting, TIMES, method="stepping_stone", seed=0, settings=SETTINGS)
-print(f"exact {exact:.4f}, stepping stone {found.log_evidence:.4f} +- {found.std_error:.4f}")
+estimate = estimate_evidence(waiting, TIMES, method="stepping_stone", seed=0, settings=SETTINGS)
+print(f"exact {exact:.4f}, stepping stone {estimate.log_evidence:.4f} +- {estimate.std_error:.4f}")
 
 # %% [markdown]
-# All nineteen at once: what several methods need, such as posterior draws, is made once. The harmonic means warn that
-# their variance may be infinite, which it is here: the warning is shown once, then kept quiet.
+# All nineteen methods in one call: what several of them need, such as posterior draws, is computed once. The harmonic
+# means warn that their variance may be infinite, as it is here; the code below prints each warning once.
 
 # %%
 with warnings.catch_warnings(record=True) as caught:
@@ -72,9 +73,10 @@ for message in {str(w.message) for w in caught}:
 print(comparison.to_markdown())
 
 # %% [markdown]
-# Four lines are scores: the highest likelihood (`ml`), the highest posterior density (`map`) and two scores of
-# prediction (`cpo`, `ppd`) rank models but estimate no evidence. `gamma_laplus` is exact since the posterior is a Gamma
-# law; with another posterior it is an approximation without an error bar, and `gamma_laplus_is` corrects it.
+# Four lines are scores, which rank models but do not estimate the evidence: the highest likelihood (`ml`), the highest
+# posterior density (`map`) and two scores of prediction (`cpo`, `ppd`). `gamma_laplus` is exact here, since the
+# posterior is a Gamma distribution. For other posteriors it is an approximation without an error bar, which
+# `gamma_laplus_is` corrects.
 
 # %%
 plot_evidence(comparison, exact=exact)
@@ -83,8 +85,8 @@ plt.show()
 # %% [markdown]
 # ## Which regression?
 #
-# The same call takes a model that has nothing positive about it. Thirty points lie on a parabola, more or less; the
-# candidates are polynomials of degree one to four with standard normal coefficients and an unknown noise level.
+# The same call works for models whose latent variables may be negative. Thirty points lie near a parabola; the
+# candidate models are polynomials of degree one to four with standard normal coefficients and an unknown noise level.
 
 # %%
 inputs = torch.linspace(-1.5, 1.5, 30)
@@ -113,16 +115,20 @@ for degree, result in results.items():
     print(f"{degree:6}  " + "".join(f"{result[method].log_evidence:28.2f}" for method in METHODS))
 
 # %% [markdown]
-# The likelihood can only rise with the degree. The evidence has its maximum at the degree that made the data, since a
-# prior that allows for more spreads itself thinner. The model sums over a leading dim of `weights` that may be there
-# (`(weights * powers).sum(-1)`): written so, one run evaluates hundreds of values at once, which is what makes fifteen
-# power posteriors with eight chains each affordable.
+# The likelihood can only rise with the degree. The evidence has its maximum at the degree of the curve that generated
+# the data: a model with more coefficients spreads its prior over more curves, so each curve has less prior density. The
+# model allows `weights` to have further dimensions on the left, since `(weights * powers).sum(-1)` sums over the last
+# one only. So one call of the model evaluates hundreds of values at once, which makes fifteen power posteriors with
+# eight chains each affordable.
 
 # %%
 log_evidence = torch.tensor([results[degree]["bridge"].log_evidence for degree in DEGREES])
 errors = torch.tensor([results[degree]["bridge"].std_error for degree in DEGREES])
 probability = log_evidence.softmax(0)
-print("probability of each degree, if all are as likely beforehand:", [round(p, 3) for p in probability.tolist()])
+print(
+    "posterior probability of each degree, if their prior probabilities are equal:",
+    [round(p, 3) for p in probability.tolist()],
+)
 fig, ax = plt.subplots(figsize=(5, 3), layout="constrained")
 ax.errorbar(DEGREES, log_evidence, yerr=2 * errors, fmt="o-", capsize=3, label="evidence (bridge)")
 ax.plot(DEGREES, [results[degree]["ml"].log_evidence for degree in DEGREES], "s--", label="highest likelihood")
@@ -133,10 +139,11 @@ plt.show()
 # %% [markdown]
 # ## Which tree?
 #
-# The evidence of a tree topology is the likelihood with all branch lengths integrated out. It is what the nineteen
-# methods were put side by side for, in a field where a thousand topologies may have to be compared. `FixedTopology` is
-# the model: exponential branch lengths of mean .1 on a given topology. We let 120 sites evolve along a tree of five
-# taxa whose inner branches are short, and ask which of three resolutions of one of them they support.
+# The evidence of a tree topology is the likelihood with all branch lengths integrated out. The publication compared the
+# nineteen methods on this problem, since phylogenetic analyses may have to compare thousands of topologies.
+# `FixedTopology` is the model: branch lengths on a given topology are exponential with mean 0.1. We simulate 120 sites
+# along a tree of five taxa with short inner branches, and compare the three topologies that differ in how one inner
+# branch is resolved.
 
 # %%
 TREES = parse_trees(
@@ -153,8 +160,9 @@ alignment = Alignment.from_sequences(letters)
 print(alignment)
 
 # %% [markdown]
-# Branch lengths are positive, so that the methods that put Gamma laws in place of the posterior apply: `gamma_laplus`
-# takes the height and the curvature at the mode, `gamma_laplus_is` draws from these laws.
+# Branch lengths are positive, so the methods that approximate the posterior by Gamma distributions apply:
+# `gamma_laplus` matches the height and the curvature at the mode, `gamma_laplus_is` adds importance sampling from these
+# distributions.
 
 # %%
 TREE_METHODS = ["map", "gamma_laplus", "gamma_laplus_is", "vbis", "bridge", "generalized_stepping_stone"]
@@ -165,13 +173,14 @@ by_tree = [
 print(by_tree[0].to_markdown())
 
 # %% [markdown]
-# Each method gives the topologies posterior probabilities, if these three are all there are. The highest density,
-# `map`, hardly tells them apart: wherever it has the inner branch at length zero, the three are one and the same tree.
-# The evidence counts how many other branch lengths explain the data, too, and the methods that estimate it agree.
+# With these three topologies as the only candidates, each method gives them posterior probabilities. The highest
+# density, `map`, hardly distinguishes them: where the inner branch has length zero at the mode, the three are the same
+# tree. The evidence also takes into account how many other branch lengths explain the data, and the methods that
+# estimate it agree.
 
 # %%
 shares = {
-    method: torch.tensor([found[method].log_evidence for found in by_tree]).softmax(0).tolist()
+    method: torch.tensor([comparison[method].log_evidence for comparison in by_tree]).softmax(0).tolist()
     for method in TREE_METHODS
 }
 for method, probabilities in shares.items():
@@ -184,12 +193,12 @@ plt.show()
 #
 # ## Which method?
 #
-# - **A few dozen latents, an answer to trust:** `bridge`, `stepping_stone` or `generalized_stepping_stone`. If two of
-#   them agree within their errors, believe them.
-# - **Many models, little time:** `gamma_laplus_is` where latents are positive, else `vbis`; look at `ess` and
+# - **A few dozen latent variables, a reliable answer:** `bridge`, `stepping_stone` or `generalized_stepping_stone`.
+#   Trust the result if two of them agree within their errors.
+# - **Many models, little time:** `gamma_laplus_is` where latent variables are positive, else `vbis`; check `ess` and
 #   `pareto_k` among the diagnostics.
 # - **Several modes:** `nested_sampling` or `stepping_stone`, which start from the prior.
-# - **Never alone:** harmonic means, naive Monte Carlo, and the scores.
+# - **Not on their own:** harmonic means, naive Monte Carlo, and the scores.
 
 # %%
 torch.set_default_dtype(torch.float32)

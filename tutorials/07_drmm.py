@@ -12,7 +12,7 @@
 # *Deep Rendering Mixture Model* (Patel, Nguyen and Baraniuk, 2016) answers: they search for the most probable
 # explanation of an image under a generative model that renders a class template, layer by layer, while parts of it move
 # within small cells or are left out. This page shows the equality on an image small enough to try all explanations,
-# then lets the generative half help the network to learn from fifty labels, then draws digits from it.
+# then uses the generative half to train the network with fifty labels, and then draws digits from it.
 
 # %%
 import logging
@@ -24,8 +24,8 @@ import torch
 from pyro.infer import TraceEnum_ELBO, config_enumerate, infer_discrete
 
 from pyro_ext.datasets import load
-from pyro_ext.inference import fit
-from pyro_ext.models.drmm import DRMM, Layer, build, estimate_switch_law
+from pyro_ext.inference import FitSettings, OptimizerSettings, SchedulerSettings, fit
+from pyro_ext.models.drmm import DRMM, Layer, build, estimate_switch_distribution
 from pyro_ext.models.drmm.conversion import to_sequential
 from pyro_ext.models.drmm.exact import ExactProgram, exact_map, log_joint
 from pyro_ext.plotting import image_grid
@@ -49,17 +49,12 @@ with torch.no_grad():
 print(to_sequential(model))
 
 image = torch.randn(1, 1, 3, 3, dtype=torch.float64)
-found = model.infer(image)
-print("scores of the network:", found.scores.tolist())
-print(
-    "its switches: positions",
-    found.switches[0].position.flatten().tolist(),
-    "on",
-    found.switches[0].on.flatten().tolist(),
-)
+scores, _, (switches,) = model.infer(image)
+print("scores of the network:", scores.tolist())
+print("its switches: positions", switches.position.flatten().tolist(), "on", switches.on.flatten().tolist())
 
 # %% [markdown]
-# `log_joint` goes through all 3 x 64 explanations. For each class, take the best one. Up to a constant that is the same
+# `log_joint` enumerates all 3 x 64 explanations. For each class, take the best one. Up to a constant that is the same
 # for all classes, its log-probability times $\sigma^2$ *is* the network's score.
 
 # %%
@@ -96,9 +91,9 @@ print("difference, class by class:", (plain.noise**2 * best - plain.dcn(image)[0
 print("class of the best explanation:", exact_map(plain, image).c.item())
 
 # %% [markdown]
-# The plain prior has its own use: it is normalised, so that the model has an evidence, which `TraceEnum_ELBO` finds,
-# and can be fitted by expectation maximisation (`models.drmm.ecm`, `models.drmm.em`). The path prior is not: its
-# "evidence" would grow without limit with the templates, and asking for it is an error.
+# The plain prior has its own use: it is normalised, so that the model has an evidence, which `TraceEnum_ELBO`
+# computes, and can be fitted by expectation maximisation (`models.drmm.ecm`, `models.drmm.em`). The path prior is not:
+# its "evidence" would grow without limit with the templates, and `log_evidence` raises an error.
 
 # %%
 loss = TraceEnum_ELBO(max_plate_nesting=1).loss(config_enumerate(ExactProgram(plain)), lambda x: None, image)
@@ -108,52 +103,55 @@ print(f"log evidence of the image: {-loss:.4f}")
 # ## Fifty labels
 #
 # A generative model can learn from images without labels. `build` makes a two-layer model for the digits of 8 x 8
-# pixels of which only fifty of 1,500 have labels. Its loss adds to the cross-entropy of those: the error of rendering
-# each image from its best class and switches, a penalty on negative templates, and the *entropy* of the class. With the
-# last three switched off, it is an ordinary network of the same shape.
+# pixels, of which only fifty of 1,500 have labels. Its objective adds three losses to the cross-entropy of those
+# labels: the error of rendering each image from its best class and switches, a penalty on negative templates, and the
+# *entropy* of the class. Without these three, it is an ordinary network of the same shape.
 
 # %%
 digits = load("digits", binarize=None)
 supervised = {"reconstruction_weight": 0.0, "entropy_weight": 0.0, "nonnegativity_weight": 0.0}
+decay = SchedulerSettings("StepLR", interval="step", step_size=40, gamma=0.7)
+optimizer = OptimizerSettings("Adam", lr=4e-3, scheduler=decay)
 errors, trained = {}, None
 for name, options in {"labels only": supervised, "all losses": {"reconstruction_weight": 5.0}}.items():
     pyro.set_rng_seed(0)
-    built = build(digits, num_labels=50, **options)
+    plan = build(digits, num_labels=50, **options).with_optimizer(optimizer)
     quiet = {"enable_progress_bar": False, "check_val_every_n_epoch": EPOCHS}
-    result = fit(built, digits, max_epochs=EPOCHS, lr=4e-3, lr_decay=0.7, lr_decay_every=40, seed=0, **quiet)
+    result = fit(plan, digits, FitSettings(max_epochs=EPOCHS, seed=0), **quiet)
     errors[name] = result.metrics["error"]
-    trained = built.model.drmm.eval()
+    trained = result.plan.players[0].objective.model.eval()
 for name, error in errors.items():
     print(f"{name}: {error:.1f} % of held-out digits wrong")
 
 # %% [markdown]
-# A good third of the mistakes is gone, and most of that is the entropy's doing: it is *minimised*, which makes the
-# network decide about images without labels. This is the opposite of what the evidence lower bound asks for, $-KL(q(c
-# \mid I) \| p(c))$, which spreads $q$ over the classes; that one, `kl_weight`, spoils the classifier. Both are there by
-# name. `benchmarks/drmm.py` measures each loss by itself. From a shell, the same is `pyro-ext fit drmm --data digits
-# --model.reconstruction_weight 5`.
+# More than a third of the errors disappear, mostly because of the entropy: it is *minimised*, which makes the network
+# decide on a class for images without labels. This is the opposite of the term of the evidence lower bound, $-KL(q(c
+# \mid I) \| p(c))$, which spreads $q$ over the classes and makes the classifier worse (`kl_weight`). Each loss has its
+# own column in `metrics.csv`, and `benchmarks/drmm.py` measures the effect of each by itself. From a shell, the same is
+# `pyro-ext fit drmm --data digits --model.reconstruction_weight 5`.
 #
 # ## What the network believes
 #
-# An ordinary network ends at ten scores. This one can render its explanation: the best class, through the switches that
-# it found in the image.
+# The output of an ordinary network is ten scores. This one can also render its explanation: the best class, with the
+# switches that it inferred from the image.
 
 # %%
 images = digits.valid.x[:10].reshape(-1, 1, 8, 8)
 with torch.no_grad():
     rendered = trained.reconstruct(images)
 ax = image_grid(torch.stack([images[:, 0], rendered[:, 0].clamp(0, 1)]))
-ax.set_title("held-out digits, and what is rendered of them", fontsize=9)
+ax.set_title("held-out digits, and their reconstructions", fontsize=9)
 plt.show()
 
 # %% [markdown]
-# To draw new digits, the switches need a law: independent ones render nothing that was ever seen. `estimate_switch_law`
-# estimates a mixture of ten styles for each class from the switches that the network finds in the training images.
+# New digits need a distribution of switches given the class, since independent switches do not render anything like a
+# digit. `estimate_switch_distribution` estimates a mixture of ten styles for each class from the switches that the
+# network infers from the training images.
 
 # %%
-law = estimate_switch_law(trained, digits.train.x)
+distribution = estimate_switch_distribution(trained, digits.train.x)
 classes = torch.arange(10).repeat(6)
-drawn, _ = trained.sample(60, classes, with_noise=False, law=law)
+drawn, _ = trained.sample(60, classes, with_noise=False, switch_distribution=distribution)
 ax = image_grid(drawn[:, 0].clamp(0, 1), columns=10)
 ax.set_title("samples, a column for each class", fontsize=9)
 plt.show()
@@ -164,4 +162,4 @@ plt.show()
 # * `DRMM` is a `PyroModule`: `model` and `model.guide` are programs for any ELBO, with `c` enumerated.
 # * `models.drmm.conversion.from_sequential` turns a trained `nn.Sequential` into the model whose inference it is.
 # * `models.drmm.clusters.start_classes` and `models.drmm.em.hard_em(..., e_step="joint")` cluster images without any
-#   label; on these digits no better than k-means does, as `benchmarks/drmm.py` shows.
+#   label; on these digits they are no better than k-means, as `benchmarks/drmm.py` shows.

@@ -1,4 +1,4 @@
-"""Runs of the Deep Rendering Mixture Model by name, each kept as one line of a file once it is done."""
+"""Runs of the Deep Rendering Mixture Model; the result of each is kept in a file once it is complete."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ import torch
 from torch import Tensor
 
 from pyro_ext.datasets import Splits
-from pyro_ext.inference.fit import fit
-from pyro_ext.models.drmm import DRMM, Layer, build, estimate_switch_law
+from pyro_ext.inference import FitSettings, OptimizerSettings, SchedulerSettings, fit
+from pyro_ext.models.drmm import DRMM, Layer, build, estimate_switch_distribution
 from pyro_ext.models.drmm.clusters import match_clusters, start_classes
-from pyro_ext.models.drmm.em import expected, hard_em
+from pyro_ext.models.drmm.em import hard_e_step, hard_em
+from pyro_ext.models.drmm.objective import SemiSupervisedObjective
 
-__all__ = ["ARMS", "Budget", "Lines", "cluster", "k_means", "recognised", "train", "trained"]
+__all__ = ["LOSSES", "Budget", "SavedResults", "cluster", "k_means", "recognised", "train", "trained"]
 
 Metrics = dict[str, Any]
 
 OFF = {"reconstruction_weight": 0.0, "entropy_weight": 0.0, "nonnegativity_weight": 0.0}
-ARMS: dict[str, dict[str, float]] = {
+LOSSES: dict[str, dict[str, float]] = {
     "supervised": OFF,
     "+ reconstruction": OFF | {"reconstruction_weight": 0.5},
     "+ entropy": OFF | {"entropy_weight": 0.5},
@@ -33,16 +34,18 @@ ARMS: dict[str, dict[str, float]] = {
     "all three": OFF | {"reconstruction_weight": 0.5, "entropy_weight": 0.5, "nonnegativity_weight": 0.5},
     "all, reconstruction 5": OFF | {"reconstruction_weight": 5.0, "entropy_weight": 0.5, "nonnegativity_weight": 0.5},
 }
-"""Name -> weights of the losses besides that of the labels."""
+"""Name of a combination of losses -> weights of the losses besides that of the labels."""
+
+BATCH = 100
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The same for all arms of a comparison.
+    """The settings of training that all combinations of losses share.
 
     Args:
-        epochs: how many.
-        lr: the learning rate at the start; it falls to a fiftieth by the end, in ten steps.
+        epochs: the number of epochs.
+        lr: the learning rate at the start; it decays to a fiftieth by the end, in ten steps.
         options: further options of the model.
     """
 
@@ -50,70 +53,72 @@ class Budget:
     lr: float
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    def optimizer(self, size: int) -> OptimizerSettings:
+        """Return the optimiser for ``size`` training images."""
+        steps = -(-size // BATCH) * self.epochs
+        decay = SchedulerSettings("StepLR", interval="step", step_size=max(1, steps // 10), gamma=0.02**0.1)
+        return OptimizerSettings("Adam", lr=self.lr, scheduler=decay)
 
-class Lines:
-    """Results in a file, one JSON object a line, by key; a line that a stopped run left unfinished is passed over.
+
+class SavedResults:
+    """Results in a file, one JSON object a line, by key; a line that an interrupted run left incomplete is skipped.
 
     Args:
-        path: the file, made if it is not there.
+        path: the file; it is created if it does not exist.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._found: dict[str, Any] = {}
+        self._values: dict[str, Any] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         for line in path.read_text().splitlines() if path.exists() else ():
             try:
                 entry = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            self._found[entry["key"]] = entry["value"]
+            self._values[entry["key"]] = entry["value"]
 
-    def get(self, key: str, make: Callable[[], Any]) -> Any:
-        """Return what is kept under a key, or make and keep it."""
-        if key not in self._found:
+    def get(self, key: str, compute: Callable[[], Any]) -> Any:
+        """Return the result saved under a key, or compute and save it."""
+        if key not in self._values:
             print(f"{key} ...", flush=True)
-            self._found[key] = make()
+            self._values[key] = compute()
             with self._path.open("a") as file:
-                file.write(json.dumps({"key": key, "value": self._found[key]}) + "\n")
+                file.write(json.dumps({"key": key, "value": self._values[key]}) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
-        return self._found[key]
+        return self._values[key]
 
 
-def train(data: Splits, seed: int, budget: Budget, arm: Mapping[str, float], every_epoch: bool = False) -> Metrics:
-    """Train one model and return its metrics, with the errors of all epochs if wanted."""
-    return trained(data, seed, budget, arm, every_epoch)[0]
+def train(data: Splits, seed: int, budget: Budget, weights: Mapping[str, float], every_epoch: bool = False) -> Metrics:
+    """Train one model and return its metrics, with the errors after all epochs if ``every_epoch`` is set."""
+    return trained(data, seed, budget, weights, every_epoch)[0]
 
 
 def trained(
-    data: Splits, seed: int, budget: Budget, arm: Mapping[str, float], every_epoch: bool = False
+    data: Splits, seed: int, budget: Budget, weights: Mapping[str, float], every_epoch: bool = False
 ) -> tuple[Metrics, DRMM]:
     """Train one model; return its metrics and the model itself."""
     pyro.set_rng_seed(seed)
-    built = build(data, label_seed=seed, **(dict(budget.options) | dict(arm)))
-    steps = -(-len(data.train) // 100) * budget.epochs
+    plan = build(data, label_seed=seed, **(dict(budget.options) | dict(weights)))
     begin = time.process_time()
     result = fit(
-        built,
+        plan.with_optimizer(budget.optimizer(len(data.train))),
         data,
-        max_epochs=budget.epochs,
-        lr=budget.lr,
-        lr_decay=0.02**0.1,
-        lr_decay_every=max(1, steps // 10),
-        seed=seed,
-        batch_size=100,
+        FitSettings(max_epochs=budget.epochs, batch_size=BATCH, seed=seed),
         enable_progress_bar=False,
         check_val_every_n_epoch=1 if every_epoch else budget.epochs,
     )
     metrics: Metrics = dict(result.metrics) | {"seconds": time.process_time() - begin}
     if every_epoch:
         metrics["errors"] = [row["error"] for row in result.history]
-    return metrics, built.model.drmm.eval()
+    objective = plan.players[0].objective
+    assert isinstance(objective, SemiSupervisedObjective)
+    return metrics, objective.model.eval()
 
 
 def cluster(data: Splits, layers: list[Layer], seed: int, steps: int = 5) -> dict[str, float]:
-    """Train without labels by hard EM; return the per cent of images outside the cluster of their class, and errors."""
+    """Train without labels by hard EM; return errors, and the per cent of images outside the cluster of their class."""
     assert data.image_shape is not None
     assert data.train.y is not None
     x, y = data.train.x.view(-1, 1, *data.image_shape), data.train.y
@@ -122,7 +127,7 @@ def cluster(data: Splits, layers: list[Layer], seed: int, steps: int = 5) -> dic
     begin = time.process_time()
     start = start_classes(model, x, torch.Generator().manual_seed(seed))
     history = hard_em(model, x, num_steps=steps, e_step="joint", solver_steps=10)
-    c, _ = expected(model, x)
+    c, _ = hard_e_step(model, x)
     return {
         "start": _unmatched(start, y),
         "error": _unmatched(c, y),
@@ -133,7 +138,7 @@ def cluster(data: Splits, layers: list[Layer], seed: int, steps: int = 5) -> dic
 
 
 def k_means(data: Splits, seed: int) -> float:
-    """Return the same per cent for k-means on pixels."""
+    """Return the per cent of images outside the cluster of their class for k-means on pixels."""
     from sklearn.cluster import KMeans
 
     assert data.train.y is not None
@@ -144,8 +149,8 @@ def k_means(data: Splits, seed: int) -> float:
 def recognised(model: DRMM, data: Splits, per_class: int = 100) -> tuple[Metrics, Tensor]:
     """Sample images of every class; return how many a classifier of real images recognises, and some of them by class.
 
-    The classifier knows all labels of the training data; an image counts if it is labelled as was asked for with a
-    probability above .9.
+    The classifier is trained with all labels of the training data. It recognises a sample if it assigns the class that
+    was asked for a probability above .9.
     """
     from sklearn.neural_network import MLPClassifier
 
@@ -153,18 +158,19 @@ def recognised(model: DRMM, data: Splits, per_class: int = 100) -> tuple[Metrics
     assert data.valid is not None
     real = MLPClassifier((100,), random_state=0, max_iter=300).fit(data.train.x.numpy(), data.train.y.numpy())
     c = torch.arange(model.classes).repeat_interleave(per_class)
+    distribution = estimate_switch_distribution(model, data.train.x[:2000])
     torch.manual_seed(0)
-    images, _ = model.sample(len(c), c, with_noise=False, law=estimate_switch_law(model, data.train.x[:2000]))
+    images, _ = model.sample(len(c), c, with_noise=False, switch_distribution=distribution)
     flat = images.flatten(1).clamp(0, 1)
     confidence, label = torch.from_numpy(real.predict_proba(flat.numpy())).max(-1)
     sure = confidence > 0.9
-    found = {
+    metrics = {
         "accuracy": real.score(data.valid.x.numpy(), data.valid.y.numpy()),
         "sure": sure.double().mean().item(),
         "as_asked": (sure & (label == c)).double().mean().item(),
         "classes": len(label[sure].unique()),
     }
-    return found, images.unflatten(0, (model.classes, per_class))[:, :6]
+    return metrics, images.unflatten(0, (model.classes, per_class))[:, :6]
 
 
 def _unmatched(c: Tensor, y: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Estimates of the evidence kept line by line in a file, so that a run that is stopped goes on where it was."""
+"""Estimates of the evidence kept line by line in a file, so that a run that was stopped can be continued."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Group:
     """Methods run together because they share draws.
 
     Args:
-        name: of the group.
-        methods: what it runs.
-        settings: the sizes.
+        name: what the group is called.
+        methods: the names of the methods in it.
+        settings: the numbers of samples, steps and chains.
     """
 
     name: str
@@ -42,9 +42,9 @@ class Group:
 
 @dataclass(frozen=True)
 class Record:
-    """One estimate: which tree, by which method at which sizes, and what came out.
+    """One estimate: the tree, the method, its settings and the result.
 
-    ``share`` is that of a processor core which the group had: seconds times share are what an idle machine would take.
+    ``share`` is the share of a processor core that the group had: seconds times share is the time on an idle machine.
     """
 
     tree: int
@@ -61,10 +61,10 @@ class Record:
 
 
 class Store:
-    """Records in a file, one JSON object per line; the line a stopped run left unfinished is passed over.
+    """Records in a file, one JSON object per line; a line that a stopped run left unfinished is ignored.
 
     Args:
-        path: the file, made if it is not there.
+        path: the file, which is made if it does not exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -82,12 +82,12 @@ class Store:
                 file.write("\n")
 
     def find(self, tree: int, seed: int, group: Group) -> list[Record] | None:
-        """Return what a group found for a tree, if it did."""
-        found = [self._records.get((tree, seed, method, group.sizes)) for method in group.methods]
-        return None if None in found else [record for record in found if record is not None]
+        """Return the records of a group for a tree, or None if they are not complete."""
+        records = [self._records.get((tree, seed, method, group.sizes)) for method in group.methods]
+        return None if None in records else [record for record in records if record is not None]
 
     def add(self, records: Iterable[Record]) -> None:
-        """Keep what a group found."""
+        """Add the records of a group."""
         lines = []
         for record in records:
             self._remember(record)
@@ -106,7 +106,7 @@ def run_group(group: Group, model: FixedTopology, tree: int, seed: int) -> list[
     wall, cpu = time.perf_counter(), time.process_time()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", EvidenceWarning)
-        found = compare_evidence(model, methods=group.methods, settings=group.settings, seed=1000 * seed + tree)
+        estimates = compare_evidence(model, methods=group.methods, settings=group.settings, seed=1000 * seed + tree)
     share = min(1.0, (time.process_time() - cpu) / (time.perf_counter() - wall))
     warning = "; ".join(dict.fromkeys(str(w.message) for w in caught))
     return [
@@ -123,7 +123,7 @@ def run_group(group: Group, model: FixedTopology, tree: int, seed: int) -> list[
             warning=warning,
             share=share,
         )
-        for method, estimate in found.items()
+        for method, estimate in estimates.items()
     ]
 
 

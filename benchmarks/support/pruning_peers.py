@@ -1,4 +1,4 @@
-"""Other ways to the likelihood of trees under JC69, to be timed: node by node in PyTorch, and torchtree's functions."""
+"""Other implementations of the likelihood of trees under JC69, for timing: PyTorch node by node, and torchtree."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pyro_ext.phylo import JC69
 __all__ = ["QUOTED", "node_by_node", "torchtree_functions"]
 
 # The public code of variational phylogenetics, github.com/zcrabbit/vbpi-torch: a loop over trees in float32, measured
-# apart, on one thread; topologies of DS1 -> milliseconds with gradients.
+# separately on one thread; number of topologies of DS1 -> milliseconds with gradients.
 QUOTED = {1: {"at best": 4.7, "at worst": 7.7}, 10: {"at best": 51.0, "at worst": 79.0}}
 
 Function = Callable[[Tensor], Tensor]
@@ -22,13 +22,13 @@ def node_by_node(trees: list[list[int]], lengths: Tensor, tips: Tensor, weights:
     """Return the log-likelihoods ``(B,)`` of canonical unrooted trees, one after the other, by ordinary autograd.
 
     Args:
-        trees: parents.
-        lengths: of branches, ``(B, E)``.
-        tips: ``(n, 4, S)``.
-        weights: ``(S,)``.
+        trees: the parents of the nodes of each tree.
+        lengths: branch lengths, shape ``(B, E)``.
+        tips: the likelihood vectors of the sequences, shape ``(n, 4, S)``.
+        weights: the number of sites of each pattern, shape ``(S,)``.
     """
     model = JC69(lengths)
-    found = []
+    log_likelihoods = []
     for parents, of_tree in zip(trees, lengths, strict=True):
         matrices = model.transition_matrices(of_tree)
         below: list[Tensor | None] = [*tips, *[None] * (len(parents) - len(tips))]
@@ -36,19 +36,19 @@ def node_by_node(trees: list[list[int]], lengths: Tensor, tips: Tensor, weights:
         for node in nodes:
             message, above = matrices[node - 1] @ below[node], below[parents[node]]  # type: ignore[operator]
             below[parents[node]] = message if above is None else above * message
-        found.append(((below[0] / 4).sum(0).log() * weights).sum())  # type: ignore[operator]
-    return torch.stack(found)
+        log_likelihoods.append(((below[0] / 4).sum(0).log() * weights).sum())  # type: ignore[operator]
+    return torch.stack(log_likelihoods)
 
 
 def torchtree_functions(parents: list[int], tips: Tensor, weights: Tensor) -> dict[str, Function]:
     """Return torchtree's functions of branch lengths ``(B, E)`` on a single topology; none if it is not installed.
 
-    Its trees have a root of degree two, which here lies on the edge of taxon 0, at that end of it.
+    Its trees have a root of degree two; here it lies on the edge of taxon 0, at a distance of 0 from that taxon.
 
     Args:
-        parents: a canonical unrooted tree.
-        tips: ``(n, 4, S)``.
-        weights: ``(S,)``.
+        parents: the parents of the nodes of a canonical unrooted tree.
+        tips: the likelihood vectors of the sequences, shape ``(n, 4, S)``.
+        weights: the number of sites of each pattern, shape ``(S,)``.
     """
     try:
         from torchtree.evolution import tree_likelihood as peer

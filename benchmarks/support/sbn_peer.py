@@ -1,4 +1,4 @@
-"""The code of github.com/zcrabbit/sbn, found in a checkout ported to Python 3, timed on one file of trees."""
+"""The code of github.com/zcrabbit/sbn, from a checkout ported to Python 3, timed on one file of trees."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Peer:
     """A checkout of the peer.
 
     Args:
-        folder: where ``models.py`` and ``utils.py`` lie; they need ete3, bitarray and Biopython.
+        folder: the folder of ``models.py`` and ``utils.py``, which need ete3, bitarray and Biopython.
 
     Raises:
         SystemExit: if they are not there, or cannot be imported.
@@ -36,7 +36,7 @@ class Peer:
         """Return the seconds to read a file, to fit by the simple average, and of an update by EM.
 
         Args:
-            path: MrBayes' ``.trprobs``, plain or gzipped.
+            path: a ``.trprobs`` file of MrBayes, plain or gzipped.
         """
         with tempfile.TemporaryDirectory() as folder:
             plain = Path(folder) / "trees.trprobs"

@@ -1,4 +1,4 @@
-"""How far estimated probabilities of trees are from those of a long run."""
+"""Scores of estimated probabilities of trees against those of a long run."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["Gold", "Scores"]
 
 @dataclass(frozen=True)
 class Scores:
-    """A method against the long run.
+    """The scores of a method against the long run.
 
     Attributes:
-        kl: of the estimated probabilities of trees from those of the run, in nats.
+        kl: the divergence of the estimated probabilities of trees from those of the run, in nats.
         rmsd: the root mean square difference of split frequencies.
         asdsf: the average standard deviation of split frequencies.
-        bias: the mean of log-evidence less its value by the run.
-        spread: its standard deviation over trees.
+        bias: the mean error of the log-evidence of a tree, against its value by the run.
+        spread: the standard deviation of that error over trees.
     """
 
     kl: float
@@ -34,13 +34,13 @@ class Scores:
 
 @dataclass(frozen=True)
 class Gold:
-    r"""Trees with their probabilities in a long run, and what these say of the evidence of each.
+    r"""Trees with their probabilities in a long run, from which the evidence of each tree follows.
 
     .. math::  \log p(D \mid \tau) = \log p(\tau \mid D) + \log p(D) + \log (2n - 5)!!
 
     Args:
-        trees: in falling order of probability; the weights are the probabilities, not scaled.
-        log_evidence: :math:`\log p(D)`, all trees together.
+        trees: the trees in falling order of probability; the weights are their probabilities, not rescaled.
+        log_evidence: :math:`\log p(D)`, of all trees together.
     """
 
     trees: TreeSet
@@ -57,7 +57,11 @@ class Gold:
         return self.trees.weights.log() + self.log_evidence + count
 
     def scores(self, log_evidence: Tensor) -> Scores:
-        """Return the scores of estimates for the first T trees, ``(T,)``, both sides scaled to sum to 1 over these."""
+        """Return the scores of estimates for the first T trees, among which all probabilities are made to sum to 1.
+
+        Args:
+            log_evidence: an estimate for each of these trees, shape ``(T,)``.
+        """
         trees = self.trees[: len(log_evidence)]
         log_p, log_q = trees.probabilities().log(), log_evidence.log_softmax(0)
         estimated = replace(trees, weights=log_q.exp(), validate=False)

@@ -145,6 +145,5 @@ def _quiet_parser() -> argparse.ArgumentParser:
 def _flat(options: Mapping[str, Any], prefix: str = "") -> list[str]:
     names: list[str] = []
     for name, value in options.items():
-        inside = isinstance(value, Mapping) and value
-        names += _flat(value, f"{prefix}{name}.") if inside else [f"{prefix}{name}"]
+        names += _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [f"{prefix}{name}"]
     return names

@@ -1,4 +1,4 @@
-"""Aligned DNA sequences of one's own, to fit models of phylogenies to."""
+"""Aligned DNA sequences from a file, for models of phylogenies."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["AlignedSequences", "alignment"]
 
 @dataclass(kw_only=True)
 class AlignedSequences(Splits):
-    """An alignment, which is one data point as a whole: its sites depend on each other through the tree.
+    """An alignment. It is one data point as a whole, since its sites depend on each other through the tree.
 
     ``train`` is the alignment as a :class:`~pyro_ext.datasets.WholeObject`, whose parts are its patterns and their
     weights. ``valid`` is the same object: what is evaluated is the posterior given all of the alignment.
 
     Args:
-        alignment: the sequences.
+        alignment: the aligned sequences.
     """
 
     alignment: Alignment

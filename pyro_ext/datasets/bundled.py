@@ -1,4 +1,4 @@
-"""Data sets that come inside an installed library and need no network."""
+"""Data sets that come with an installed library and need no network."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from pyro_ext.datasets.base import IndexedDataset, Splits
+from pyro_ext.utils.checks import number_between, positive_int
 
 __all__ = ["digits"]
 
@@ -18,14 +19,15 @@ def digits(binarize: float | None = 7.5, num_train: int = 1500) -> Splits:
     The first ``num_train`` images are for training and the rest for validation; labels are the digits 0 to 9.
 
     Args:
-        binarize: pixels (0 to 16) above this become 1 and the others 0; ``None`` keeps shades, scaled to [0, 1].
-        num_train: how many images to train on, 1 to 1796.
+        binarize: the threshold on the pixels (0 to 16): those above it become 1 and the others 0. None keeps the shades
+            of grey, scaled to [0, 1].
+        num_train: the number of images to train on, from 1 to 1796; the others are for validation.
 
     Returns:
         ``x`` of shape ``(N, 64)``, float32, and ``y`` of shape ``(N,)``, int64.
 
     Raises:
-        ValueError: if ``binarize`` leaves every pixel black, or ``num_train`` leaves nothing on one side.
+        ValueError: if ``binarize`` or ``num_train`` is out of range.
         ImportError: if scikit-learn is not installed.
 
     References:
@@ -41,11 +43,10 @@ def digits(binarize: float | None = 7.5, num_train: int = 1500) -> Splits:
                 [0, 0, 1, 1, 1, 1, 0, 0],
                 [0, 0, 1, 0, 0, 1, 1, 0]], dtype=torch.int32)
     """
-    if binarize is not None and not 0 <= binarize < _WHITE:
-        raise ValueError(f"binarize must lie in [0, 16), the range of the pixels, or be None; got {binarize!r}")
+    if binarize is not None:
+        number_between("binarize", binarize, 0, _WHITE, "[)")
     images, labels = _bundled_digits()
-    if isinstance(num_train, bool) or not isinstance(num_train, int) or not 0 < num_train < len(images):
-        raise ValueError(f"num_train must be an integer from 1 to {len(images) - 1}, got {num_train!r}")
+    positive_int("num_train", num_train, maximum=len(images) - 1)
     pixels = images / _WHITE if binarize is None else images > binarize
     x = torch.from_numpy(pixels.astype(np.float32))
     y = torch.from_numpy(labels.astype(np.int64))

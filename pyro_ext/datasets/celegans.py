@@ -1,11 +1,10 @@
-"""The worm *C. elegans*: its published connectome, and activity simulated on it with hidden identities of neurons."""
+"""The worm *C. elegans*: its published connectome, and simulated activity of neurons of unknown identity."""
 
 from __future__ import annotations
 
 import csv
 import gzip
 import io
-import math
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pyro_ext.datasets.locate import ENVIRONMENT_VARIABLE, MissingDataError, find_file
+from pyro_ext.datasets.locate import MissingDataError, find_file, how_to_get
 from pyro_ext.datasets.worms import WormRecordings, check_numbers, record
+from pyro_ext.utils.checks import number_between, positive_number
 
 __all__ = ["celegans", "read_connectome"]
 
@@ -35,30 +35,30 @@ def celegans(
     r"""Simulate recordings of worms on the connectome of *C. elegans*, with the neurons in an unknown order.
 
     Connections are the symmetric pattern of the connectome, weights W are antisymmetric, Gaussian and divided by 1.1
-    times their spectral radius, and the activity of worm j with the hidden permutation :math:`X_j` is
+    times their spectral radius. The activity of worm j with the unknown permutation :math:`X_j` is
 
     .. math::  y_t = X_j W X_j^\top y_{t-1} + \epsilon_t, \qquad \epsilon_t \sim N(0, I).
 
-    Neuron m may be identity n where their positions along the body differ by less than :math:`\nu`. Some random
-    neurons of each worm are known; the others have no known identity among their candidates.
+    Identity n is a candidate of neuron m if their positions along the body differ by less than :math:`\nu`. Some random
+    neurons of each worm are known; they are no candidates of the other neurons.
 
     The files ``NeuronType.csv`` and ``NeuronConnect.csv`` are looked for in the folder ``celegans`` of
-    ``PYRO_EXT_DATA``. All 279 neurons of the connectome are used. The publication has 278, presumably for its
-    reader takes the header of the table for a neuron and so loses the last one, VD13.
+    ``PYRO_EXT_DATA``. All 279 neurons of the connectome are used. The publication has 278 neurons, presumably since its
+    program takes the header of the table for a neuron and so loses the last one, VD13.
 
-    Positions have two decimals, so the mean number of candidates of 254 unknown neurons can be 9.6, 26, 39, 49, 58 and
-    so on. With the publication's :math:`\nu` of 0.01 or 0.02 it depends on the rounding of differences in float64,
+    Positions have two decimals, so that the mean number of candidates of 254 unknown neurons can be 9.6, 26, 39, 49, 58
+    and so on. With the publication's :math:`\nu` of 0.01 or 0.02 it depends on the rounding of differences in float64,
     which is done here as there.
 
     Args:
-        num_worms: J.
-        mean_candidates: the mean number of candidates of the neurons that are not known, a property of
-            :math:`\nu`; the nearest possible one is taken.
-        nu: the threshold on the difference in position, in body lengths, instead of ``mean_candidates``. The
-            publication's are 0.0075, 0.01, 0.02, 0.04 and 0.05, called 10, 15, 30, 45 and 60 candidates.
-        num_known: how many neurons of each worm have a known identity.
-        num_steps: T, the number of steps in time.
-        seed: of weights, orders, known neurons and activity.
+        num_worms: the number J of worms.
+        mean_candidates: the mean number of candidates of the unknown neurons, which chooses :math:`\nu`; the nearest
+            possible number is taken. Not used if ``nu`` is given.
+        nu: the threshold on the difference in position, in body lengths; None for that of ``mean_candidates``. The
+            publication has 0.0075, 0.01, 0.02, 0.04 and 0.05, called 10, 15, 30, 45 and 60 candidates.
+        num_known: the number of neurons of each worm whose identity is known.
+        num_steps: the number T of steps in time.
+        seed: the seed of weights, orders, known neurons and activity.
 
     Returns:
         Moments of the activity, ``(J, 558, 558)``, float32, true identities ``(J, 279)``, int64, the connectome, the
@@ -79,8 +79,7 @@ def celegans(
     distance = (position[:, None] - position).abs()
     if nu is None:
         nu = _threshold(distance, mean_candidates, num_known)
-    elif isinstance(nu, bool) or not isinstance(nu, int | float) or not 0 < nu < math.inf:
-        raise ValueError(f"nu must be a positive, finite number of body lengths, got {nu!r}")
+    positive_number("nu", nu)
     data = record("celegans", connectome, distance < nu, num_worms, num_known, num_steps, seed)
     return replace(data, names=names)
 
@@ -88,15 +87,15 @@ def celegans(
 def read_connectome() -> tuple[tuple[str, ...], Tensor, Tensor]:
     """Read the names, the positions and the connections of the 279 neurons.
 
-    Connections count in both directions, chemical synapses and gap junctions alike. Those to muscles and to VC06,
-    which is no part of the connected network, are left out, and so is a neuron's connection to itself.
+    Chemical synapses and gap junctions count as connections in both directions. Connections to muscles, to the neuron
+    itself, and to VC06, which is no part of the connected network, are left out.
 
     Returns:
         Names; positions along the body from 0 (head) to 1, float64 ``(N,)``; connections, bool ``(N, N)``.
 
     Raises:
         MissingDataError: if a file is missing.
-        ValueError: naming the file and the line, if it is not as expected.
+        ValueError: if a file is not as expected; the message names the file and the line.
     """
     path, rows = _table(_TYPES, ("Neuron", "Soma Position"))
     names, position = [row[0].upper() for _, row in rows], []
@@ -120,10 +119,7 @@ def _table(name: str, header: tuple[str, str]) -> tuple[Path, list[tuple[int, li
     """Return the path and the numbered rows of a table whose first two columns are called ``header``."""
     path = find_file(_FOLDER, name)
     if path is None:
-        raise MissingDataError(
-            f"C. elegans file {name} not found: get it from {_SOURCE}, put it into the folder {_FOLDER} of a folder of "
-            f"yours, and set {ENVIRONMENT_VARIABLE} to the latter"
-        )
+        raise MissingDataError(how_to_get(f"C. elegans file {name}", f"it from {_SOURCE},", _FOLDER))
     try:
         content = path.read_bytes()
         text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
@@ -140,16 +136,11 @@ def _table(name: str, header: tuple[str, str]) -> tuple[Path, list[tuple[int, li
 
 
 def _threshold(distance: Tensor, mean_candidates: float, num_known: int) -> float:
-    """Return the threshold that gives the nearest mean number of candidates to the one wanted."""
+    """Return the threshold whose mean number of candidates is nearest to ``mean_candidates``."""
     n = len(distance)
-    if (
-        isinstance(mean_candidates, bool)
-        or not isinstance(mean_candidates, int | float)
-        or not 1 <= mean_candidates <= n
-    ):
-        raise ValueError(f"mean_candidates must lie in [1, {n}], the number of neurons; got {mean_candidates!r}")
+    number_between("mean_candidates", mean_candidates, 1, n)
     levels, counts = (distance / _RESOLUTION).round().flatten().unique(return_counts=True)
-    others = counts.cumsum(0).double() / n - 1  # besides itself, before any neuron is known
+    others = counts.cumsum(0).double() / n - 1  # the candidates besides the neuron itself, if no neuron is known
     unknown = max(n - num_known - 1, 0) / (n - 1)
     chosen = (1 + unknown * others - mean_candidates).abs().argmin()
     return (float(levels[chosen]) + 0.5) * _RESOLUTION

@@ -1,4 +1,4 @@
-"""CIFAR-10 from its binary version: found under ``PYRO_EXT_DATA``, else fetched and verified."""
+"""CIFAR-10 from its binary version: found under ``PYRO_EXT_DATA``, or fetched and verified."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from pyro_ext.datasets.base import IndexedDataset, Splits
-from pyro_ext.datasets.locate import ENVIRONMENT_VARIABLE, MissingDataError, data_root
+from pyro_ext.datasets.locate import MissingDataError, data_root, fetch, how_to_get
+from pyro_ext.utils.checks import positive_int
 
 __all__ = ["CLASSES", "cifar10"]
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-"""What the labels 0 .. 9 stand for."""
+"""The names of the classes with the labels 0 to 9."""
 
 _ARCHIVE = "cifar-10-binary.tar.gz"
 _URL = f"https://www.cs.toronto.edu/~kriz/{_ARCHIVE}"
@@ -32,12 +33,12 @@ _ROWS = 10_000  # images in a file
 def cifar10(num_valid: int = 5_000) -> Splits:
     """Load the CIFAR-10 photographs of 32 x 32 pixels and three colours.
 
-    The archive of the binary version is looked for in ``$PYRO_EXT_DATA/cifar10/``, else fetched once and kept in the
-    user's cache folder; either way it is verified by its MD5 sum, and read without being unpacked. Where that folder
-    holds the unpacked ``.bin`` files instead, their sizes and numbers of labels are checked.
+    The archive of the binary version is looked for in ``$PYRO_EXT_DATA/cifar10/``; if it is not there, it is fetched
+    once and kept in the cache folder of the user. It is verified by its MD5 sum, and read without being unpacked. The
+    folder may also hold the unpacked ``.bin`` files, of which sizes and numbers of labels are checked.
 
     Args:
-        num_valid: how many of the 50,000 training images, the last ones, to validate on.
+        num_valid: the number of images to validate on, which are the last ones of the 50,000 training images.
 
     Returns:
         ``x`` of shape ``(N, 3072)``, float32 in [0, 1], the red channel first, then the green and the blue one, each
@@ -45,15 +46,13 @@ def cifar10(num_valid: int = 5_000) -> Splits:
 
     Raises:
         ValueError: if ``num_valid`` is out of range or a file is damaged.
-        MissingDataError: if the archive is neither at hand nor to be fetched.
+        MissingDataError: if the archive is missing and cannot be fetched.
 
     References:
         | Learning multiple layers of features from tiny images (Krizhevsky, 2009)
         | https://www.cs.toronto.edu/~kriz/cifar.html
     """
-    most = len(_TRAIN) * _ROWS - 1
-    if isinstance(num_valid, bool) or not isinstance(num_valid, int) or not 0 < num_valid <= most:
-        raise ValueError(f"num_valid must be an integer from 1 to {most}, got {num_valid!r}")
+    positive_int("num_valid", num_valid, maximum=len(_TRAIN) * _ROWS - 1)
     train, test = _read()
     x, y = _tensors(train)
     return Splits(
@@ -84,12 +83,14 @@ def _records_of_files(folder: Path, names: Sequence[str]) -> np.ndarray:
     for name in names:
         path = folder / name
         if not path.is_file():
-            raise MissingDataError(f"{path} not found beside the other files; {_where_to_put()}")
+            raise MissingDataError(f"{path} not found beside the other files; {_missing()}")
         parts.append(_records(path.read_bytes(), str(path)))
     records = np.concatenate(parts)
-    found = np.bincount(records[:, 0], minlength=len(CLASSES))
-    if (found != len(records) // len(CLASSES)).any():
-        raise ValueError(f"{folder}: {', '.join(names)} should hold as many images of each class, got {found.tolist()}")
+    counts = np.bincount(records[:, 0], minlength=len(CLASSES))
+    if (counts != len(records) // len(CLASSES)).any():
+        raise ValueError(
+            f"{folder}: {', '.join(names)} should hold equally many images of each class, got {counts.tolist()}"
+        )
     return records
 
 
@@ -127,26 +128,8 @@ def _tensors(records: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _fetch() -> Path:
-    try:
-        import pooch
-    except ImportError as error:
-        raise MissingDataError(f"{_where_to_put()} (or have it fetched: pip install 'pyro-ext[data]')") from error
-    try:
-        return Path(
-            pooch.retrieve(
-                _URL,
-                known_hash=f"md5:{_MD5}",
-                fname=_ARCHIVE,
-                path=pooch.os_cache("pyro_ext") / "cifar10",
-                downloader=pooch.HTTPDownloader(progressbar=True, timeout=30),
-            )
-        )
-    except (OSError, ValueError) as error:  # no network, no such page; another hash
-        raise MissingDataError(f"{_where_to_put()} (fetching it failed: {type(error).__name__})") from error
+    return fetch([_URL], _MD5, "cifar10", _missing())
 
 
-def _where_to_put() -> str:
-    return (
-        f"CIFAR-10 archive not found: get {_URL} and put it into the folder cifar10 of a folder of yours, and set "
-        f"{ENVIRONMENT_VARIABLE} to the latter"
-    )
+def _missing() -> str:
+    return how_to_get("CIFAR-10 archive", _URL, "cifar10")

@@ -1,4 +1,9 @@
-"""The IDX file format of MNIST and its relatives."""
+"""The IDX file format of MNIST and related data sets.
+
+torchvision has a reader of this format too. It is not used, since every release of torchvision requires one exact
+release of PyTorch, and so would decide which PyTorch can be installed. This reader also checks the size and the MD5 sum
+of a file, and says what is wrong with a damaged one.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +24,20 @@ _DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: 
 def read_idx(path: str | Path, md5: str | None = None) -> np.ndarray:
     r"""Read an IDX file, plain or compressed with gzip.
 
-    Two zero bytes, one byte for the type, one for the number of dims, each dim's size as a big-endian 32-bit
-    integer, then the values in row-major order, and nothing after them.
+    The file holds two zero bytes, one byte for the type of the values, one byte for the number of dims, the size of
+    each dim as a big-endian 32-bit integer, and the values in row-major order.
 
     Args:
-        path: the file; it is taken for compressed if its name ends in ``.gz``.
-        md5: the expected MD5 sum of the *decompressed* content, for copies compressed again differ as files.
+        path: the path of the file, which is decompressed if its name ends in ``.gz``.
+        md5: the expected MD5 sum of the decompressed content, which is the same for all copies, however they are
+            compressed; None for no check.
 
     Returns:
         The array, in native byte order.
 
     Raises:
         ValueError: naming the file and what is wrong with it: broken compression, a bad magic number, too few or
-            too many bytes, or content other than ``md5`` promises.
+            too many bytes, or content with another MD5 sum.
 
     References:
         | The MNIST database of handwritten digits (LeCun, Cortes and Burges, 1998)
@@ -48,9 +54,9 @@ def read_idx(path: str | Path, md5: str | None = None) -> np.ndarray:
     path = Path(path)
     content = _content(path)
     array = _parse(content, path)
-    if md5 is not None and (found := hashlib.md5(content, usedforsecurity=False).hexdigest()) != md5:
+    if md5 is not None and (actual := hashlib.md5(content, usedforsecurity=False).hexdigest()) != md5:
         raise ValueError(
-            f"{path}: content has MD5 {found}, expected {md5}; it is another file or damaged: get it again"
+            f"{path}: content has MD5 {actual}, expected {md5}; it is another file or damaged: get it again"
         )
     return array
 

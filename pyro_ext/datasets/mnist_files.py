@@ -1,4 +1,4 @@
-"""MNIST from its original IDX files: found under ``PYRO_EXT_DATA``, else fetched and verified."""
+"""MNIST from its original IDX files: found under ``PYRO_EXT_DATA``, or fetched and verified."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 
 from pyro_ext.datasets.base import IndexedDataset, Splits
 from pyro_ext.datasets.idx import read_idx
-from pyro_ext.datasets.locate import ENVIRONMENT_VARIABLE, MissingDataError, find_file
+from pyro_ext.datasets.locate import ENVIRONMENT_VARIABLE, fetch, find_file, how_to_get
+from pyro_ext.utils.checks import number_between, one_of, positive_int
 
 __all__ = ["mnist"]
 
@@ -53,39 +54,38 @@ _FILES = {
 def mnist(threshold: float | None = 0.5, protocol: str = "auto", num_valid: int | None = None) -> Splits:
     """Load the MNIST digits of 28 x 28 pixels.
 
-    The IDX files, plain or ``.gz``, are looked for in ``$PYRO_EXT_DATA/mnist/``, else fetched once and kept in the
-    user's cache folder. Either way their decompressed content is verified.
+    The IDX files, plain or ``.gz``, are looked for in ``$PYRO_EXT_DATA/mnist/``. Files that are not there are fetched
+    once and kept in the cache folder of the user. The MD5 sums of their decompressed contents are verified.
 
     Args:
-        threshold: pixels (0 to 1) above this become 1 and the others 0; ``None`` keeps the shades of grey.
-        protocol: ``"standard"`` trains on the first 50,000 of the 60,000 training images, validates on the last
-            10,000 and tests on the 10,000 test images; ``"test-split"`` needs only the test images and trains on
-            the first 8,000 of them, validates on the last 2,000; ``"auto"`` is the standard, or the test split
-            (with a logged warning) where ``PYRO_EXT_DATA`` holds the test images alone.
-        num_valid: how many images to validate on, instead of the protocol's number.
+        threshold: the threshold on the pixels (0 to 1): those above it become 1 and the others 0. None keeps the shades
+            of grey.
+        protocol: the split of the images. ``"standard"`` trains on the first 50,000 of the 60,000 training images,
+            validates on the last 10,000 and tests on the 10,000 test images. ``"test-split"`` needs only the test
+            images: it trains on the first 8,000 of them and validates on the last 2,000. ``"auto"`` is the standard
+            split, or, with a logged warning, the test split if ``PYRO_EXT_DATA`` holds the test images alone.
+        num_valid: the number of images to validate on; None for that of the protocol.
 
     Returns:
         ``x`` of shape ``(N, 784)``, float32, and ``y`` of shape ``(N,)``, int64.
 
     Raises:
         ValueError: if an argument is out of range or a file is damaged.
-        MissingDataError: if a file is neither at hand nor to be fetched.
+        MissingDataError: if a file is missing and cannot be fetched.
 
     References:
         | Gradient-based learning applied to document recognition (LeCun et al., 1998)
         | https://doi.org/10.1109/5.726791
     """
-    if protocol not in _PROTOCOLS:
-        raise ValueError(f"protocol must be one of {', '.join(_PROTOCOLS)}; got {protocol!r}")
-    if threshold is not None and not 0 <= threshold < 1:
-        raise ValueError(f"threshold must lie in [0, 1), the range of the pixels, or be None; got {threshold!r}")
+    one_of("protocol", protocol, _PROTOCOLS)
+    if threshold is not None:
+        number_between("threshold", threshold, 0, 1, "[)")
     if protocol == "auto":
-        protocol = _protocol_at_hand()
+        protocol = _available_protocol()
     part = "test" if protocol == "test-split" else "train"
     x, y = _read(part, threshold)
     num_valid = (2_000 if protocol == "test-split" else 10_000) if num_valid is None else num_valid
-    if isinstance(num_valid, bool) or not isinstance(num_valid, int) or not 0 < num_valid < len(x):
-        raise ValueError(f"num_valid must be an integer from 1 to {len(x) - 1}, got {num_valid!r}")
+    positive_int("num_valid", num_valid, maximum=len(x) - 1)
     return Splits(
         name="mnist" if protocol == "standard" else "mnist-test-split",
         train=IndexedDataset(x[:-num_valid], y[:-num_valid]),
@@ -95,7 +95,7 @@ def mnist(threshold: float | None = 0.5, protocol: str = "auto", num_valid: int 
     )
 
 
-def _protocol_at_hand() -> str:
+def _available_protocol() -> str:
     if find_file("mnist", _FILES["train images"].name) or not find_file("mnist", _FILES["test images"].name):
         return "standard"
     _LOG.warning(
@@ -122,29 +122,6 @@ def _read_file(file: _File) -> np.ndarray:
 
 
 def _fetch(file: _File) -> Path:
-    try:
-        import pooch
-    except ImportError as error:
-        raise MissingDataError(f"{_where_to_put(file)} (or have it fetched: pip install 'pyro-ext[data]')") from error
-    problems = []
-    for mirror in _MIRRORS:
-        try:
-            return Path(
-                pooch.retrieve(
-                    f"{mirror}{file.name}.gz",
-                    known_hash=f"md5:{file.md5_gz}",
-                    fname=f"{file.name}.gz",
-                    path=pooch.os_cache("pyro_ext") / "mnist",
-                    downloader=pooch.HTTPDownloader(progressbar=True, timeout=30),
-                )
-            )
-        except (OSError, ValueError) as error:  # no network, no such page; another hash
-            problems.append(f"{mirror}: {type(error).__name__}")
-    raise MissingDataError(f"{_where_to_put(file)} (fetching it failed: {'; '.join(problems)})")
-
-
-def _where_to_put(file: _File) -> str:
-    return (
-        f"MNIST file {file.name} not found: get {_MIRRORS[0]}{file.name}.gz and put it, plain or .gz, into the folder "
-        f"mnist of a folder of yours, and set {ENVIRONMENT_VARIABLE} to the latter"
-    )
+    urls = [f"{mirror}{file.name}.gz" for mirror in _MIRRORS]
+    missing = how_to_get(f"MNIST file {file.name}", f"{urls[0]} (plain or compressed)", "mnist")
+    return fetch(urls, file.md5_gz, "mnist", missing)

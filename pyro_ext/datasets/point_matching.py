@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 
 from pyro_ext.datasets.base import IndexedDataset, Splits
+from pyro_ext.utils.checks import positive_int, positive_number
 
 __all__ = ["PointProblems", "point_matching"]
 
 
 @dataclass
 class PointProblems(Splits):
-    """Matching problems with what is known about them.
+    """Matching problems with the noise of their observations.
 
     Args:
         noise: the standard deviation of the observations around the points.
@@ -28,14 +28,15 @@ def point_matching(noise: float = 0.5, num_problems: int = 200, size: int = 6, s
 
     .. math::  c_n \sim N(0, I_2), \qquad \pi \sim \mathrm{Uniform}(S_N), \qquad y_m \sim N(c_{\pi_m}, \sigma^2 I_2).
 
-    A problem is a data point as a whole, with a posterior of its own. There is nothing to generalise to other
-    problems, so all parts hold the same ones, and only ``valid`` has the permutations, to evaluate with.
+    Each data point is a whole problem with a posterior of its own. Nothing is learnt that other problems could use, so
+    that training and validation have the same problems. Only ``valid`` has the permutations, for evaluation.
 
     Args:
-        noise: :math:`\sigma`.
-        num_problems: how many.
-        size: N.
-        seed: problems of one seed and size repeat, at each noise from the same standardised noise.
+        noise: the standard deviation :math:`\sigma` of the observations around the points.
+        num_problems: the number of problems.
+        size: the number N of points in each problem.
+        seed: the seed of points, permutations and residuals. Problems of the same seed and size differ only by the
+            noise, which multiplies the same standardised residuals.
 
     Returns:
         ``x`` of shape ``(num_problems, 2, N, 2)``, the points and then the observations, float32; ``y`` of shape
@@ -46,7 +47,7 @@ def point_matching(noise: float = 0.5, num_problems: int = 200, size: int = 6, s
 
     References:
         | Reparameterizing the Birkhoff polytope for variational permutation inference (Linderman et al., 2018),
-        | section 5.1, https://arxiv.org/abs/1710.09508; the law of the points is not stated there
+        | section 5.1, https://arxiv.org/abs/1710.09508; the distribution of the points is not stated there
 
     Example:
         >>> problems = point_matching(noise=0.25, num_problems=500)
@@ -56,15 +57,13 @@ def point_matching(noise: float = 0.5, num_problems: int = 200, size: int = 6, s
         >>> (observed - points.gather(1, problems.valid.y[..., None].expand_as(points))).std()
         tensor(0.2508)
     """
-    if isinstance(noise, bool) or not isinstance(noise, int | float) or not 0 < noise < math.inf:
-        raise ValueError(f"noise must be a positive, finite standard deviation, got {noise!r}")
-    for name, number in (("num_problems", num_problems), ("size", size)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ValueError(f"{name} must be a positive integer, got {number!r}")
+    positive_number("noise", noise)
+    positive_int("num_problems", num_problems)
+    positive_int("size", size)
     generator = torch.Generator().manual_seed(seed)
-    points, disturbance = torch.randn(2, num_problems, size, 2, generator=generator)
+    points, residual = torch.randn(2, num_problems, size, 2, generator=generator)
     order = torch.rand(num_problems, size, generator=generator, dtype=torch.float64).argsort(-1)
-    observed = points.gather(1, order.unsqueeze(-1).expand_as(points)) + noise * disturbance
+    observed = points.gather(1, order.unsqueeze(-1).expand_as(points)) + noise * residual
     x = torch.stack([points, observed], 1)
     labelled = IndexedDataset(x, order)
     return PointProblems("point_matching", train=IndexedDataset(x), valid=labelled, noise=float(noise))

@@ -1,4 +1,4 @@
-"""Activity of neurons whose identities are hidden, in several animals that share one network of connections."""
+"""Recordings of neurons of unknown identity in several animals that share one network of connections."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_ext.datasets.base import IndexedDataset, Splits
+from pyro_ext.utils.checks import positive_int
 
 __all__ = ["WormRecordings", "lag_moments", "record", "simulate_activity", "simulated_worms", "stable_weights"]
 
@@ -19,17 +20,17 @@ _MARGIN = 1.1  # the spectral radius of the weights is 1 over this
 class WormRecordings(Splits):
     r"""Recordings of J worms of N neurons each, in an order of its own for each worm.
 
-    The rows of ``x`` are the moments of the activity that :func:`lag_moments` returns, ``(J, 2N, 2N)``. The worms to
-    validate on are those to train on; what is held out are their true identities ``valid.y``, ``(J, N)``: neuron m of
-    worm j is number ``y[j, m]`` of the network.
+    The rows of ``x`` are the moments of the activity that :func:`lag_moments` returns, ``(J, 2N, 2N)``. Training and
+    validation have the same worms; only ``valid`` has their true identities ``y``, ``(J, N)``: neuron m of worm j is
+    number ``y[j, m]`` of the network.
 
     Args:
         connectome: the pairs of neurons that are connected, symmetric, bool ``(N, N)``.
-        candidates: the possible identities (columns) of each worm's neurons (rows), bool ``(J, N, N)``. A neuron with
-            only one candidate is known.
+        candidates: the possible identities (columns) of the neurons (rows) of each worm, bool ``(J, N, N)``. A neuron
+            with only one candidate is known.
         num_steps: the number T of steps in time.
-        weights: the true weights of the connections, ``(N, N)``, where they are known.
-        names: the neurons' names in the order of the network, if they have any.
+        weights: the true weights of the connections, ``(N, N)``; None if they are unknown.
+        names: the names of the neurons in the order of the network; None if they have no names.
 
     Raises:
         ValueError: if the shapes do not fit together.
@@ -56,17 +57,18 @@ class WormRecordings(Splits):
 
     @property
     def known(self) -> Tensor:
-        """The neurons with only one candidate, known beforehand or alone at their position, bool ``(J, N)``."""
+        """The neurons with only one candidate: known from the start, or alone at their position, bool ``(J, N)``."""
         return self.candidates.sum(-1) == 1
 
 
 def lag_moments(activity: Tensor) -> Tensor:
-    r"""Return the sums of products of activities that the likelihood of a linear model of first order depends on.
+    r"""Return the sums of products of activities, sufficient statistics of a linear model of first order.
 
     .. math::  \sum_{t=1}^T z_t z_t^\top, \qquad z_t = \begin{pmatrix} y_t \\ y_{t-1} \end{pmatrix}.
 
     Args:
-        activity: ``batch_shape + (T + 1, N)``, the first row being the state before the first step.
+        activity: the activity at T + 1 times, ``batch_shape + (T + 1, N)``; the first row is the state before the first
+            step.
 
     Returns:
         ``batch_shape + (2N, 2N)``, in the type of ``activity``, summed in float64.
@@ -91,10 +93,10 @@ def simulate_activity(
     r"""Simulate :math:`y_t = A y_{t-1} + \epsilon_t` with standard Gaussian noise and start.
 
     Args:
-        transition: A, ``batch_shape + (N, N)``.
-        num_steps: T.
-        sample_shape: of independent runs.
-        generator: where the noise comes from.
+        transition: the transition matrix A, ``batch_shape + (N, N)``.
+        num_steps: the number T of steps in time.
+        sample_shape: the shape of independent runs.
+        generator: the random generator of the noise; None for the global one.
 
     Returns:
         ``sample_shape + batch_shape + (T + 1, N)``.
@@ -106,8 +108,8 @@ def simulate_activity(
     shape = (num_steps + 1, *sample_shape, *transition.shape[:-1])
     noise = torch.randn(shape, generator=generator, dtype=transition.dtype, device=transition.device)
     state, states = noise[0], [noise[0]]
-    for disturbance in noise[1:]:
-        state = (state.unsqueeze(-2) @ transition.mT).squeeze(-2) + disturbance
+    for innovation in noise[1:]:
+        state = (state.unsqueeze(-2) @ transition.mT).squeeze(-2) + innovation
         states.append(state)
     return torch.stack(states, -2)
 
@@ -115,11 +117,11 @@ def simulate_activity(
 def stable_weights(connectome: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Draw antisymmetric Gaussian weights of the connections, divided by 1.1 times their spectral radius.
 
-    Their eigenvalues are imaginary: activity oscillates and dies out, unless noise keeps it going.
+    The eigenvalues are imaginary and smaller than 1 in size, so that activity without noise oscillates and decays.
 
     Args:
-        connectome: symmetric, bool ``(N, N)``.
-        generator: where the weights come from.
+        connectome: the pairs of neurons that are connected, symmetric, bool ``(N, N)``.
+        generator: the random generator of the weights; None for the global one.
 
     Returns:
         ``(N, N)``, float64.
@@ -139,16 +141,17 @@ def stable_weights(connectome: Tensor, generator: torch.Generator | None = None)
 def record(
     name: str, connectome: Tensor, near: Tensor, num_worms: int, num_known: int, num_steps: int, seed: int
 ) -> WormRecordings:
-    """Simulate worms that share weights, each with a random order of its neurons and some random ones known.
+    """Simulate worms that share weights; each has a random order of its neurons and some random known neurons.
 
     Args:
-        name: what the data set is to be called.
-        connectome: symmetric, bool ``(N, N)``.
-        near: the pairs of neurons that could be taken for each other, symmetric, with a true diagonal, bool ``(N, N)``.
-        num_worms: J.
-        num_known: how many neurons of each worm have a known identity.
-        num_steps: T.
-        seed: of everything random.
+        name: the name of the data set.
+        connectome: the pairs of neurons that are connected, symmetric, bool ``(N, N)``.
+        near: the pairs of neurons that could be confused with each other, symmetric, with a true diagonal, bool
+            ``(N, N)``.
+        num_worms: the number J of worms.
+        num_known: the number of neurons of each worm whose identity is known.
+        num_steps: the number T of steps in time.
+        seed: the seed of weights, orders, known neurons and activity.
 
     Raises:
         ValueError: if a number is out of range, or nothing is connected.
@@ -187,13 +190,13 @@ def simulated_worms(
     """Simulate worms with a random network, a small stand-in for :func:`~pyro_ext.datasets.celegans.celegans`.
 
     Args:
-        num_worms: J.
-        num_neurons: N.
-        num_connections: how many of the N (N - 1) / 2 pairs are connected, at random.
-        num_nearby: neurons stand in groups of at most this many, whose members are not told apart by position.
-        num_known: how many neurons of each worm have a known identity.
-        num_steps: the number of steps in time.
-        seed: of everything random.
+        num_worms: the number J of worms.
+        num_neurons: the number N of neurons of each worm.
+        num_connections: the number of random pairs of neurons that are connected, at most N (N - 1) / 2.
+        num_nearby: the largest number of neurons at one position, which cannot be told apart by their position.
+        num_known: the number of neurons of each worm whose identity is known.
+        num_steps: the number T of steps in time.
+        seed: the seed of connections, weights, orders, known neurons and activity.
 
     Raises:
         ValueError: if a number is out of range.
@@ -205,11 +208,11 @@ def simulated_worms(
         >>> worms.candidates[0].sum(-1)
         tensor([3, 3, 3, 2, 2, 1])
     """
-    for label, value in (("num_neurons", num_neurons), ("num_nearby", num_nearby)):
-        _check_integer(label, value, 2 if label == "num_neurons" else 1, None)
+    positive_int("num_neurons", num_neurons, 2)
+    positive_int("num_nearby", num_nearby)
     pairs = torch.triu_indices(num_neurons, num_neurons, 1)
-    _check_integer("num_connections", num_connections, 1, pairs.shape[1])
-    _check_integer("seed", seed, 0, None)
+    positive_int("num_connections", num_connections, maximum=pairs.shape[1])
+    positive_int("seed", seed, 0)
     generator = torch.Generator().manual_seed(seed)
     rows, columns = pairs[:, torch.randperm(pairs.shape[1], generator=generator)[:num_connections]]
     connectome = torch.zeros(num_neurons, num_neurons, dtype=torch.bool)
@@ -220,12 +223,12 @@ def simulated_worms(
 
 
 def _orders(number: int, size: int, generator: torch.Generator) -> Tensor:
-    """Return random orders of ``size`` things, ``(number, size)``."""
+    """Return random permutations of ``size`` items, ``(number, size)``."""
     return torch.stack([torch.randperm(size, generator=generator) for _ in range(number)])
 
 
 def _candidates(near: Tensor, identity: Tensor, known: Tensor) -> Tensor:
-    """Return what each worm's neurons may be: those near their true place that are not known to be others."""
+    """Return the candidates: the neurons near the true position, without those that are known to be other neurons."""
     truth = torch.nn.functional.one_hot(identity, len(near)).bool()
     taken = (truth & known.unsqueeze(-1)).any(-2, keepdim=True)
     return torch.where(known.unsqueeze(-1), truth, near[identity] & ~taken)
@@ -233,14 +236,7 @@ def _candidates(near: Tensor, identity: Tensor, known: Tensor) -> Tensor:
 
 def check_numbers(num_neurons: int, num_worms: int, num_known: int, num_steps: int, seed: int) -> None:
     """Raise a ValueError if one of the numbers that describe recordings is out of range."""
-    _check_integer("num_worms", num_worms, 1, None)
-    _check_integer("num_known", num_known, 0, num_neurons)
-    _check_integer("num_steps", num_steps, 1, None)
-    _check_integer("seed", seed, 0, None)
-
-
-def _check_integer(name: str, value: int, least: int, most: int | None) -> None:
-    wrong = isinstance(value, bool) or not isinstance(value, int) or value < least
-    if wrong or (most is not None and value > most):
-        limits = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise ValueError(f"{name} must be an integer {limits}, got {value!r}")
+    positive_int("num_worms", num_worms)
+    positive_int("num_known", num_known, 0, num_neurons)
+    positive_int("num_steps", num_steps)
+    positive_int("seed", seed, 0)

@@ -8,6 +8,7 @@ from pyro_ext.distributions.permutations import (
     RelaxedRoundingPermutation,
     RelaxedStickBreakingPermutation,
     StickBreakingPermutation,
+    UniformPermutation,
 )
 from pyro_ext.distributions.plackett_luce import PlackettLuce
 from pyro_ext.distributions.relaxed import (
@@ -51,6 +52,7 @@ __all__ = [
     "SubsplitBayesianNetwork",
     "TreeFrequency",
     "TreeLikelihood",
+    "UniformPermutation",
     "UniformTopology",
     "UnorderedSet",
     "constraints",

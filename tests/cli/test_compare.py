@@ -4,11 +4,11 @@ import math
 import pytest
 import torch
 import yaml
+from pyro_ext.cli.compare_arguments import checkpoint_in, estimators, with_data_of_run
+from pyro_ext.cli.compare_report import Row, as_csv, table
 
 from pyro_ext.cli import compare_job
 from pyro_ext.cli.__main__ import main
-from pyro_ext.cli.compare_arguments import checkpoint_in, estimators, with_data_of_run
-from pyro_ext.cli.compare_report import Row, as_csv, table
 from pyro_ext.inference import TraceLeaveOneOut_ELBO, TraceVIMCO_ELBO
 from pyro_ext.inference.compare import GradientFigures
 

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-
-from pyro_ext.cli import demo
 from pyro_ext.cli.demo_report import Outcome, compare, metrics_csv, report
 from pyro_ext.inference.fit import engine
+
+from pyro_ext.cli import demo
 
 OUTCOMES = [
     Outcome("Trace_ELBO", 0, [26.0, 25.0], [26.5, 25.4], 12.0, "runs/a/last.ckpt"),

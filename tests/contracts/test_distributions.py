@@ -25,6 +25,7 @@ from pyro_ext.distributions import (
     RelaxedStickBreakingPermutation,
     RelaxedTopK,
     StickBreakingPermutation,
+    UniformPermutation,
     UnorderedSet,
 )
 from pyro_ext.distributions.permutations import PermutationDistribution
@@ -34,6 +35,7 @@ INF = math.inf
 MATRICES = (GumbelSinkhorn, RelaxedRoundingPermutation, RelaxedStickBreakingPermutation)
 NO_DENSITY = {"log_prob": "the distribution of relaxed values is intractable"}
 NO_PROBABILITIES = {"log_prob": "the distribution of a perturbed matching is intractable"}
+NO_GRADIENT = dict.fromkeys(("gradients", "score"), "all probabilities are 1 / N!")
 DEPENDS_ON_K = {"infer_shapes": "the event shape is the value of k"}
 SQUARE = [[0.3, -1.0, 0.7], [0.0, 0.5, -0.2], [1.0, 0.1, 0.4]]
 WITH_HOLES = [[0.3, -INF, 0.7], [0.0, 0.5, -INF], [1.0, 0.1, 0.4]]
@@ -152,6 +154,7 @@ MEMBERS = {
     ),
     "GumbelSinkhorn": Member(GumbelSinkhorn, [WITH_HOLES, [0.5, 1.0]], NO_DENSITY),
     "GumbelMatching": Member(GumbelMatching, [[WITH_HOLES] * 2], NO_PROBABILITIES),
+    "UniformPermutation": Member(UniformPermutation, [SQUARE], NO_GRADIENT),
     "PermutationMatching": Member(PermutationMatching, [SQUARE]),
     "PermutationMatching, batch with cells never used": Member(PermutationMatching, [[SQUARE, WITH_HOLES]]),
 }
@@ -172,6 +175,7 @@ SINGLE = {
     "GumbelSinkhorn": lambda zero: GumbelSinkhorn(zero.unsqueeze(-1), 0.5),
     "GumbelMatching": lambda zero: GumbelMatching(zero.unsqueeze(-1)),
     "PermutationMatching": lambda zero: PermutationMatching(zero.unsqueeze(-1)),
+    "UniformPermutation": lambda zero: UniformPermutation(zero.unsqueeze(-1)),
 }
 
 

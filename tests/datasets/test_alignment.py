@@ -1,10 +1,10 @@
-"""An alignment as a data set: one data point, many steps to an epoch, bad files."""
+"""An alignment as a data set: one object seen whole, many steps to an epoch, bad files."""
 
 import pytest
 import torch
 
 from pyro_ext.datasets import alignment, load
-from pyro_ext.inference.fit import FitDataModule
+from pyro_ext.inference.training.data import FitDataModule
 
 FASTA = ">b\nACGT\n>a\nACGA\n>c\nAGGA\n"
 
@@ -16,7 +16,7 @@ def path(tmp_path):
     return str(file)
 
 
-def test_one_point_makes_an_epoch_of_many_steps(path):
+def test_one_object_makes_an_epoch_of_many_steps(path):
     data = load("alignment", path=path, steps_per_epoch=7)
     assert (data.name, data.alignment.taxa, data.alignment.num_sites) == ("three.fasta", ("a", "b", "c"), 4)
     for batch_size in (1, 100):
@@ -24,7 +24,9 @@ def test_one_point_makes_an_epoch_of_many_steps(path):
         assert module.size == 1
         batches = list(module.train_dataloader())
         assert len(batches) == len(module.train_dataloader()) == 7
-        assert all(x.shape == (1, 0) and y is None and index.tolist() == [0] for x, y, index in batches)
+        for patterns, weights in batches:
+            assert torch.equal(patterns, data.alignment.patterns)
+            assert torch.equal(weights, data.alignment.weights)
         assert len(list(module.held_out("valid"))) == 1
         assert module.held_out("test") is None
 

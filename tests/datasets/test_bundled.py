@@ -36,8 +36,8 @@ def test_digits_cut_elsewhere():
         (lambda: digits(num_train=0), "num_train must be an integer from 1 to 1796, got 0"),
         (lambda: digits(num_train=1797), "num_train must be an integer from 1 to 1796, got 1797"),
         (lambda: digits(num_train=15.5), "num_train must be an integer"),
-        (lambda: digits(binarize=16), r"binarize must lie in \[0, 16\)"),
-        (lambda: digits(binarize=-1.0), r"binarize must lie in \[0, 16\)"),
+        (lambda: digits(binarize=16), r"binarize must be a number in \[0, 16\)"),
+        (lambda: digits(binarize=-1.0), r"binarize must be a number in \[0, 16\)"),
         (lambda: load("digit"), f"name must be one of {', '.join(AVAILABLE)}; got 'digit'"),
         (
             lambda: load("digits", threshold=0.5),

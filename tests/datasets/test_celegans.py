@@ -26,7 +26,7 @@ VD13,NMJ,NMJ,12,
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Four neurons: two at one position, one .01 and one .03 away from them."""
+    """Four neurons: two at one position, and two others 0.01 and 0.03 away from them."""
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path))
     folder = tmp_path / "celegans"
     folder.mkdir()
@@ -80,10 +80,10 @@ def test_candidates_are_near(folder, options, counts):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"nu": 0.0}, "nu must be a positive, finite number of body lengths, got 0.0"),
+        ({"nu": 0.0}, "nu must be a positive, finite number, got 0.0"),
         ({"nu": float("nan")}, "nu must be a positive, finite number"),
-        ({"mean_candidates": 0.5}, r"mean_candidates must lie in \[1, 4\], the number of neurons; got 0.5"),
-        ({"mean_candidates": 5}, "mean_candidates must lie in"),
+        ({"mean_candidates": 0.5}, r"mean_candidates must be a number in \[1, 4\], got 0.5"),
+        ({"mean_candidates": 5}, "mean_candidates must be a number in"),
         ({"num_worms": 0}, "num_worms must be an integer of at least 1, got 0"),
         ({"num_known": 5}, "num_known must be an integer from 0 to 4, got 5"),
         ({"num_known": "all"}, "num_known must be an integer from 0 to 4, got 'all'"),

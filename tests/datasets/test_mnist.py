@@ -21,7 +21,7 @@ def content(part, shape):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder of small stand-ins for the four files, which the loader expects by their own sums."""
+    """A folder with small files in place of the four, and a loader that expects their shapes and sums."""
     (tmp_path / "mnist").mkdir()
     small = {}
     for part, file in mnist_files._FILES.items():
@@ -116,7 +116,7 @@ def test_damaged_file(folder, damage, problem):
     ("options", "message"),
     [
         ({"protocol": "small"}, "protocol must be one of auto, standard, test-split; got 'small'"),
-        ({"threshold": 1.0}, r"threshold must lie in \[0, 1\)"),
+        ({"threshold": 1.0}, r"threshold must be a number in \[0, 1\)"),
         ({"num_valid": 60}, "num_valid must be an integer from 1 to 59, got 60"),
         ({"num_valid": 0}, "num_valid must be an integer from 1 to 59, got 0"),
     ],
@@ -126,7 +126,7 @@ def test_bad_options(folder, options, message):
         mnist(**options)
 
 
-def test_folder_that_is_none(monkeypatch, tmp_path):
+def test_folder_that_does_not_exist(monkeypatch, tmp_path):
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / "nowhere"))
     with pytest.raises(MissingDataError, match=r"PYRO_EXT_DATA names .*nowhere', which is not a folder"):
         find_file("mnist", "train-images-idx3-ubyte")

@@ -65,11 +65,11 @@ def test_one_point():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"noise": 0.0}, "noise must be a positive, finite standard deviation, got 0.0"),
-        ({"noise": float("nan")}, "noise must be a positive, finite standard deviation, got nan"),
-        ({"noise": "loud"}, "noise must be a positive, finite standard deviation, got 'loud'"),
-        ({"num_problems": 0}, "num_problems must be a positive integer, got 0"),
-        ({"size": 2.5}, "size must be a positive integer, got 2.5"),
+        ({"noise": 0.0}, "noise must be a positive, finite number, got 0.0"),
+        ({"noise": float("nan")}, "noise must be a positive, finite number, got nan"),
+        ({"noise": "loud"}, "noise must be a positive, finite number, got 'loud'"),
+        ({"num_problems": 0}, "num_problems must be an integer of at least 1, got 0"),
+        ({"size": 2.5}, "size must be an integer of at least 1, got 2.5"),
     ],
 )
 def test_bad_options(options, message):

@@ -2,7 +2,7 @@
 
 from pyro_ext.distributions.permutations._discrete import PermutationDistribution
 from pyro_ext.distributions.permutations.gumbel import GumbelMatching, GumbelSinkhorn
-from pyro_ext.distributions.permutations.matching import PermutationMatching
+from pyro_ext.distributions.permutations.matching import PermutationMatching, UniformPermutation
 from pyro_ext.distributions.permutations.relaxed_stick_breaking import RelaxedStickBreakingPermutation
 from pyro_ext.distributions.permutations.rounding import RelaxedRoundingPermutation
 from pyro_ext.distributions.permutations.stick_breaking import StickBreakingPermutation
@@ -15,4 +15,5 @@ __all__ = [
     "RelaxedRoundingPermutation",
     "RelaxedStickBreakingPermutation",
     "StickBreakingPermutation",
+    "UniformPermutation",
 ]

@@ -1,4 +1,4 @@
-"""The exponential family over permutations, exact for small sizes."""
+"""The exponential family over permutations, exact for small sizes, and its uniform member, of any size."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch.distributions import constraints
 from torch.distributions.kl import register_kl
 from torch.distributions.utils import lazy_property
 
-from pyro_ext.distributions.permutations._discrete import SequentialPermutation
+from pyro_ext.distributions.permutations._discrete import PermutationDistribution, SequentialPermutation
 from pyro_ext.distributions.permutations._parameters import check_matrix, check_potentials, matrix_shapes
 from pyro_ext.ops.assignment import best_permutation, permutation_matrix
 from pyro_ext.ops.permanent import MOST_ROWS, column_chooser, log_permanent, sample_matchings
 
-__all__ = ["PermutationMatching"]
+__all__ = ["PermutationMatching", "UniformPermutation"]
 
 
 class PermutationMatching(SequentialPermutation):
@@ -123,6 +123,56 @@ class PermutationMatching(SequentialPermutation):
     def entropy(self) -> Tensor:
         """Return the exact entropy in nats, ``batch_shape``."""
         return self.log_normalizer - (self.mean * self._finite_potentials).sum((-2, -1))
+
+
+class UniformPermutation(PermutationDistribution):
+    r"""Permutation matrices of equal probability, of any size.
+
+    .. math::  P(X) = \frac{1}{N!}.
+
+    Args:
+        like: a matrix that gives N, the batch shape, the type and the device, ``batch_shape + (N, N)``; its values are
+            of no importance.
+        validate_args: whether to check arguments and values; torch's default if None.
+
+    Raises:
+        ValueError: if ``like`` is no batch of square matrices.
+
+    Example:
+        >>> d = UniformPermutation(torch.zeros(3, 3))
+        >>> d.log_prob(d.sample()).exp()
+        tensor(0.1667)
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {"like": constraints.independent(constraints.real, 2)}
+
+    def __init__(self, like: Tensor, validate_args: bool | None = None) -> None:
+        check_matrix("like", like)
+        self.like = like
+        super().__init__(like.shape[-1], like.shape[:-2], validate_args)
+
+    @property
+    def _parameter(self) -> Tensor:
+        return self.like
+
+    @classmethod
+    def infer_shapes(cls, like: Sequence[int]) -> tuple[torch.Size, torch.Size]:
+        """Return batch and event shape for a parameter of this shape."""
+        return matrix_shapes(like)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draw permutation matrices, ``sample_shape + batch_shape + (N, N)``."""
+        shape = torch.Size(sample_shape) + self.like.shape[:-1]
+        order = torch.rand(shape, dtype=torch.float64, device=self.like.device).argsort(-1)
+        return permutation_matrix(order, self.like.dtype)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return ``-log N!`` for every permutation matrix ``(..., N, N)``."""
+        if self._validate_args:
+            self._validate_sample(value)
+        shape = torch.broadcast_shapes(value.shape[:-2], self.batch_shape)
+        return self.like.new_full(shape, -math.lgamma(self.permutation_size + 1))
 
 
 @register_kl(PermutationMatching, PermutationMatching)

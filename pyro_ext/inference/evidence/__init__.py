@@ -1,7 +1,7 @@
-"""Nineteen ways to the marginal likelihood of any Pyro model with continuous latents."""
+"""Nineteen estimators of the marginal likelihood (evidence) of any Pyro model with continuous latents."""
 
-from pyro_ext.inference.evidence.api import EvidenceComparison, compare_evidence, estimate_evidence
-from pyro_ext.inference.evidence.estimate import EvidenceEstimate, EvidenceWarning
+from pyro_ext.inference.evidence.api import compare_evidence, estimate_evidence
+from pyro_ext.inference.evidence.estimate import EvidenceComparison, EvidenceEstimate, EvidenceWarning
 from pyro_ext.inference.evidence.methods import EVIDENCE_METHODS
 from pyro_ext.inference.evidence.settings import EvidenceSettings
 

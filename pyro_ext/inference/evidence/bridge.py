@@ -1,9 +1,10 @@
-r"""Bridge sampling between the posterior and a normal law fitted to half of its draws.
+r"""Bridge sampling between the posterior and a normal distribution fitted to half of its draws.
 
 .. math::  r = \frac{\frac1{n_2} \sum_j \frac{l_{2j}}{s_1 l_{2j} + s_2 r}}
     {\frac1{n_1} \sum_i \frac{1}{s_1 l_{1i} + s_2 r}}, \qquad l = \frac{p(D, z)}{q(z)},
 
-with :math:`l_1` at posterior draws, :math:`l_2` at draws from q, and :math:`s_i` the shares of effective draws.
+with :math:`l_1` at posterior draws, :math:`l_2` at draws from the normal distribution q, and :math:`s_i` the shares of
+effective draws.
 
 References:
     | Simulating ratios of normalizing constants via a simple identity (Meng & Wong, 1996)
@@ -24,67 +25,69 @@ from pyro_ext.inference.evidence.estimate import EvidenceEstimate
 from pyro_ext.inference.evidence.normal_fit import fitted_normal
 from pyro_ext.inference.evidence.posterior import Posterior
 from pyro_ext.inference.evidence.problem import Problem
-from pyro_ext.inference.evidence.weights import chain_ess, checked_weights
+from pyro_ext.inference.evidence.weights import chain_ess, check_weights
 
 __all__ = ["bridge", "bridge_iteration"]
 
 _TOLERANCE = 1e-10
-_ROUNDS = 1000
+_ITERATIONS = 1000
 
 
 def bridge_iteration(posterior: Tensor, proposal: Tensor, share: float) -> tuple[Tensor, int]:
-    """Iterate to the fixed point of the bridge; returns its logarithm and the number of rounds.
+    """Iterate to the fixed point r; return its logarithm and the number of iterations.
 
     Args:
-        posterior: log l at draws from the posterior, any shape.
-        proposal: log l at draws from q, any shape.
-        share: the share s_1 of posterior draws.
+        posterior: the values of log l at draws from the posterior, any shape.
+        proposal: the values of log l at draws from q, any shape.
+        share: the share s_1 of posterior draws among all effective draws.
 
     Raises:
-        ValueError: if the iteration does not settle.
+        ValueError: if the iteration does not converge.
     """
     log_s1, log_s2 = math.log(share), math.log1p(-share)
     log_r = posterior.new_tensor(math.log(posterior.numel())) - (-posterior).flatten().logsumexp(0)
-    for rounds in range(1, _ROUNDS + 1):
+    for iterations in range(1, _ITERATIONS + 1):
         top = proposal - torch.logaddexp(log_s1 + proposal, log_s2 + log_r)
         bottom = -torch.logaddexp(log_s1 + posterior, log_s2 + log_r)
         new = top.flatten().logsumexp(0) - math.log(top.numel())
         new = new - bottom.flatten().logsumexp(0) + math.log(bottom.numel())
-        if (new - log_r).abs() < _TOLERANCE * (1 + new.abs()) or (rounds == _ROUNDS and (new - log_r).abs() < 1e-4):
-            return new, rounds
+        if (new - log_r).abs() < _TOLERANCE * (1 + new.abs()) or (
+            iterations == _ITERATIONS and (new - log_r).abs() < 1e-4
+        ):
+            return new, iterations
         log_r = new
-    raise ValueError(f"the bridge did not settle within {_ROUNDS} rounds: draw more from the posterior")
+    raise ValueError(f"the bridge did not converge within {_ITERATIONS} iterations: draw more from the posterior")
 
 
 def bridge(problem: Problem, posterior: Posterior) -> EvidenceEstimate:
-    """Return the estimate; the first half of every chain fits q, the second is bridged to as many draws from it."""
+    """Return the estimate from the second half of every chain and as many draws from q, fitted to the first half."""
     half = len(posterior.z) // 2
     if half < 2:
         raise ValueError(f"bridge needs at least 4 posterior draws in each chain, got {len(posterior.z)}")
     fit_ess = chain_ess(posterior.z[:half].transpose(1, 2)).median().item()
     q = fitted_normal(posterior.z[:half].flatten(0, 1), fit_ess)
     z = posterior.z[half:]
-    own = posterior.densities.log_joint[half:] - q.log_prob(z)
-    drawn = q.sample((own.numel(),))
-    other = problem.at(drawn).log_joint - q.log_prob(drawn)
-    other = other.nan_to_num(-torch.inf, torch.inf, -torch.inf)
-    checked_weights(own)
-    checked_weights(other)
-    ess = chain_ess(own).item()
-    share = ess / (ess + other.numel())
-    log_r, rounds = bridge_iteration(own, other, share)
+    at_posterior = posterior.densities.log_joint[half:] - q.log_prob(z)
+    drawn = q.sample((at_posterior.numel(),))
+    at_proposal = problem.at(drawn).log_joint - q.log_prob(drawn)
+    at_proposal = at_proposal.nan_to_num(-torch.inf, torch.inf, -torch.inf)
+    check_weights(at_posterior)
+    check_weights(at_proposal)
+    ess = chain_ess(at_posterior).item()
+    share = ess / (ess + at_proposal.numel())
+    log_r, iterations = bridge_iteration(at_posterior, at_proposal, share)
     return EvidenceEstimate(
         log_r.item(),
-        _std_error(own - log_r, other - log_r, share),
-        {**posterior.diagnostics, "bridge_ess": ess, "rounds": rounds},
+        _std_error(at_posterior - log_r, at_proposal - log_r, share),
+        {**posterior.diagnostics, "bridge_ess": ess, "iterations": iterations},
     )
 
 
-def _std_error(own: Tensor, other: Tensor, share: float) -> float:
-    """Return the relative error of the ratio; arguments are log l / r."""
+def _std_error(at_posterior: Tensor, at_proposal: Tensor, share: float) -> float:
+    """Return the relative standard error of r, given the values of log l - log r at both sets of draws."""
     log_s1, log_s2 = math.log(share), math.log1p(-share)
-    at_other = (other - torch.logaddexp(log_s1 + other, other.new_tensor(log_s2))).exp()
-    at_own = (-torch.logaddexp(log_s1 + own, own.new_tensor(log_s2))).exp()
-    by_proposal = at_other.var() / at_other.mean().square() / at_other.numel()
-    by_posterior = at_own.var() / at_own.mean().square() / chain_ess(at_own)
+    top = (at_proposal - torch.logaddexp(log_s1 + at_proposal, at_proposal.new_tensor(log_s2))).exp()
+    bottom = (-torch.logaddexp(log_s1 + at_posterior, at_posterior.new_tensor(log_s2))).exp()
+    by_proposal = top.var() / top.mean().square() / top.numel()
+    by_posterior = bottom.var() / bottom.mean().square() / chain_ess(bottom)
     return (by_proposal + by_posterior).sqrt().item()

@@ -1,17 +1,21 @@
-"""What an estimation of the evidence returns."""
+"""The results of evidence estimation: one estimate, or a comparison of several methods."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["EvidenceEstimate", "EvidenceWarning"]
+from pyro_ext.utils.tables import markdown_table
+
+__all__ = ["EvidenceComparison", "EvidenceEstimate", "EvidenceWarning"]
+
+_HEADER = ("method", "log evidence", "std. error", "ESS", "seconds", "remark")
 
 
 class EvidenceWarning(UserWarning):
-    """An estimate came out but should not be relied on."""
+    """An estimate was computed, but it should not be relied on."""
 
 
 @dataclass(frozen=True)
@@ -19,15 +23,15 @@ class EvidenceEstimate:
     """An estimate of the logarithm of the marginal likelihood, in nats.
 
     Args:
-        log_evidence: the estimate; for a score the score, which compares models but estimates nothing.
-        std_error: the Monte Carlo standard error of ``log_evidence``; ``nan`` where the method draws nothing, or
-            returns a score.
-        diagnostics: figures by name: ``ess`` (the effective number of draws), ``pareto_k`` (the tail index of the
+        log_evidence: the estimate of the log-evidence, or a score that ranks models without estimating it.
+        std_error: the Monte Carlo standard error of ``log_evidence``; ``nan`` for scores and for methods without
+            random draws.
+        diagnostics: diagnostics by name: ``ess`` (the effective number of draws), ``pareto_k`` (the tail index of the
             weights: above 0.5 their variance is infinite, above 0.7 the estimate is worthless), ``acceptance``,
-            ``divergences``, ``r_hat``, ``powers`` and others, as the method has them.
-        method: its name.
-        is_score: whether this is a score and not an estimate.
-        seconds: the time it took, shared parts included.
+            ``divergences``, ``r_hat``, ``powers`` and others. Each method has its own.
+        method: the name of the method.
+        is_score: whether ``log_evidence`` is a score and not an estimate.
+        seconds: the time in seconds that the method takes when it is run alone.
 
     Example:
         >>> EvidenceEstimate(-12.3, 0.02, method="bridge")
@@ -45,3 +49,51 @@ class EvidenceEstimate:
         error = "" if math.isnan(self.std_error) else f" +- {self.std_error:.3f}"
         label = f"{self.method}, a score" if self.is_score else self.method
         return f"EvidenceEstimate({label}: {self.log_evidence:.3f}{error})"
+
+
+@dataclass(frozen=True)
+class EvidenceComparison(Mapping[str, EvidenceEstimate]):
+    """Estimates of the evidence of one model by several methods: a mapping from method to estimate.
+
+    Args:
+        estimates: the estimates by the name of the method.
+        refused: for each method without an estimate the reason: it does not apply to the model, or it failed.
+    """
+
+    estimates: Mapping[str, EvidenceEstimate]
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    def __getitem__(self, method: str) -> EvidenceEstimate:
+        if method in self.refused:
+            raise KeyError(f"there is no estimate by {method}: {self.refused[method]}")
+        return self.estimates[method]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.estimates)
+
+    def __len__(self) -> int:
+        return len(self.estimates)
+
+    def to_markdown(self) -> str:
+        """Return a Markdown table with one row for each method.
+
+        Example:
+            >>> estimates = {"ml": EvidenceEstimate(-1.5, method="ml", is_score=True, seconds=0.25)}
+            >>> print(EvidenceComparison(estimates).to_markdown())
+            | method | log evidence | std. error | ESS | seconds | remark |
+            |:-------|-------------:|-----------:|----:|--------:|:-------|
+            | ml     |      -1.5000 |          - |   - |    0.25 | score  |
+        """
+        rows = [_row(name, estimate) for name, estimate in self.estimates.items()]
+        rows += [[name, "-", "-", "-", "-", reason] for name, reason in self.refused.items()]
+        return markdown_table(rows, _HEADER, left=(0, len(_HEADER) - 1))
+
+
+def _row(name: str, estimate: EvidenceEstimate) -> list[str]:
+    error = "-" if math.isnan(estimate.std_error) else f"{estimate.std_error:.4f}"
+    ess = estimate.diagnostics.get("weight_ess", estimate.diagnostics.get("ess"))
+    remark = "score" if estimate.is_score else "lower bound" if name == "elbo" else ""
+    return [
+        name, f"{estimate.log_evidence:.4f}", error, "-" if ess is None else f"{ess:.0f}",
+        f"{estimate.seconds:.2f}", remark,
+    ]  # fmt: skip

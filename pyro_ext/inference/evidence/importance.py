@@ -1,30 +1,49 @@
-"""Importance sampling: weights of independent draws from a law that covers the posterior, or from the prior."""
+"""Importance sampling: estimates from the weights of independent draws."""
 
 from __future__ import annotations
 
+import math
 import warnings
 
+import torch
 from torch import Tensor
 
 from pyro_ext.inference.evidence.estimate import EvidenceEstimate, EvidenceWarning
 from pyro_ext.inference.evidence.problem import Problem
-from pyro_ext.inference.evidence.weights import importance_log_mean
+from pyro_ext.inference.evidence.weights import check_weights, log_mean_exp, pareto_k
 
-__all__ = ["importance_estimate", "naive_monte_carlo"]
+__all__ = ["elbo", "importance_estimate", "naive_monte_carlo"]
 
-_HEAVY_TAIL = 0.7  # tail index of the weights above which their mean converges too slowly
+_HEAVY_TAIL = 0.7  # above this tail index the mean of the weights converges too slowly
 _FEW = 50.0  # effective draws
-_FEW_SHARE = 0.1  # of the draws
+_FEW_SHARE = 0.1  # effective draws as a share of all draws
 
 
 def importance_estimate(log_weights: Tensor) -> EvidenceEstimate:
-    r"""Return :math:`\log \frac1N \sum_j w_j` with its diagnostics; warn where few draws decide it.
+    r"""Return the logarithm of the mean weight of independent draws, a consistent estimate of the log-evidence.
+
+    .. math::  \log \bar w = \log \frac1N \sum_j w_j, \qquad
+        \mathrm{s.e.} = \frac{1}{\sqrt{N}} \frac{\mathrm{sd}(w)}{\bar w}, \qquad
+        \mathrm{ESS} = \frac{(\sum w)^2}{\sum w^2}
+
+    It warns if the effective number of draws is small, or the tail of the weights heavy.
 
     Args:
-        log_weights: of independent draws, ``(N,)``.
+        log_weights: the logarithms of the weights, ``(N,)``; -inf is allowed.
+
+    Raises:
+        ValueError: if a weight is not a number or infinite, or all weights are zero.
+
+    Example:
+        >>> importance_estimate(torch.zeros(100)).log_evidence
+        0.0
     """
-    found = importance_log_mean(log_weights)
-    ess, k = found.diagnostics["ess"], found.diagnostics["pareto_k"]
+    check_weights(log_weights)
+    value = log_mean_exp(log_weights)
+    relative = (log_weights - value).exp()
+    std_error = relative.std() / math.sqrt(len(relative))
+    ess = (relative.sum().square() / relative.square().sum()).item()
+    k = pareto_k(log_weights)
     if ess < min(_FEW, _FEW_SHARE * len(log_weights)) or (k > _HEAVY_TAIL and ess < _FEW_SHARE * len(log_weights)):
         warnings.warn(
             f"of {len(log_weights)} importance weights {ess:.1f} are effective, and their tail index is {k:.2f}: "
@@ -32,9 +51,25 @@ def importance_estimate(log_weights: Tensor) -> EvidenceEstimate:
             EvidenceWarning,
             stacklevel=2,
         )
-    return EvidenceEstimate(found.value, found.std_error, found.diagnostics)
+    return EvidenceEstimate(value.item(), std_error.item(), {"ess": ess, "pareto_k": k})
 
 
 def naive_monte_carlo(problem: Problem, num_samples: int) -> EvidenceEstimate:
-    r"""Return :math:`\log \frac1N \sum_j p(D \mid x_j)` with draws from the prior."""
+    r"""Return :math:`\log \frac1N \sum_j p(D \mid x_j)` with draws :math:`x_j` from the prior."""
     return importance_estimate(problem.at_values(problem.prior_draws(num_samples)).log_likelihood)
+
+
+def elbo(log_weights: Tensor) -> EvidenceEstimate:
+    """Return the mean of the log-weights, a lower bound of the log-evidence.
+
+    Args:
+        log_weights: the logarithms of the weights of independent draws, ``(N,)``.
+
+    Raises:
+        ValueError: if a weight is zero, infinite or not a number, so that there is no bound.
+    """
+    check_weights(log_weights)
+    if (log_weights == -torch.inf).any():
+        raise ValueError("the bound is minus infinity: the density is zero at draws from the guide; use vbis")
+    spread = log_weights.std().item()
+    return EvidenceEstimate(log_weights.mean().item(), spread / math.sqrt(len(log_weights)), {"std_log_weight": spread})

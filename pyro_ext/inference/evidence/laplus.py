@@ -1,10 +1,11 @@
-r"""Laplus: Laplace's method for positive latents, with a law on the positive axis in place of the normal one.
+r"""Laplus: Laplace's method for positive latents, with distributions of positive numbers instead of the normal one.
 
-A law q whose logarithm has the mode and the curvature of the posterior density in each coordinate gives
+A distribution :math:`q_i` is fitted to each coordinate: the logarithm of its density has the mode and the curvature of
+the posterior density. This gives
 
 .. math::  \log Z \approx f(m) - \sum_i \log q_i(m_i), \qquad f(x) = \log p(D \mid x) + \log p(x),
 
-exact where the posterior is a product of such laws.
+which is exact if the posterior is a product of such distributions.
 
 References:
     | 19 dubious ways to compute the marginal likelihood of a phylogenetic tree topology (Fourment et al., 2020)
@@ -23,7 +24,7 @@ from torch.distributions import Gamma, LogNormal
 
 from pyro_ext.inference.evidence.estimate import EvidenceEstimate
 from pyro_ext.inference.evidence.importance import importance_estimate
-from pyro_ext.inference.evidence.mode import Mode, curvature
+from pyro_ext.inference.evidence.mode import Mode
 from pyro_ext.inference.evidence.problem import Problem
 
 __all__ = [
@@ -36,37 +37,38 @@ __all__ = [
     "refuse_real_latents",
 ]
 
-# In units of the latent, which is 1 for lengths of branches whose prior has mean 0.1.
-_BOUNDARY = 1e-6  # a mode below lies at zero
-_NEAR_BOUNDARY = 1e-4
-_WIDE = 0.1  # variance above which a law with its mode near zero is doubted
+# All relative to the magnitude of the latent, which is 1 for branch lengths whose prior has mean 0.1.
+_BOUNDARY = 1e-6  # a mode below this counts as zero
+_NEAR_BOUNDARY = 1e-4  # a mode below this counts as close to zero
+_WIDE = 0.1  # if the mode is close to zero, a fit with a larger variance is replaced
 _PROFILE_POINTS = 10
 _PROFILE_END = 0.5
-_GRID = 2000  # shapes tried
-_LARGEST_LOCATION = 5.0  # of a lognormal law
+_GRID = 2000  # the number of shapes that are tried
+_LARGEST_LOCATION = 5.0  # of the lognormal distribution
+_STEP = {torch.float32: 1e-2, torch.float64: 1e-4}  # of finite differences, relative to x
 
 
 class LocalShape(NamedTuple):
-    """The density around its mode, coordinate by coordinate, all ``(D,)``.
+    """The posterior density around its mode, for each coordinate alone.
 
     Attributes:
-        mode: where it is highest.
-        slope: first derivatives of f.
-        bend: second derivatives of f.
-        shape: of the fitted Gamma laws.
-        rate: of the fitted Gamma laws.
-        at_boundary: where the mode lies at zero, or f is not concave.
-        units: in which the latents are measured.
-        height: f at the mode, ``()``.
+        mode: the constrained values where f is highest, ``(D,)``.
+        slope: first derivatives of f at the mode, ``(D,)``.
+        curvature: second derivatives of f at the mode, ``(D,)``.
+        shape: shapes of the fitted Gamma distributions, ``(D,)``.
+        rate: rates of the fitted Gamma distributions, ``(D,)``.
+        at_boundary: whether the mode lies at zero or f is not concave there, bool ``(D,)``.
+        magnitude: the orders of magnitude of the latents, ``(D,)``.
+        height: the value of f at the mode, ``()``.
     """
 
     mode: Tensor
     slope: Tensor
-    bend: Tensor
+    curvature: Tensor
     shape: Tensor
     rate: Tensor
     at_boundary: Tensor
-    units: Tensor
+    magnitude: Tensor
     height: Tensor
 
 
@@ -80,57 +82,62 @@ def refuse_real_latents(problem: Problem, method: str) -> None:
             )
 
 
-def local_shape(problem: Problem, mode: Mode, units: Tensor) -> LocalShape:
-    r"""Fit Gamma laws to the density around its mode.
+def local_shape(problem: Problem, mode: Mode, magnitude: Tensor) -> LocalShape:
+    r"""Fit Gamma distributions to the density around its mode.
 
-    With bend h at the mode m, rate :math:`r = -h m` and shape :math:`a = r m + 1`. Where m lies at zero or h is not
-    negative, r is the size of the slope, and a in (0.001, 1] is fitted by least squares to the profile of the density,
-    relative to its height, at ten points up to half a unit. Where the law comes out wide although m is close to zero,
-    the mode is kept and a fitted.
+    With the second derivative h at the mode m, the rate is :math:`r = -h m` and the shape :math:`a = r m + 1`. If m
+    lies at zero or h is not negative, r is the absolute value of the slope. The shape, in (0.001, 1], is then fitted by
+    least squares to the density, relative to its height, at ten points up to half the magnitude. If m is close to zero
+    but the fitted distribution is wide, its mode is kept and its shape is fitted in the same way.
 
     Args:
-        problem: the model, all latents positive.
-        mode: where f is highest.
-        units: in which latents are measured, ``(D,)``; what is close to zero depends on them.
+        problem: the model, with positive latents only.
+        mode: the maximum of the posterior density f.
+        magnitude: the orders of magnitude of the latents, ``(D,)``, which say what is close to zero.
 
     Raises:
         ValueError: if f is flat in a coordinate, or its derivatives are not finite.
     """
     m = mode.point
-    slope, bend = curvature(problem, m)
-    at_boundary = (m < _BOUNDARY * units) | (bend >= 0)
-    rate = torch.where(at_boundary, slope.abs(), -bend * m)
+    slope, curvature = _derivatives(problem, m)
+    at_boundary = (m < _BOUNDARY * magnitude) | (curvature >= 0)
+    rate = torch.where(at_boundary, slope.abs(), -curvature * m)
     shape = torch.where(at_boundary, torch.ones_like(m), rate * m + 1)
     _check_rates(problem, rate)
-    shape, rate = _fitted_to_profiles(problem, mode, units, shape, rate, at_boundary)
-    return LocalShape(m, slope, bend, shape, rate, at_boundary, units, m.new_tensor(mode.value))
+    shape, rate = _fitted_to_profiles(problem, mode, magnitude, shape, rate, at_boundary)
+    return LocalShape(m, slope, curvature, shape, rate, at_boundary, magnitude, m.new_tensor(mode.value))
 
 
 def gamma_laplus(local: LocalShape) -> EvidenceEstimate:
-    """Return the approximation by Gamma laws."""
+    """Return the approximation by Gamma distributions."""
     return _estimate(local, Gamma(local.shape, local.rate).log_prob(local.mode))
 
 
 def lognormal_laplus(local: LocalShape) -> EvidenceEstimate:
-    r"""Return the approximation by lognormal laws, :math:`\sigma^2 = -1 / (h m^2)`, :math:`\mu = \log m + \sigma^2`.
+    r"""Return the approximation by lognormal distributions.
 
-    Gamma laws stand in at the boundary and where :math:`\mu > 5` in units of the latent.
+    .. math::  \sigma^2 = -1 / (h m^2), \qquad \mu = \log m + \sigma^2
+
+    Gamma distributions take their place at the boundary, and where :math:`\mu` exceeds the logarithm of the magnitude
+    by more than 5.
     """
     inside = ~local.at_boundary
-    variance = torch.where(inside, -1 / (local.bend * local.mode.square()), torch.ones_like(local.mode))
+    variance = torch.where(inside, -1 / (local.curvature * local.mode.square()), torch.ones_like(local.mode))
     location = local.mode.log() + variance
-    inside = inside & (location - local.units.log() <= _LARGEST_LOCATION)
+    inside = inside & (location - local.magnitude.log() <= _LARGEST_LOCATION)
     own = LogNormal(location, variance.sqrt(), validate_args=False).log_prob(local.mode)
     return _estimate(local, torch.where(inside, own, Gamma(local.shape, local.rate).log_prob(local.mode)), ~inside)
 
 
 def beta_prime_laplus(local: LocalShape) -> EvidenceEstimate:
-    r"""Return the approximation by beta prime laws, :math:`a = 1 - h m^2 (m + 1)`, :math:`b = -h m (m + 1) - 1`.
+    r"""Return the approximation by beta prime distributions.
 
-    Where that leaves :math:`b \leq 0`, and at the boundary, a = 1 and b is the size of the slope less 1; where that is
-    not positive either, a Gamma law stands in.
+    .. math::  a = 1 - h m^2 (m + 1), \qquad b = -h m (m + 1) - 1
+
+    At the boundary, and where this gives :math:`b \leq 0`, a is 1 and b is the absolute value of the slope minus 1.
+    Where this b is not positive either, a Gamma distribution takes its place.
     """
-    m, h = local.mode, local.bend
+    m, h = local.mode, local.curvature
     a, b = 1 - h * m.square() * (m + 1), -h * m * (m + 1) - 1
     monotone = local.at_boundary | (b <= 0)
     a = torch.where(monotone, torch.ones_like(a), a)
@@ -143,20 +150,33 @@ def beta_prime_laplus(local: LocalShape) -> EvidenceEstimate:
 
 
 def gamma_laplus_is(problem: Problem, local: LocalShape, num_samples: int) -> EvidenceEstimate:
-    """Return the estimate by importance sampling from the Gamma laws, which is consistent."""
-    law = Gamma(local.shape, local.rate)
-    x = law.sample((num_samples,))
-    found = problem.at_values(problem.coordinates.unflatten(x))
-    estimate = importance_estimate(found.log_likelihood + found.log_prior - law.log_prob(x).sum(-1))
-    figures = {**estimate.diagnostics, "num_at_boundary": int(local.at_boundary.sum())}
-    return replace(estimate, diagnostics=figures)
+    """Return the estimate by importance sampling from the Gamma distributions, which is consistent."""
+    q = Gamma(local.shape, local.rate)
+    x = q.sample((num_samples,))
+    densities = problem.at_values(problem.coordinates.unflatten(x))
+    estimate = importance_estimate(densities.log_likelihood + densities.log_prior - q.log_prob(x).sum(-1))
+    diagnostics = {**estimate.diagnostics, "num_at_boundary": int(local.at_boundary.sum())}
+    return replace(estimate, diagnostics=diagnostics)
 
 
-def _estimate(local: LocalShape, log_density: Tensor, stood_in: Tensor | None = None) -> EvidenceEstimate:
+def _estimate(local: LocalShape, log_density: Tensor, replaced: Tensor | None = None) -> EvidenceEstimate:
     diagnostics = {"num_at_boundary": int(local.at_boundary.sum())}
-    if stood_in is not None:
-        diagnostics["num_fallbacks"] = int(stood_in.sum())
+    if replaced is not None:
+        diagnostics["num_fallbacks"] = int(replaced.sum())
     return EvidenceEstimate(float(local.height - log_density.sum()), math.nan, diagnostics)
+
+
+def _derivatives(problem: Problem, x: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Return :math:`\partial f / \partial x_i` and :math:`\partial^2 f / \partial x_i^2` at a constrained vector.
+
+    The second derivatives are central differences of the gradient, so that the model need be differentiable only once.
+    """
+    step = _STEP.get(x.dtype, 1e-2) * x
+    shift = torch.diag(step)
+    points = torch.cat([x[None], x + shift, x - shift])
+    _, gradient, _ = problem.differentiate_constrained(points, lambda d, *_: d.log_likelihood + d.log_prior)
+    above, below = gradient[1:].chunk(2)
+    return gradient[0], (above - below).diagonal() / (2 * step)
 
 
 def _check_rates(problem: Problem, rate: Tensor) -> None:
@@ -170,17 +190,17 @@ def _check_rates(problem: Problem, rate: Tensor) -> None:
 
 
 def _fitted_to_profiles(
-    problem: Problem, mode: Mode, units: Tensor, shape: Tensor, rate: Tensor, at_boundary: Tensor
+    problem: Problem, mode: Mode, magnitude: Tensor, shape: Tensor, rate: Tensor, at_boundary: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Replace the shapes of doubtful laws by those of least squares against the profile of the density."""
+    """Replace the shapes of doubtful fits by those of least squares against the density along each coordinate."""
     m = mode.point
-    doubtful = ~at_boundary & (m < _NEAR_BOUNDARY * units) & (shape > _WIDE * (rate * units).square())
-    which = (at_boundary & (m < _PROFILE_END * units) | doubtful).nonzero().squeeze(-1)
+    doubtful = ~at_boundary & (m < _NEAR_BOUNDARY * magnitude) & (shape > _WIDE * (rate * magnitude).square())
+    which = (at_boundary & (m < _PROFILE_END * magnitude) | doubtful).nonzero().squeeze(-1)
     if not len(which):
         return shape, rate
     start = m[which, None]
     ramp = torch.linspace(0, 1, _PROFILE_POINTS, dtype=m.dtype, device=m.device)[1:]
-    x = start * (_PROFILE_END * units[which, None] / start) ** ramp  # (doubtful, points), spaced by the logarithm
+    x = start * (_PROFILE_END * magnitude[which, None] / start) ** ramp  # (doubtful, points), spaced by the logarithm
     density = (_profile(problem, m, which, x) - mode.value).exp()
     log_ratio, distance = (x / start).log(), x - start
     below_one = torch.linspace(1e-3, 1, _GRID, dtype=m.dtype, device=m.device) - 1
@@ -194,7 +214,7 @@ def _fitted_to_profiles(
 
 
 def _closest(grid: Tensor, direction: Tensor, offset: Tensor, density: Tensor) -> Tensor:
-    r"""Return which value of the grid brings :math:`\exp(c \, direction + offset)` closest to a density, by row."""
+    r"""Return for each row the value c of the grid with :math:`\exp(c \, direction + offset)` closest to a density."""
     fitted = (grid[:, None, None] * direction + offset).exp()
     return grid[(fitted - density).square().sum(-1).argmin(0)]
 
@@ -203,5 +223,5 @@ def _profile(problem: Problem, m: Tensor, which: Tensor, x: Tensor) -> Tensor:
     """Return f at the mode with one coordinate moved, the shape of ``x``."""
     points = m.expand(*x.shape, -1).clone()
     points.scatter_(-1, which[:, None, None].expand(*x.shape, 1), x[..., None])
-    found = problem.at_values(problem.coordinates.unflatten(points.flatten(0, 1)))
-    return (found.log_likelihood + found.log_prior).reshape(x.shape)
+    densities = problem.at_values(problem.coordinates.unflatten(points.flatten(0, 1)))
+    return (densities.log_likelihood + densities.log_prior).reshape(x.shape)

@@ -1,4 +1,4 @@
-"""A normal law fitted to draws, its correlations shrunk as far as the number of draws demands."""
+"""Normal distributions fitted to draws: the fewer the draws, the more the correlations are shrunk towards zero."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from torch.distributions import MultivariateNormal
 
 __all__ = ["fitted_normal", "shrunk_correlation", "shrunk_covariance"]
 
-_RIDGE = 1e-8  # relative, against coordinates that are copies of others
+_RIDGE = 1e-8  # added to the diagonal, for coordinates that are copies of others
 
 
 def shrunk_correlation(draws: Tensor, ess: float | None = None) -> Tensor:
     r"""Return a correlation matrix ``(D, D)`` that is well conditioned however few the draws.
 
-    Correlations are multiplied by :math:`1 - \lambda`, where :math:`\lambda` is the ratio of their sampling variances
-    to their squares, each summed; with many draws it vanishes.
+    Correlations are multiplied by :math:`1 - \lambda`, where :math:`\lambda` is the sum of their sampling variances
+    divided by the sum of their squares. It vanishes as the number of draws grows.
 
     Args:
-        draws: ``(N, D)``.
-        ess: how many independent draws they are worth; N if None.
+        draws: the draws, ``(N, D)``.
+        ess: the effective number of draws; N if None.
 
     References:
         | A shrinkage approach to large-scale covariance matrix estimation (Schäfer & Strimmer, 2005)
@@ -43,7 +43,12 @@ def shrunk_correlation(draws: Tensor, ess: float | None = None) -> Tensor:
 
 
 def shrunk_covariance(draws: Tensor, ess: float | None = None) -> Tensor:
-    """Return the covariance matrix ``(D, D)`` of shrunk correlations; arguments as there."""
+    """Return a covariance matrix ``(D, D)`` with shrunk correlations.
+
+    Args:
+        draws: the draws, ``(N, D)``.
+        ess: the effective number of draws; N if None.
+    """
     sd = _deviation(draws)
     return shrunk_correlation(draws, ess) * sd * sd[:, None]
 
@@ -53,7 +58,12 @@ def _deviation(draws: Tensor) -> Tensor:
 
 
 def fitted_normal(draws: Tensor, ess: float | None = None) -> MultivariateNormal:
-    """Return the normal law of mean and shrunk covariance of ``draws``, ``(N, D)``."""
+    """Return the normal distribution with the mean and the shrunk covariance of draws.
+
+    Args:
+        draws: the draws, ``(N, D)``.
+        ess: the effective number of draws; N if None.
+    """
     covariance = shrunk_covariance(draws, ess)
     scale = torch.linalg.cholesky(covariance.double()).to(covariance.dtype)
     return MultivariateNormal(draws.mean(0), scale_tril=scale, validate_args=False)

@@ -1,4 +1,4 @@
-"""Maximisation by L-BFGS-B of functions whose gradients come from autograd."""
+"""Maximisation of differentiable functions of tensors by SciPy's L-BFGS-B."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch import Tensor
 
 __all__ = ["Maximum", "maximize"]
 
-_WORST = 1e10  # what the search takes a value that is not a number for, relative to the first
+_WORST = 1e10  # stands for the negative function where it is not a number, plus the size of its first value
 _ITERATIONS = 1000
 
 
 class Maximum(NamedTuple):
-    """Where a search ended.
+    """The result of a search for a maximum.
 
     Attributes:
-        point: ``(D,)``.
-        value: the value there.
-        gradient_norm: the largest component of the gradient, without those held back by a bound.
-        converged: whether the search ended by itself.
+        point: where the search ended, ``(D,)``.
+        value: the value of the function there.
+        gradient_norm: the largest absolute component of the gradient there, without those at an active bound.
+        converged: whether the search converged.
     """
 
     point: Tensor
@@ -37,16 +37,16 @@ def maximize(
     """Maximise a function from ``start``.
 
     Args:
-        function: takes a vector ``(D,)``; returns a scalar and its gradient.
-        start: where to begin, ``(D,)``.
-        lower: bounds from below, ``(D,)``, -inf where there are none.
+        function: a function of a vector ``(D,)`` that returns its value and its gradient.
+        start: the vector where the search starts, ``(D,)``.
+        lower: lower bounds, ``(D,)``, -inf where there is none; None for no bounds.
 
     Raises:
         ValueError: if the function is not finite at ``start``.
 
     Example:
-        >>> found = maximize(lambda x: (-(x - 2).square().sum(), -2 * (x - 2)), torch.zeros(3))
-        >>> found.point
+        >>> maximum = maximize(lambda x: (-(x - 2).square().sum(), -2 * (x - 2)), torch.zeros(3))
+        >>> maximum.point
         tensor([2., 2., 2.])
     """
     from scipy.optimize import minimize
@@ -63,12 +63,12 @@ def maximize(
 
     bounds = None if lower is None else [(b, None) for b in lower.double().cpu().tolist()]
     options = {"maxiter": _ITERATIONS, "maxfun": 10 * _ITERATIONS, "maxcor": 20, "ftol": 1e-13, "gtol": 1e-7}
-    found = minimize(
+    result = minimize(
         negative, start.double().cpu().numpy(), jac=True, method="L-BFGS-B", bounds=bounds, options=options
     )
-    free = np.ones_like(found.x, dtype=bool) if lower is None else found.x > lower.double().cpu().numpy()
-    norm = float(np.abs(found.jac[free]).max()) if free.any() else 0.0
-    point = torch.as_tensor(found.x, dtype=start.dtype, device=start.device)
-    # A line search that ends because no digits are left has arrived, too.
-    converged = bool(found.success) or norm < 1e-3 * max(1.0, abs(float(found.fun)))
-    return Maximum(point, -float(found.fun), norm, converged)
+    free = np.ones_like(result.x, dtype=bool) if lower is None else result.x > lower.double().cpu().numpy()
+    norm = float(np.abs(result.jac[free]).max()) if free.any() else 0.0
+    point = torch.as_tensor(result.x, dtype=start.dtype, device=start.device)
+    # A line search that ends for lack of numerical precision has converged, too.
+    converged = bool(result.success) or norm < 1e-3 * max(1.0, abs(float(result.fun)))
+    return Maximum(point, -float(result.fun), norm, converged)

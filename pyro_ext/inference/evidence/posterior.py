@@ -1,4 +1,4 @@
-"""Draws from the posterior: made by lockstep Hamiltonian Monte Carlo, or brought along."""
+"""Draws from the posterior: by Hamiltonian Monte Carlo, or given by the user."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from pyro_ext.inference.evidence.settings import EvidenceSettings
 from pyro_ext.inference.evidence.variational import MeanField
 from pyro_ext.inference.evidence.weights import chain_ess, chain_r_hat
 
-__all__ = ["Posterior", "draw_posterior", "given_posterior", "temper"]
+__all__ = ["Posterior", "draw_posterior", "draw_tempered", "given_posterior"]
 
 _LARGEST_R_HAT = 1.1
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """Draws from the posterior, N of each of C chains.
+    """Draws from the posterior: N of each of C chains.
 
     Args:
-        z: unconstrained, ``(N, C, D)``.
-        densities: log-densities there, ``(N, C)`` each.
-        diagnostics: figures of the chains: the smallest ``ess`` and the largest ``r_hat`` of a coordinate,
-            ``acceptance`` and ``divergences`` where they were made here.
+        z: unconstrained draws, ``(N, C, D)``.
+        densities: log-densities at the draws, ``(N, C)`` each.
+        diagnostics: the smallest ``ess`` and the largest ``r_hat`` of all coordinates, and ``acceptance`` and
+            ``divergences`` unless the draws were given by the user.
     """
 
     z: Tensor
@@ -38,7 +38,7 @@ class Posterior:
     diagnostics: dict[str, Any]
 
 
-def temper(
+def draw_tempered(
     problem: Problem,
     start: Tensor,
     scale: Tensor,
@@ -47,50 +47,53 @@ def temper(
     num_draws: int,
     advance: Callable[[int], object] | None = None,
 ) -> Chains:
-    """Run chains of G laws built from the densities of a model; the extras kept are those densities.
+    """Draw from G distributions that are built from the densities of a model, and keep these densities as extras.
 
     Args:
         problem: the model.
-        start: where chains begin, ``(G, C, D)``.
-        scale: first guesses at the standard deviations, ``(G, D)``.
-        combine: takes densities at R points, the points ``(R, D)`` and the group of each ``(R,)``; returns the
-            log-densities of their laws, ``(R,)``.
-        settings: how chains are tuned.
-        num_draws: the draws of each chain.
-        advance: called with 1 after each step.
+        start: unconstrained vectors where the chains start, ``(G, C, D)``.
+        scale: rough standard deviations of the distributions, ``(G, D)``.
+        combine: a function of the densities at R points, the points ``(R, D)``, and the number of the distribution for
+            each point ``(R,)``, that returns the log-densities ``(R,)``.
+        settings: the settings of the chains.
+        num_draws: the number of draws from each chain.
+        advance: called with 1 after each step of all chains.
     """
 
     def target(z: Tensor, group: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        value, gradient, found = problem.differentiate(z, lambda d, points, rows: combine(d, points, group[rows]))
-        return value, gradient, torch.stack(found, -1)
+        value, gradient, densities = problem.differentiate(z, lambda d, points, rows: combine(d, points, group[rows]))
+        return value, gradient, torch.stack(densities, -1)
 
     hmc = HMCSettings(settings.num_warmup, num_draws, settings.target_accept, settings.max_leapfrog)
     return run_chains(target, start, scale, hmc, advance)
 
 
 def draw_posterior(
-    problem: Problem, law: MeanField, settings: EvidenceSettings, advance: Callable[[int], object] | None = None
+    problem: Problem,
+    approximation: MeanField,
+    settings: EvidenceSettings,
+    advance: Callable[[int], object] | None = None,
 ) -> Posterior:
-    """Draw from the posterior, by chains that begin at draws from its variational approximation."""
-    chains = settings.num_chains
-    start = law.loc + law.scale * torch.randn(1, chains, len(law.loc), dtype=law.loc.dtype, device=law.loc.device)
-    num_draws = -(-settings.num_posterior // chains)
-    found = temper(problem, start, law.scale[None], lambda d, *_: d.log_joint, settings, num_draws, advance)
-    z, densities = found.z[:, 0], Densities(*found.extras[:, 0].unbind(-1))
+    """Draw from the posterior by chains that start at draws from its variational approximation."""
+    loc, scale, num_chains = approximation.loc, approximation.scale, settings.num_chains
+    start = loc + scale * torch.randn(1, num_chains, len(loc), dtype=loc.dtype, device=loc.device)
+    num_draws = -(-settings.num_posterior // num_chains)
+    chains = draw_tempered(problem, start, scale[None], lambda d, *_: d.log_joint, settings, num_draws, advance)
+    z, densities = chains.z[:, 0], Densities(*chains.extras[:, 0].unbind(-1))
     diagnostics = {
-        **_chain_figures(z, "raise num_warmup or num_posterior"),
-        "acceptance": found.acceptance.mean().item(),
-        "divergences": int(found.divergences.sum()),
+        **_convergence(z, "raise num_warmup or num_posterior"),
+        "acceptance": chains.acceptance.mean().item(),
+        "divergences": int(chains.divergences.sum()),
     }
     return Posterior(z, densities, diagnostics)
 
 
 def given_posterior(problem: Problem, samples: Mapping[str, Tensor]) -> Posterior:
-    """Take draws made elsewhere, such as those of ``pyro.infer.MCMC.get_samples``.
+    """Return draws given by the user, such as those of ``pyro.infer.MCMC.get_samples``.
 
     Args:
         problem: the model.
-        samples: site name -> ``(draws,)`` + the shape of the site, or ``(chains, draws)`` + that shape.
+        samples: draws by the name of the site, ``(draws,)`` or ``(chains, draws)`` + the shape of the site.
 
     Raises:
         ValueError: if a site is missing, shapes disagree, or a draw lies outside the support.
@@ -114,16 +117,16 @@ def given_posterior(problem: Problem, samples: Mapping[str, Tensor]) -> Posterio
     shape = (1, *chains) if len(chains) == 1 else tuple(chains)
     densities = Densities(*(part.reshape(shape).T for part in problem.at(z)))
     z = z.reshape(*shape, -1).transpose(0, 1)
-    return Posterior(z, densities, _chain_figures(z, "run them for longer"))
+    return Posterior(z, densities, _convergence(z, "run them for longer"))
 
 
-def _chain_figures(z: Tensor, remedy: str) -> dict[str, Any]:
+def _convergence(z: Tensor, remedy: str) -> dict[str, Any]:
     series = z.transpose(1, 2)
     ess, r_hat = chain_ess(series).min().item(), chain_r_hat(series).max().item()
     if r_hat > _LARGEST_R_HAT:
         warnings.warn(
             f"the chains of the posterior disagree (R-hat {r_hat:.2f} > {_LARGEST_R_HAT:g}, ESS {ess:.0f}): estimates "
-            f"from their draws and the errors given may be wrong; {remedy}",
+            f"from their draws and their errors may be wrong; {remedy}",
             EvidenceWarning,
             stacklevel=2,
         )

@@ -1,4 +1,8 @@
-r"""The evidence by way of power posteriors, :math:`p_\beta \propto p(D \mid x)^\beta \, p(x)`.
+r"""Estimates from draws of the distributions on a path to the posterior.
+
+The path starts at the prior, :math:`p_\beta \propto p(D \mid x)^\beta \, p(x)` (power posteriors), or, for generalised
+stepping stone, at a reference distribution g fitted to the posterior,
+:math:`p_\beta \propto p(D, x)^\beta g(x)^{1 - \beta}`. The closer g is to the posterior, the fewer powers are needed.
 
 References:
     | Improving marginal likelihood estimation for Bayesian phylogenetic model selection (Xie et al., 2011)
@@ -7,35 +11,47 @@ References:
     | https://doi.org/10.1111/j.1467-9868.2007.00650.x
     | Improving power posterior estimation of statistical evidence (Friel, Hurn & Wyse, 2014), the modified path
     | https://arxiv.org/abs/1209.3198
+    | Choosing among partition models in Bayesian phylogenetics (Fan et al., 2011), the generalised stepping stone
+    | https://doi.org/10.1093/molbev/msq224
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributions import Gamma, Normal
 
 from pyro_ext.inference.evidence.estimate import EvidenceEstimate
-from pyro_ext.inference.evidence.posterior import temper
+from pyro_ext.inference.evidence.hmc import Chains
+from pyro_ext.inference.evidence.posterior import Posterior, draw_tempered
 from pyro_ext.inference.evidence.problem import Densities, Problem
 from pyro_ext.inference.evidence.settings import EvidenceSettings
 from pyro_ext.inference.evidence.variational import MeanField
-from pyro_ext.inference.evidence.weights import chain_ess, checked_weights, log_mean_exp
+from pyro_ext.inference.evidence.weights import chain_ess, check_weights, log_mean_exp
 
-__all__ = ["PowerDraws", "between", "draw_powers", "modified_path_sampling", "path_sampling", "stepping_stone"]
+__all__ = [
+    "PowerDraws",
+    "draw_powers",
+    "draw_reference_path",
+    "modified_path_sampling",
+    "path_sampling",
+    "stepping_stone",
+]
 
 
 @dataclass(frozen=True)
 class PowerDraws:
-    """Log-ratios between the two ends of a path, at draws from each of K + 1 laws on it.
+    """Draws from each of K + 1 distributions on a path, by the log-ratio of the densities at its two ends.
 
     Args:
-        powers: 0 to 1, ``(K + 1,)``.
-        log_ratio: the log-density of the upper end less that of the lower, ``(N, K + 1, C)``.
-        diagnostics: figures of the chains.
+        powers: the powers, increasing from 0 to 1, ``(K + 1,)``.
+        log_ratio: the log-density at the upper end of the path minus that at the lower end, for N draws of each of C
+            chains at each power, ``(N, K + 1, C)``.
+        diagnostics: diagnostics of the chains by name.
     """
 
     powers: Tensor
@@ -43,31 +59,22 @@ class PowerDraws:
     diagnostics: dict[str, Any]
 
     def check(self) -> None:
-        """Raise ValueError unless all ratios but those at power 0 are finite."""
-        checked_weights(self.log_ratio)
+        """Raise a ValueError if a ratio is not finite; at power 0 it may be zero."""
+        check_weights(self.log_ratio)
         if (self.log_ratio[:, 1:] == -torch.inf).any():
             raise ValueError("the likelihood is zero at a draw of positive power")
 
 
-def between(law: MeanField, powers: Tensor) -> tuple[Tensor, Tensor]:
-    """Return means and standard deviations of normal laws between prior and posterior, ``(K, D)`` each.
-
-    Args:
-        law: normal approximations of both.
-        powers: of the likelihood, ``(K,)``.
-    """
-    upper, lower = powers[:, None] / law.scale.square(), (1 - powers[:, None]) / law.prior_scale.square()
-    precision = upper + lower
-    return (upper * law.loc + lower * law.prior_loc) / precision, precision.rsqrt()
-
-
 def draw_powers(
-    problem: Problem, law: MeanField, settings: EvidenceSettings, advance: Callable[[int], object] | None = None
+    problem: Problem,
+    approximation: MeanField,
+    settings: EvidenceSettings,
+    advance: Callable[[int], object] | None = None,
 ) -> PowerDraws:
-    """Draw from all power posteriors at once; at power 0, independently from the prior."""
-    powers = law.loc.new_tensor(settings.likelihood_powers())
+    """Draw from all power posteriors at once; at power 0, draw independently from the prior."""
+    powers = approximation.loc.new_tensor(settings.likelihood_powers())
     beta = powers[1:]
-    loc, scale = between(law, beta)
+    loc, scale = _moments_between(approximation, beta)
     chains, dim = settings.num_chains, problem.dim
     start = loc[:, None] + scale[:, None] * torch.randn(len(beta), chains, dim, dtype=loc.dtype, device=loc.device)
     num_draws = -(-settings.num_power // chains)
@@ -75,10 +82,37 @@ def draw_powers(
     def combine(d: Densities, _: Tensor, group: Tensor) -> Tensor:
         return beta[group] * d.log_likelihood + d.log_prior + d.log_jacobian
 
-    found = temper(problem, start, scale, combine, settings, num_draws, advance)
+    drawn = draw_tempered(problem, start, scale, combine, settings, num_draws, advance)
     prior = problem.at_values(problem.prior_draws(num_draws * chains)).log_likelihood.reshape(num_draws, 1, chains)
-    ratio = torch.cat([prior, found.extras[..., 0]], 1)
-    return PowerDraws(powers, ratio, chain_figures(ratio, found.acceptance, found.divergences))
+    ratio = torch.cat([prior, drawn.extras[..., 0]], 1)
+    return PowerDraws(powers, ratio, _chain_diagnostics(ratio, drawn))
+
+
+def draw_reference_path(
+    problem: Problem,
+    posterior: Posterior,
+    settings: EvidenceSettings,
+    advance: Callable[[int], object] | None = None,
+) -> PowerDraws:
+    """Draw from all distributions between reference and posterior at once; at power 0, draw from the reference."""
+    reference = _Reference.fitted(problem, posterior)
+    powers = reference.loc.new_tensor(settings.posterior_powers())
+    beta, chains = powers[1:], settings.num_chains
+    flat = posterior.z.flatten(0, 1)
+    rows = torch.randint(len(flat), (len(beta), chains), device=flat.device)
+    scale = reference.scale.expand(len(beta), -1)
+    num_draws = -(-settings.num_power // chains)
+
+    def combine(d: Densities, z: Tensor, group: Tensor) -> Tensor:
+        return beta[group] * d.log_joint + (1 - beta[group]) * reference.log_prob(z)
+
+    drawn = draw_tempered(problem, flat[rows], scale, combine, settings, num_draws, advance)
+    upper = drawn.extras.sum(-1) - reference.log_prob(drawn.z.flatten(0, -2)).reshape(drawn.extras.shape[:-1])
+    start = reference.sample(num_draws * chains)
+    lower = (problem.at(start).log_joint - reference.log_prob(start)).reshape(num_draws, 1, chains)
+    ratio = torch.cat([lower, upper], 1)
+    diagnostics = {**_chain_diagnostics(ratio, drawn), "posterior_ess": posterior.diagnostics["ess"]}
+    return PowerDraws(powers, ratio, diagnostics)
 
 
 def stepping_stone(draws: PowerDraws) -> EvidenceEstimate:
@@ -89,21 +123,21 @@ def stepping_stone(draws: PowerDraws) -> EvidenceEstimate:
     relative = (log_weights - steps[:, None]).exp()
     variance = relative.var((0, 2)) / chain_ess(relative)
     worst = (relative.sum((0, 2)).square() / relative.square().sum((0, 2))).min()
-    figures = {"weight_ess": worst.item(), "powers": draws.powers.tolist(), "steps": steps.tolist()}
-    return EvidenceEstimate(steps.sum().item(), variance.sum().sqrt().item(), {**draws.diagnostics, **figures})
+    diagnostics = {"weight_ess": worst.item(), "powers": draws.powers.tolist(), "steps": steps.tolist()}
+    return EvidenceEstimate(steps.sum().item(), variance.sum().sqrt().item(), {**draws.diagnostics, **diagnostics})
 
 
 def path_sampling(draws: PowerDraws) -> EvidenceEstimate:
     r"""Return :math:`\int_0^1 E_\beta[\log p(D \mid x)] \, d\beta` by the trapezoid rule.
 
-    The integrand rises, so that rectangles from the left and from the right bracket it; both are among the
-    diagnostics. The standard error does not include the error of the rule.
+    The integrand is non-decreasing, so that the left and the right Riemann sum bracket the integral; both are among the
+    diagnostics. The standard error does not include the error of the trapezoid rule.
     """
     return _path(draws, modified=False)
 
 
 def modified_path_sampling(draws: PowerDraws) -> EvidenceEstimate:
-    r"""Return the trapezoid rule corrected by its second term.
+    r"""Return the trapezoid rule with a correction by the second derivative of the integral.
 
     .. math::  - \sum_k \frac{(\beta_k - \beta_{k-1})^2}{12}
         \left( \mathrm{Var}_{\beta_k}[\log L] - \mathrm{Var}_{\beta_{k-1}}[\log L] \right)
@@ -121,24 +155,81 @@ def _path(draws: PowerDraws, modified: bool) -> EvidenceEstimate:
     linear = (torch.cat([edge, width]) + torch.cat([width, edge])) / 2
     square = (torch.cat([width, edge]).square() - torch.cat([edge, width]).square()) / 12 * modified
     value = linear @ mean + square @ variance
-    # What each draw contributes, to first order, through mean and variance of its power.
+    # To first order, the contribution of each draw through the mean and the variance at its power.
     centred = draws.log_ratio - mean[:, None]
     influence = linear[:, None] * centred + square[:, None] * (centred.square() - variance[:, None])
     error = (influence.var((0, 2)) / chain_ess(influence)).sum().sqrt()
-    figures = {
+    diagnostics = {
         **draws.diagnostics,
         "means": mean.tolist(),
         "lower": (width @ mean[:-1]).item(),
         "upper": (width @ mean[1:]).item(),
+        "powers": draws.powers.tolist(),
     }
-    return EvidenceEstimate(value.item(), error.item(), {**figures, "powers": draws.powers.tolist()})
+    return EvidenceEstimate(value.item(), error.item(), diagnostics)
 
 
-def chain_figures(ratio: Tensor, acceptance: Tensor, divergences: Tensor) -> dict[str, Any]:
-    """Return the diagnostics of chains at all powers but 0: the worst of each."""
+def _moments_between(approximation: MeanField, powers: Tensor) -> tuple[Tensor, Tensor]:
+    """Return means and standard deviations of normal distributions between prior and posterior, ``(K, D)`` each.
+
+    Args:
+        approximation: normal approximations of prior and posterior.
+        powers: the powers of the likelihood, ``(K,)``.
+    """
+    upper = powers[:, None] / approximation.scale.square()
+    lower = (1 - powers[:, None]) / approximation.prior_scale.square()
+    precision = upper + lower
+    return (upper * approximation.loc + lower * approximation.prior_loc) / precision, precision.rsqrt()
+
+
+class _Reference(NamedTuple):
+    """Independent distributions of the unconstrained coordinates: logarithms of Gamma variables, and normal ones.
+
+    Attributes:
+        positive: which coordinates are logarithms, bool ``(D,)``.
+        shape: shapes of the Gamma distributions, ``(D,)``; 1 at the other coordinates.
+        rate: rates of the Gamma distributions, ``(D,)``; 1 at the other coordinates.
+        loc: means of z in the posterior, ``(D,)``.
+        scale: standard deviations of z in the posterior, ``(D,)``.
+    """
+
+    positive: Tensor
+    shape: Tensor
+    rate: Tensor
+    loc: Tensor
+    scale: Tensor
+
+    @classmethod
+    def fitted(cls, problem: Problem, posterior: Posterior) -> _Reference:
+        """Return the reference with the moments of posterior draws: of x where it is positive, of z elsewhere."""
+        z = posterior.z.flatten(0, 1)
+        positive = problem.coordinates.positive().to(z.device)
+        x = torch.where(positive, z, 0.0).exp()
+        mean, variance = x.mean(0), x.var(0).clamp_min(torch.finfo(z.dtype).tiny)
+        shape = torch.where(positive, mean.square() / variance, torch.ones_like(mean))
+        rate = torch.where(positive, mean / variance, torch.ones_like(mean))
+        return cls(positive, shape, rate, z.mean(0), z.std(0))
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Return the log-density of unconstrained vectors ``(P, D)``."""
+        # The Gamma density at exp(z), times the Jacobian; at the other coordinates exp must not overflow.
+        x = torch.where(self.positive, z, 0.0).exp()
+        constant = self.shape * self.rate.log() - self.shape.lgamma()
+        gamma = constant + self.shape * z - self.rate * x
+        normal = Normal(self.loc, self.scale, validate_args=False).log_prob(z)
+        return torch.where(self.positive, gamma, normal).sum(-1)
+
+    def sample(self, size: int) -> Tensor:
+        """Draw unconstrained vectors, ``(size, D)``."""
+        gamma = Gamma(self.shape, self.rate, validate_args=False).sample((size,)).log()
+        return torch.where(self.positive, gamma, Normal(self.loc, self.scale).sample((size,)))
+
+
+def _chain_diagnostics(ratio: Tensor, drawn: Chains) -> dict[str, Any]:
+    """Return the worst diagnostics of the chains over all powers but 0."""
     return {
         "ess": chain_ess(ratio[:, 1:]).min().item(),
-        "acceptance": acceptance.min().item(),
-        "divergences": int(divergences.sum()),
+        "acceptance": drawn.acceptance.min().item(),
+        "divergences": int(drawn.divergences.sum()),
         "num_powers": ratio.shape[1],
     }

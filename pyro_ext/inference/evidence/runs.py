@@ -1,7 +1,7 @@
-"""Many runs of a model at once: the log-densities of its sites, one value per particle.
+"""Runs of a model on many particles at once: the log-densities of its sites, one value for each particle.
 
-A *particle* is one joint value of all latent sites. Particles lie in an outermost plate, so that one run of the model
-serves a whole batch of them; a model that cannot be run so is run once for each.
+A *particle* is one joint value of all latent sites. An outermost plate holds the particles, so that one run of the
+model evaluates a whole batch. A model that cannot be run on a batch is run once for each particle.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_ext.distributions.tree_likelihood import TreeLikelihood
 from pyro_ext.inference._traces import Site, sample_sites
 from pyro_ext.inference.elbo import ModelOrGuide
-from pyro_ext.inference.evidence.checks import PriorCheck, check_finite, check_sites
 from pyro_ext.inference.evidence.estimate import EvidenceWarning
-from pyro_ext.inference.evidence.units import unit_log_probs
+from pyro_ext.inference.evidence.model_checks import PriorCheck, check_finite, check_sites
 
 __all__ = ["ModelRuns", "SiteDensities"]
 
 _PLATE = "_evidence_particles"
-_CHECKED = 3  # particles on which the batched run is compared with single ones
+_CHECKED = 3  # the number of particles on which a batched run is compared with single runs
 _RELATIVE_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-7}
 
 
 class SiteDensities(NamedTuple):
-    """What one run of the model found, for each of P particles.
+    """The log-densities of a model at P particles.
 
     Attributes:
         log_likelihood: the sum over observed sites, ``(P,)``.
         log_prior: the sum over latent sites, ``(P,)``.
-        units: the log-likelihood of each data unit, ``(P, U)``; ``None`` if not asked for.
-        unit_weights: how often each unit occurs, ``(U,)``.
+        units: the log-likelihood of each data unit, ``(P, U)``; None if not asked for.
+        unit_weights: the number of occurrences of each data unit, ``(U,)``; None if not asked for.
     """
 
     log_likelihood: Tensor
@@ -45,17 +45,17 @@ class SiteDensities(NamedTuple):
 
 
 class ModelRuns:
-    """A model with its arguments, to be run at given values of its latent sites.
+    """A model with its arguments, which is run at given values of its latent sites.
 
     Args:
         model: a Pyro model whose latent sites are continuous, with proper priors.
-        args: its arguments.
-        kwargs: its keyword arguments.
-        vectorize: whether to run many particles at once; ``None`` tries, and compares the outcome with single runs.
+        args: positional arguments of the model.
+        kwargs: keyword arguments of the model.
+        vectorize: whether to run many particles at once; None tries, and compares the results with single runs.
 
     Raises:
-        ValueError: if there are no latent or no observed sites, a latent one is discrete or has an improper or
-            degenerate law, is masked or scaled, a plate is subsampled, or the density is random or not a number.
+        ValueError: if there are no latent or no observed sites, a latent site is discrete, its prior improper or
+            degenerate, masked or scaled, a plate is subsampled, or the density is random or not a number.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class ModelRuns:
         trace = _first_trace(model, args, kwargs)
         sites = sample_sites(trace)
         check_sites(sites)
-        with pyro.validation_enabled(False):  # infinite ones are reported by check_finite
+        with pyro.validation_enabled(False):  # infinite values are reported by check_finite
             trace.compute_log_prob()
         self.latents: dict[str, Site] = {name: site for name, site in sites.items() if not site["is_observed"]}
         self._observed = [name for name, site in sites.items() if site["is_observed"]]
@@ -78,7 +78,7 @@ class ModelRuns:
 
         Args:
             values: the values of all latent sites by name.
-            units: whether to return the log-likelihood of each data unit, too.
+            units: whether to return the log-likelihood of each data unit as well.
         """
         return self._batched(values, units) if self.vectorized else self._one_by_one(values, units)
 
@@ -100,15 +100,15 @@ class ModelRuns:
             missing = [name for name in self.latents if name not in traces[0].nodes]
             if missing:
                 raise ValueError(f"the guide has no site {missing[0]!r}, which is latent in the model: sample it there")
-            found = []
+            log_densities = []
             for trace in traces:
                 trace.compute_log_prob()
                 terms = [self._rows(site["log_prob"], count) for site in sample_sites(trace).values()]
-                found.append(torch.stack([term.sum(-1) for term in terms]).sum(0))
+                log_densities.append(torch.stack([term.sum(-1) for term in terms]).sum(0))
             values = {
                 name: torch.cat([self._flat_value(trace, name, count) for trace in traces]) for name in self.latents
             }
-        return values, torch.cat(found)
+        return values, torch.cat(log_densities)
 
     def shape(self, name: str) -> torch.Size:
         """Return the shape of one value of a latent site."""
@@ -126,7 +126,7 @@ class ModelRuns:
                 return False
             try:
                 problem = self._difference(self._batched(values, False), single)
-            except Exception as error:  # a model not written for batches fails in its own way
+            except Exception as error:  # a model that is not written for batches may raise anything
                 problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         if problem is None:
             return True
@@ -136,7 +136,7 @@ class ModelRuns:
                 "let it broadcast over leading dims of its latents, or pass vectorize=False"
             )
         warnings.warn(
-            f"the model is run for one particle at a time, which is slow; on a batch it failed with {problem}. "
+            f"the model is run for one particle at a time, which is slow. On a batch it failed: {problem}. "
             "Let it broadcast over leading dims of its latents, or pass vectorize=False to silence this",
             EvidenceWarning,
             stacklevel=2,
@@ -147,14 +147,14 @@ class ModelRuns:
         if not torch.allclose(first, again, rtol=1e-4):
             raise ValueError(
                 f"the log-likelihood was {first.tolist()[0]:.6g}, then {again.tolist()[0]:.6g} at the same values of "
-                "the latent sites: take randomness, such as dropout, out of the model"
+                "the latent sites: remove randomness, such as dropout, from the model"
             )
 
     def _difference(self, batched: SiteDensities, single: SiteDensities) -> str | None:
         for label, a, b in zip(SiteDensities._fields, batched[:2], single[:2], strict=False):
             tolerance = _RELATIVE_TOLERANCE.get(b.dtype, 1e-2)
             if not torch.allclose(a, b, rtol=tolerance, atol=tolerance):
-                return f"another {label}, {a.tolist()} instead of {b.tolist()}"
+                return f"different values of {label}: {a.tolist()} instead of {b.tolist()}"
         return None
 
     def _batched(self, values: Mapping[str, Tensor], units: bool) -> SiteDensities:
@@ -166,28 +166,30 @@ class ModelRuns:
         return self._densities(trace, size, units)
 
     def _one_by_one(self, values: Mapping[str, Tensor], units: bool) -> SiteDensities:
-        found = []
+        runs = []
         with pyro.validation_enabled(False):
             for i in range(len(next(iter(values.values())))):
                 data = {name: value[i] for name, value in values.items()}
                 trace = poutine.trace(poutine.condition(self._model, data=data)).get_trace(*self._args, **self._kwargs)
                 trace.compute_log_prob()
-                found.append(self._densities(trace, 1, units))
-        likelihood, prior = torch.cat([f.log_likelihood for f in found]), torch.cat([f.log_prior for f in found])
-        parts = [f.units for f in found if f.units is not None]
-        return SiteDensities(likelihood, prior, torch.cat(parts) if parts else None, found[0].unit_weights)
+                runs.append(self._densities(trace, 1, units))
+        likelihood, prior = torch.cat([run.log_likelihood for run in runs]), torch.cat([run.log_prior for run in runs])
+        parts = [run.units for run in runs if run.units is not None]
+        return SiteDensities(likelihood, prior, torch.cat(parts) if parts else None, runs[0].unit_weights)
 
     def _densities(self, trace: Any, size: int, units: bool) -> SiteDensities:
-        """Sum the log-densities of a trace over all but the particles."""
+        """Sum the log-densities of a trace over all dims but that of the particles."""
 
         def total(names: Any) -> Tensor:
             return torch.stack([self._rows(trace.nodes[name]["log_prob"], size).sum(-1) for name in names]).sum(0)
 
-        found = SiteDensities(total(self._observed), total(self.latents))
+        densities = SiteDensities(total(self._observed), total(self.latents))
         if not units:
-            return found
-        pairs = [unit_log_probs(trace.nodes[name], size) for name in self._observed]
-        return found._replace(units=torch.cat([p[0] for p in pairs], -1), unit_weights=torch.cat([p[1] for p in pairs]))
+            return densities
+        pairs = [_unit_log_probs(trace.nodes[name], size) for name in self._observed]
+        return densities._replace(
+            units=torch.cat([p[0] for p in pairs], -1), unit_weights=torch.cat([p[1] for p in pairs])
+        )
 
     def _rows(self, log_prob: Tensor, size: int) -> Tensor:
         """Return a site's log-probabilities as ``(size, plate elements)``."""
@@ -232,3 +234,23 @@ def _first_trace(model: ModelOrGuide, args: tuple[Any, ...], kwargs: Mapping[str
         if check.problem is None:
             raise
         raise ValueError(check.problem) from None
+
+
+def _unit_log_probs(site: dict[str, Any], size: int) -> tuple[Tensor, Tensor]:
+    """Return the log-likelihood of each data unit, ``(size, U)``, and the number of occurrences of each, ``(U,)``.
+
+    Data units are the elements of the batch shape of the site; an event is one unit. The units of a
+    :class:`~pyro_ext.distributions.TreeLikelihood` are site patterns, and its weights are their numbers of occurrences.
+
+    Args:
+        site: an observed site with its ``log_prob`` computed, whose leftmost dim holds the particles.
+        size: the number of particles.
+    """
+    fn, scale = site["fn"], site["scale"]
+    if isinstance(fn, TreeLikelihood) and site["mask"] is None and not isinstance(scale, Tensor):
+        patterns = fn.site_log_prob(site["value"])
+        weights = patterns.new_ones(patterns.shape[-1]) if fn.weights is None else fn.weights
+        units = patterns.reshape(size, -1)
+        return units, scale * weights.repeat(units.shape[-1] // len(weights))
+    units = site["log_prob"].reshape(size, -1)
+    return units, units.new_ones(units.shape[-1])

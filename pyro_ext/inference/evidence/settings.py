@@ -1,43 +1,48 @@
-"""How much each method draws, and how."""
+"""The settings of all methods: numbers of draws, chains and steps."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-from pyro_ext.utils.checks import positive_int
+from pyro_ext.utils.checks import number_between, optional_positive_int, positive_int
 
 __all__ = ["EvidenceSettings"]
 
-_FRACTIONS = ("target_accept", "stabilizer", "nested_tolerance")
-_NO_COUNT = (*_FRACTIONS, "powers", "reference_powers", "vectorize", "nested_steps")
+_MINIMA = {
+    "num_importance": 20, "num_elbo": 2, "num_fit": 4, "num_posterior": 20, "num_power": 8, "num_live": 4,
+    "num_chains": 1, "num_warmup": 10, "max_leapfrog": 1, "num_powers": 2, "batch_size": 1,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class EvidenceSettings:
-    """The sizes of all estimators; the defaults are those of Fourment et al. (2020) where Markov chains allow.
+    """The settings of all methods; the defaults follow Fourment et al. (2020) where Markov chains allow it.
 
     Args:
-        num_importance: draws of the importance samplers and of naive Monte Carlo.
-        num_elbo: draws on which the ELBO is evaluated.
-        num_fit: draws that the variational law is fitted on.
-        num_posterior: draws from the posterior, over all chains.
-        num_power: draws at each power of the likelihood, over all chains.
-        num_live: live points of nested sampling.
-        num_chains: chains of the posterior, and of each power.
-        num_warmup: steps of each chain that tune the sampler and are not kept.
-        target_accept: the acceptance rate that step sizes are tuned to.
-        max_leapfrog: the most gradients in one step of a chain.
-        num_powers: the number K + 1 of powers, (k / K) ** (1 / 0.3) for k = 0..K, where ``powers`` is None.
-        powers: powers of the likelihood, from 0 to 1 in increasing order.
-        reference_powers: the same between reference and posterior; evenly spaced if None.
-        nested_steps: steps of the chains that replace live points; ``20 + 5 D`` if None.
-        nested_tolerance: nested sampling stops when the live points can add no more than this share.
-        stabilizer: the share of prior draws that the stabilised harmonic mean imagines.
-        batch_size: the largest number of particles in one run of the model; less takes less memory.
-        vectorize: whether to run the model on many particles at once; None tries, and checks.
+        num_importance: the number of draws of the importance samplers and of naive Monte Carlo.
+        num_elbo: the number of draws on which the evidence lower bound is evaluated.
+        num_fit: the number of fixed draws to which the variational approximation is fitted.
+        num_posterior: the number of draws from the posterior, over all chains.
+        num_power: the number of draws at each power of the likelihood, over all chains.
+        num_live: the number of live points of nested sampling.
+        num_chains: the number of Markov chains for the posterior, and for each power of the likelihood.
+        num_warmup: the number of warm-up steps of each chain, which tune the sampler and are not kept.
+        target_accept: the acceptance rate to which step sizes are tuned.
+        max_leapfrog: the largest number of gradients in one step of a chain.
+        num_powers: the number K + 1 of powers of the likelihood, (k / K) ** (1 / 0.3) for k = 0..K; not used if
+            ``powers`` is given.
+        powers: the powers of the likelihood, from 0 to 1 in increasing order.
+        reference_powers: the powers between reference and posterior for generalised stepping stone, from 0 to 1 in
+            increasing order; ``num_powers`` evenly spaced ones if None.
+        nested_steps: the number of steps of the chains that replace live points; ``20 + 5 D`` if None.
+        nested_tolerance: nested sampling stops when the live points can add at most this share to the evidence.
+        stabilizer: the share of imagined prior draws in the stabilised harmonic mean.
+        batch_size: the largest number of particles in one run of the model; a smaller one needs less memory.
+        vectorize: whether to run the model on many particles at once; None tries, and compares the results with
+            single runs.
 
     Raises:
         ValueError: if a number is out of range.
@@ -67,15 +72,11 @@ class EvidenceSettings:
     vectorize: bool | None = None
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name in _FRACTIONS:
-                if not 0 < value < 1:
-                    raise ValueError(f"{field.name} must lie between 0 and 1, got {value}")
-            elif field.name not in _NO_COUNT:
-                positive_int(field.name, value, minimum=_MINIMA.get(field.name, 1))
-        if self.nested_steps is not None:
-            positive_int("nested_steps", self.nested_steps)
+        for name, minimum in _MINIMA.items():
+            positive_int(name, getattr(self, name), minimum)
+        for name in ("target_accept", "nested_tolerance", "stabilizer"):
+            number_between(name, getattr(self, name), 0, 1, "()")
+        optional_positive_int("nested_steps", self.nested_steps)
         for name in ("powers", "reference_powers"):
             _check_powers(name, getattr(self, name))
 
@@ -95,12 +96,6 @@ class EvidenceSettings:
         if self.reference_powers is not None:
             return list(self.reference_powers)
         return [k / last for k in range(last + 1)]
-
-
-_MINIMA = {
-    "num_importance": 20, "num_elbo": 2, "num_fit": 4, "num_posterior": 20, "num_power": 8, "num_live": 4,
-    "num_warmup": 10, "num_powers": 2,
-}  # fmt: skip
 
 
 def _check_powers(name: str, powers: Sequence[float] | None) -> None:

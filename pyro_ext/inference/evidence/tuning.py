@@ -1,4 +1,8 @@
-"""Step sizes and metrics of Hamiltonian trajectories, tuned for many groups of chains side by side."""
+"""Step sizes and metrics of Hamiltonian Monte Carlo, tuned for many groups of chains at once.
+
+Pyro's ``DualAveraging`` and ``WarmupAdapter`` tune one chain at a time. Here all groups are tuned by the same tensor
+operations, and a metric is estimated from the pooled draws of the chains of a group, so that short warm-ups suffice.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +15,17 @@ from pyro_ext.inference.evidence.normal_fit import shrunk_correlation
 
 __all__ = ["DualAveraging", "Metric", "window_ends"]
 
-_LARGEST_DIM = 200  # above, correlations are not looked at
-_PRIOR_COUNT = 5
-_THINNING = 2
+_LARGEST_DIM = 200  # with more dims the metric is diagonal
+_PRIOR_COUNT = 5  # the weight of the variances known before, as a number of draws
+_THINNING = 2  # draws per effective draw, as assumed for correlations
 
 
 class DualAveraging:
     """Step sizes that bring the mean acceptance of each group to a target.
 
     Args:
-        step: first guesses, ``(G,)``.
-        target: the acceptance rate.
+        step: the step sizes to start from, ``(G,)``.
+        target: the acceptance rate to reach.
 
     References:
         | The No-U-Turn Sampler (Hoffman & Gelman, 2014), section 3.2
@@ -33,7 +37,7 @@ class DualAveraging:
         self.restart(step)
 
     def restart(self, step: Tensor) -> None:
-        """Forget what was seen, and begin at ``step``."""
+        """Restart from the step sizes ``step``, without the past acceptance rates."""
         self.step = step
         self._center = (10 * step).log()
         self._averaged = step.log()
@@ -41,7 +45,7 @@ class DualAveraging:
         self._count = 0
 
     def update(self, acceptance: Tensor) -> None:
-        """Take the acceptance rates of one move, ``(G,)``."""
+        """Update the step sizes by the acceptance rates of one step of the chains, ``(G,)``."""
         self._count += 1
         rate = 1 / (self._count + 10)
         self._error = (1 - rate) * self._error + rate * (self._target - acceptance)
@@ -51,15 +55,15 @@ class DualAveraging:
         self.step = log_step.exp()
 
     def averaged(self) -> Tensor:
-        """Return the step sizes to keep, ``(G,)``."""
+        """Return the averaged step sizes, which are used after warm-up, ``(G,)``."""
         return self._averaged.exp()
 
 
 def window_ends(num_warmup: int) -> list[int]:
-    """Return the steps after which scales are estimated anew, from the draws since the one before.
+    """Return the warm-up steps at which windows end.
 
-    The first entry only ends a stretch in which chains come down from where they started; after the last, step
-    sizes settle.
+    The draws of the first window are not used, since the chains still depend on where they started. At the end of each
+    later window the metric is estimated from its draws. After the last window only the step sizes are tuned.
 
     Example:
         >>> window_ends(200)
@@ -69,10 +73,10 @@ def window_ends(num_warmup: int) -> list[int]:
 
 
 class Metric:
-    """A linear map for each group under which its law has about unit covariance.
+    """A linear map for each group, from a distribution of about unit covariance to that of the group.
 
     Args:
-        factor: standard deviations ``(G, D)``, or lower triangular factors of covariances ``(G, D, D)``.
+        factor: the map F: standard deviations ``(G, D)``, or Cholesky factors of covariances ``(G, D, D)``.
     """
 
     def __init__(self, factor: Tensor) -> None:
@@ -80,11 +84,11 @@ class Metric:
 
     @classmethod
     def from_draws(cls, draws: Tensor, before: Metric) -> Metric:
-        """Return the metric of covariances estimated from draws, pulled towards those known before.
+        """Return the metric with covariances estimated from draws, shrunk towards the variances of another metric.
 
         Args:
-            draws: ``(steps, G, chains, D)``.
-            before: the metric used so far.
+            draws: draws of all chains, ``(steps, G, chains, D)``.
+            before: the metric that was used for these draws.
         """
         pooled = draws.transpose(1, 2).flatten(0, 1).transpose(0, 1)  # (G, steps * chains, D)
         count, dim = pooled.shape[1:]
@@ -92,7 +96,7 @@ class Metric:
         variance = (count * pooled.var(1) + _PRIOR_COUNT * known) / (count + _PRIOR_COUNT)
         if dim == 1 or dim > _LARGEST_DIM:
             return cls(variance.sqrt())
-        # Correlations take fewer draws than there are: neighbours in a chain resemble one another.
+        # The effective number of draws is smaller than their number, since the draws of a chain are correlated.
         correlation = torch.stack([shrunk_correlation(group, count / _THINNING) for group in pooled])
         factor = torch.linalg.cholesky(correlation.double()).to(variance)
         return cls(variance.sqrt().unsqueeze(-1) * factor)
@@ -103,7 +107,7 @@ class Metric:
         return squared if self.factor.dim() == 2 else squared.sum(-1)
 
     def rows(self, group: Tensor) -> Metric:
-        """Return the metric of each row, given the group of each ``(R,)``."""
+        """Return the metric for each row, given the group of each row ``(R,)``."""
         return Metric(self.factor[group])
 
     def push(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The expensive parts that several estimators share, each made once and timed."""
+"""The expensive parts that several methods share (modes, fits, posterior draws), each computed once and timed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from pyro_ext.inference.elbo import ModelOrGuide
 from pyro_ext.inference.evidence.laplus import LocalShape, local_shape
-from pyro_ext.inference.evidence.mode import Mode, find_mode, prior_units
+from pyro_ext.inference.evidence.mode import Mode, find_mode, prior_magnitude
 from pyro_ext.inference.evidence.posterior import Posterior, draw_posterior, given_posterior
 from pyro_ext.inference.evidence.powers import PowerDraws, draw_powers
 from pyro_ext.inference.evidence.problem import Problem
 from pyro_ext.inference.evidence.settings import EvidenceSettings
-from pyro_ext.inference.evidence.variational import MeanField, fit_mean_field, guide_log_weights, log_weights
+from pyro_ext.inference.evidence.variational import MeanField, fit_mean_field, guide_log_weights, mean_field_log_weights
 from pyro_ext.utils.random_state import isolated_random_state, mixed_seed
 
 __all__ = ["Workspace"]
@@ -25,14 +25,15 @@ T = TypeVar("T")
 
 
 class Workspace:
-    """One model, and what has been found out about it so far.
+    """One model, and the parts that have been computed for it so far.
 
     Args:
         problem: the model.
-        settings: the sizes of everything.
-        guide: a trained Pyro guide for the variational methods, in place of a fitted normal law.
-        posterior: draws by site, in place of those made here.
-        seed: each part draws from a stream of its own, whatever else is made; None uses the global generators.
+        settings: the settings of all methods.
+        guide: a trained Pyro guide for the variational methods; None for fitted normal distributions.
+        posterior: posterior draws by site; None to draw them by Hamiltonian Monte Carlo.
+        seed: the seed from which each part gets a random stream of its own, independent of the other parts; None for
+            the global random generators.
         progress: whether to show a progress bar for each long part.
     """
 
@@ -55,11 +56,11 @@ class Workspace:
         self._open: list[str] = []
 
     def highest_likelihood(self) -> Mode:
-        """Return where the likelihood is highest."""
+        """Return the maximum of the likelihood."""
         return self._part("highest_likelihood", lambda: find_mode(self.problem, *self._start(), prior=False))
 
     def mode(self) -> Mode:
-        """Return where the posterior density of the constrained values is highest."""
+        """Return the maximum of the posterior density of the constrained values."""
         return self._part("mode", lambda: find_mode(self.problem, *self._start()))
 
     def local_shape(self) -> LocalShape:
@@ -67,14 +68,14 @@ class Workspace:
         return self._part("local_shape", lambda: local_shape(self.problem, self.mode(), self._start()[1]))
 
     def mean_field(self) -> MeanField:
-        """Return the variational law."""
+        """Return the variational approximation."""
         return self._part("mean_field", lambda: fit_mean_field(self.problem, self.settings.num_fit))
 
     def variational_weights(self, num_samples: int) -> Tensor:
-        """Return log weights of draws from the guide, or from the variational law."""
+        """Return log-weights of draws from the guide, or from the variational approximation."""
         if self._guide is not None:
             return guide_log_weights(self.problem, self._guide, num_samples)
-        return log_weights(self.problem, self.mean_field(), num_samples)
+        return mean_field_log_weights(self.problem, self.mean_field(), num_samples)
 
     def posterior(self) -> Posterior:
         """Return draws from the posterior."""
@@ -99,7 +100,7 @@ class Workspace:
 
     @contextmanager
     def bar(self, label: str, total: int | None = None) -> Iterator[Callable[[int], object] | None]:
-        """Show a progress bar, if wanted, while a block runs; yields what advances it."""
+        """Show a progress bar, if wanted, while a block runs; yield the function that advances it."""
         if not self._progress:
             yield None
             return
@@ -113,33 +114,33 @@ class Workspace:
         return self.settings.num_warmup - (-self.settings.num_power // self.settings.num_chains)
 
     def timed(self, name: str, run: Callable[[Workspace], T]) -> tuple[T, float]:
-        """Run a method; return what it returns and its seconds, those of the parts it uses included.
+        """Run a method; return its result and its seconds, which include those of all parts that it uses.
 
         Args:
-            name: the method's, which seeds its draws.
-            run: called with this workspace.
+            name: the name of the method, which seeds its draws.
+            run: the function to call with this workspace.
         """
         self._needs.pop(name, None)
         value = self._make(name, lambda: run(self))
         return value, sum(self._seconds[part] for part in {name, *self._closure(name)})
 
     def _draw_posterior(self) -> Posterior:
-        settings, law = self.settings, self.mean_field()
+        settings, approximation = self.settings, self.mean_field()
         steps = settings.num_warmup - (-settings.num_posterior // settings.num_chains)
         with self.bar("posterior", steps) as advance:
-            return draw_posterior(self.problem, law, settings, advance)
+            return draw_posterior(self.problem, approximation, settings, advance)
 
     def _draw_powers(self) -> PowerDraws:
-        law = self.mean_field()
+        approximation = self.mean_field()
         with self.bar("powers", self.power_steps()) as advance:
-            return draw_powers(self.problem, law, self.settings, advance)
+            return draw_powers(self.problem, approximation, self.settings, advance)
 
     def _start(self) -> tuple[Tensor, Tensor]:
-        """Return where searches begin and the units of positive latents, both ``(D,)``."""
+        """Return where searches start and the orders of magnitude of the latents, both ``(D,)``."""
 
         def make() -> tuple[Tensor, Tensor]:
             loc, _, best = self.problem.prior_moments()
-            return best, prior_units(self.problem, loc)
+            return best, prior_magnitude(self.problem, loc)
 
         return self._part("start", make)
 
@@ -151,7 +152,7 @@ class Workspace:
         return cast(T, self._parts[name])
 
     def _make(self, name: str, make: Callable[[], T]) -> T:
-        """Make a part, its time without that of parts made meanwhile."""
+        """Compute a part; its time does not include that of other parts computed meanwhile."""
         inner = sum(self._seconds.values())
         self._needs[name] = set()
         self._open.append(name)
@@ -166,10 +167,10 @@ class Workspace:
         return value
 
     def _closure(self, name: str) -> set[str]:
-        found = set(self._needs[name])
+        parts = set(self._needs[name])
         for part in self._needs[name]:
-            found |= self._closure(part)
-        return found
+            parts |= self._closure(part)
+        return parts
 
     def _stream(self, name: str) -> AbstractContextManager[None]:
         if self._seed is None:

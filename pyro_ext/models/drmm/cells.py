@@ -1,7 +1,7 @@
 r"""Max pooling with a switch per cell, and its way back.
 
-A map of size :math:`H_c \times W_c` is cut into cells of :math:`p \times p`, from the top left; rows and columns that
-are left over belong to no cell: pooling does not look at them, and unpooling fills them with zeros.
+A map of size :math:`H_c \times W_c` is cut into cells of :math:`p \times p`, starting at the top left. Rows and columns
+that are left over belong to no cell: pooling ignores them, and unpooling fills them with zeros.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ Switch = Literal["relu", "leaky", "abs"]
 SWITCHES: Mapping[str, tuple[float, float]] = MappingProxyType(
     {"relu": (0.0, 1.0), "leaky": (0.1, 1.0), "abs": (-1.0, 1.0)}
 )
-"""Name -> the factor of a unit that is off, and of one that is on."""
+"""Name -> the factor a by which a unit that is off is multiplied, and that of a unit that is on."""
 
 assert {*SWITCHES} == {*get_args(Switch)}
 
 
 class Switches(NamedTuple):
-    r"""The switches g of one layer, at pooled resolution.
+    r"""The switches g of one layer: where in its cell each unit is rendered, and whether it is on.
 
     Args:
-        position: t, the place in its cell where a unit is rendered, counted row by row, int64
-            ``batch_shape + (K, H, W)`` in :math:`0 \dots p^2 - 1`.
-        on: a, 1 where the unit is on and 0 where it is off, floating point, of the same shape.
+        position: the place t of each unit in its cell, counted row by row, int64 ``batch_shape + (K, H, W)`` with
+            values in :math:`0 \dots p^2 - 1`.
+        on: 1 where the unit is on and 0 where it is off, floating point, ``batch_shape + (K, H, W)``.
     """
 
     position: Tensor
     on: Tensor
 
     def rows(self, part: slice | Tensor) -> Switches:
-        """Return those of some of the first dim: a slice, or indices of any shape."""
+        """Return the switches at a slice of the first dim, or at indices of any shape."""
         return Switches(self.position[part], self.on[part])
 
 
 def as_maps(x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-    """Return maps ``batch_shape + (K, H, W)`` with one batch dim, as convolutions want them, and the batch shape."""
+    """Return maps ``batch_shape + (K, H, W)`` with a single batch dim, as convolutions need, and ``batch_shape``."""
     return x.reshape(-1, *x.shape[-3:]), tuple(x.shape[:-3])
 
 
@@ -53,15 +53,16 @@ def max_cells(v: Tensor, pool: int, factors: tuple[float, float]) -> tuple[Tenso
 
     .. math::  x = \max_{t, a} a \, v_t, \qquad (\hat t, \hat a) = \arg\max_{t, a} a \, v_t,
 
-    with one maximum where there are ties, and off at zero.
+    with one of the positions where several are equally good, and off where the maximum is zero.
 
     Args:
         v: maps, ``batch_shape + (K, H_c, W_c)``.
-        pool: p.
-        factors: the values of a, off and on; off must be less than on, which must be positive.
+        pool: the height and the width p of a cell.
+        factors: the values of a for a unit that is off and one that is on; the first must be less than the second,
+            which must be positive.
 
     Returns:
-        x and the switches, ``batch_shape + (K, H_c // p, W_c // p)``; gradients pass through x alone.
+        The maxima x and the switches, ``batch_shape + (K, H_c // p, W_c // p)``; gradients pass through x alone.
 
     Example:
         >>> x, g = max_cells(torch.tensor([[[1.0, 2.0, 9.0], [0.0, -3.0, 9.0]]]), 2, SWITCHES["relu"])
@@ -88,9 +89,9 @@ def unpool(h: Tensor, position: Tensor, pool: int, size: tuple[int, int]) -> Ten
     """Put each value at its position in its cell, with zeros elsewhere.
 
     Args:
-        h: ``batch_shape + (K, H, W)``.
-        position: int64, broadcastable with ``h``.
-        pool: p.
+        h: the values, one for each cell, ``batch_shape + (K, H, W)``.
+        position: the position of each value in its cell, int64, broadcastable with ``h``.
+        pool: the height and the width p of a cell.
         size: the height and the width of the result.
 
     Returns:
@@ -125,9 +126,9 @@ def spread_cells(h: Tensor, size: int, shape: tuple[int, int]) -> Tensor:
     r"""Return the adjoint of :func:`mean_cells`: every place of a cell gets :math:`h / \mathrm{size}^2`.
 
     Args:
-        h: ``batch_shape + (K, H, W)``.
-        size: of the cells.
-        shape: the height and the width of the result; what lies in no cell is zero.
+        h: one value for each cell, ``batch_shape + (K, H, W)``.
+        size: the height and the width of a cell.
+        shape: the height and the width of the result, which is zero outside of all cells.
     """
     if size == 1:
         return h

@@ -1,4 +1,4 @@
-"""Classes without labels: clusters to start from, and which class each has turned out to be."""
+"""Training without labels: clusters to start from, and the matching of clusters with classes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from torch.nn import functional as F
 
 from pyro_ext.models.drmm.em import fit_templates
 from pyro_ext.models.drmm.model import DRMM
-from pyro_ext.models.drmm.programs import as_images
 from pyro_ext.ops.assignment import linear_assignment
 from pyro_ext.utils.checks import positive_int
 
@@ -19,21 +18,22 @@ __all__ = ["match_clusters", "start_classes"]
 def start_classes(
     model: DRMM, x: Tensor, generator: torch.Generator | None = None, num_steps: int = 10, solver_steps: int = 20
 ) -> Tensor:
-    """Start a model without labels: cluster the features that the network finds, and fit the templates to that.
+    """Initialise a model without labels: cluster the network's features, and fit the templates to the clusters.
 
-    Features are compared by their angles, as the length of a template would otherwise decide: spherical k-means, from
-    images far apart as k-means++ chooses them. Class templates are the clusters' mean features; they and the templates
-    of every layer are then fitted to the images, given the clusters and the network's switches, and so is the noise.
+    The clustering is spherical k-means, which compares features by their angles, since otherwise the lengths of
+    templates would decide; it starts at images that are far apart, chosen as by k-means++. Class templates are the
+    mean features of clusters. They, the templates of every layer, and the noise are then fitted to the images, given
+    the clusters and the network's switches.
 
     Args:
-        model: without batch norm; changed in place.
+        model: a model without batch norm; changed in place.
         x: images, ``(N,) + image_shape``, or flattened, ``(N, D)``.
-        generator: of the choice of images.
-        num_steps: of k-means.
-        solver_steps: of conjugate gradients for each layer.
+        generator: the random generator by which the first images are chosen.
+        num_steps: the number of steps of k-means.
+        solver_steps: the number of steps of conjugate gradients for each layer.
 
     Returns:
-        The clusters, int64 ``(N,)``.
+        The cluster of each image, int64 ``(N,)``.
 
     Raises:
         ValueError: if there are fewer images than classes, or there is batch norm.
@@ -49,30 +49,30 @@ def start_classes(
         >>> start_classes(model, torch.rand(50, 1, 8, 8)).unique()
         tensor([0, 1, 2])
     """
-    model.check_plain("a start by least squares")
+    model.check_no_batch_norm("start_classes")
     positive_int("num_steps", num_steps)
-    images = as_images(model, x)
+    images = model.as_images(x)
     if len(images) < model.classes:
         raise ValueError(f"x must hold at least {model.classes} images, one for each class, got {len(images)}")
-    found = model.infer(images)
-    c = _spherical_k_means(found.features.flatten(1), model.classes, num_steps, generator)
-    member = F.one_hot(c, model.classes).to(found.features)
-    sums = member.mT @ found.features.flatten(1)
+    inferred = model.infer(images)
+    c = _spherical_k_means(inferred.features.flatten(1), model.classes, num_steps, generator)
+    member = F.one_hot(c, model.classes).to(inferred.features)
+    sums = member.mT @ inferred.features.flatten(1)
     counts = member.sum(0).clamp_min(1)
     model.class_templates.copy_((sums / counts[:, None]).view_as(model.class_templates))
-    fit_templates(model, images, c, found.switches, solver_steps)
-    error = (images - model.rendering(c, found.switches).image).square().mean()
+    fit_templates(model, images, c, inferred.switches, solver_steps)
+    error = (images - model.rendering(c, inferred.switches).image).square().mean()
     model.noise.copy_(error.sqrt().clamp_min(1e-3))
     return c
 
 
 def match_clusters(c: Tensor, y: Tensor, classes: int) -> Tensor:
-    """Return the class of every cluster, int64 ``(C,)``: the one-to-one matching that most images agree with.
+    """Return the class of every cluster, int64 ``(C,)``: the one-to-one matching that is right for most images.
 
     Args:
-        c: clusters, ``(N,)``.
-        y: labels, ``(N,)``, -1 for none: such images do not count.
-        classes: C, of which both are.
+        c: the cluster of each image, ``(N,)``.
+        y: the label of each image, ``(N,)``, -1 for none: such images do not count.
+        classes: the number C of classes and of clusters.
 
     Raises:
         ValueError: if shapes differ, or a cluster or label is out of range.
@@ -102,11 +102,11 @@ def _spherical_k_means(rows: Tensor, clusters: int, num_steps: int, generator: t
 
 
 def _far_apart(rows: Tensor, number: int, generator: torch.Generator | None) -> Tensor:
-    """Choose rows of unit length, each in proportion to its squared distance from those before."""
+    """Choose rows of unit length, each with a probability proportional to its squared distance from those before."""
     chosen = torch.randint(len(rows), (1,), generator=generator).tolist()
     distance = rows.new_full((len(rows),), torch.inf)
     while len(chosen) < number:
         distance = torch.minimum(distance, (rows - rows[chosen[-1]]).square().sum(-1))
-        weights = distance.cpu() + torch.finfo(distance.dtype).tiny  # equal images leave a choice too
+        weights = distance.cpu() + torch.finfo(distance.dtype).tiny  # a choice is possible among equal images too
         chosen += torch.multinomial(weights, 1, generator=generator).tolist()
     return torch.tensor(chosen, device=rows.device)

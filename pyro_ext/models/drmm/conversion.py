@@ -1,4 +1,14 @@
-"""From a convolutional network to the model whose inference it is, and back."""
+r"""Conversion of a network to the model whose inference it is, and back; folding batch norm into templates.
+
+On the way up, batch norm in evaluation uses running means m and variances v:
+
+.. math::
+    \gamma \frac{\Lambda \star x + b - m}{\sqrt{v + \epsilon}} + \beta = (s \Lambda) \star x + s (b - m) + \beta,
+    \qquad s = \gamma / \sqrt{v + \epsilon},
+
+which is a layer without batch norm. The scales s multiply the rendered templates as well, so rendered images change:
+the folded model is one in which rendering and inference agree.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from pyro_ext.models.drmm.cells import SWITCHES, Switch
-from pyro_ext.models.drmm.geometry import Layer
+from pyro_ext.models.drmm.layers import Layer, RenderingLayer
 from pyro_ext.models.drmm.model import DRMM
-from pyro_ext.models.drmm.rendering_layer import RenderingLayer
 
-__all__ = ["Absolute", "from_sequential", "to_sequential"]
+__all__ = ["Absolute", "fold_batch_norm", "from_sequential", "scale_and_shift", "to_sequential"]
 
 
 class Absolute(nn.Module):
-    """The absolute value, as PyTorch has no layer of its own for it."""
+    """The absolute value as a module, which PyTorch does not have."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x.abs()``."""
@@ -28,9 +37,9 @@ class Absolute(nn.Module):
 
 @torch.no_grad()
 def to_sequential(model: DRMM) -> nn.Sequential:
-    r"""Return a network of its own parameters whose output, for images ``(B,) + image_shape``, is ``model.dcn``.
+    r"""Return a network, with copied parameters, whose output for images ``(B,) + image_shape`` is ``model.dcn``.
 
-    The bias of the last, linear layer is :math:`\sigma^2 \ln \pi_c`. Batch norm on the way down is not part of it.
+    The bias of the last, linear layer is :math:`\sigma^2 \ln \pi_c`. Batch norm on the way down is left out.
 
     Example:
         >>> model = DRMM([Layer(4, 3, pool=2)], classes=3, image_shape=(1, 8, 8))
@@ -55,17 +64,17 @@ def to_sequential(model: DRMM) -> nn.Sequential:
 
 @torch.no_grad()
 def from_sequential(network: nn.Sequential, image_shape: Sequence[int], **options: Any) -> DRMM:
-    """Return a model with parameters of its own whose ``dcn`` is a network.
+    """Return a model, with copied parameters, whose ``dcn`` is a given network.
 
     Args:
-        network: repetitions of ``Conv2d`` (stride 1), at most one ``BatchNorm2d``, a ``ReLU``, ``LeakyReLU(0.1)`` or
+        network: groups of ``Conv2d`` (stride 1), at most one ``BatchNorm2d``, a ``ReLU``, ``LeakyReLU(0.1)`` or
             :class:`Absolute`, at most one ``MaxPool2d`` and one ``AvgPool2d``; then ``Flatten`` and ``Linear``.
-        image_shape: channels, height and width of its input.
+        image_shape: channels, height and width of the network's input.
         **options: further arguments of :class:`~pyro_ext.models.drmm.model.DRMM`: ``prior``, ``noise``, ``size``, and
-            ``batch_norm="both"`` to have batch norm on the way down as well.
+            ``batch_norm="both"`` for batch norm on the way down as well.
 
     Raises:
-        ValueError: naming the module that has no counterpart, and why.
+        ValueError: if a module has no counterpart in the model; the message names it.
 
     Example:
         >>> nn = torch.nn
@@ -101,11 +110,52 @@ def from_sequential(network: nn.Sequential, image_shape: Sequence[int], **option
     return model
 
 
+def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return the factors and the summands that a batch norm in evaluation applies to its channels, each ``(K,)``.
+
+    Raises:
+        ValueError: if the batch norm keeps no running statistics.
+
+    Example:
+        >>> scale, shift = scale_and_shift(torch.nn.BatchNorm2d(1, eps=0.0))
+        >>> scale.item(), shift.item()
+        (1.0, 0.0)
+    """
+    if norm.running_mean is None or norm.running_var is None:
+        raise ValueError("batch norm without running statistics cannot be folded; use track_running_stats=True")
+    scale = (norm.running_var + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift = -norm.running_mean * scale
+    return scale, shift if norm.bias is None else shift + norm.bias
+
+
+@torch.no_grad()
+def fold_batch_norm(model: DRMM) -> DRMM:
+    """Return a model without batch norm that has the scores of ``model`` in evaluation; ``model`` is not changed.
+
+    Example:
+        >>> model = DRMM([Layer(4, 3, pool=2)], classes=3, image_shape=(1, 8, 8), batch_norm="both")
+        >>> _ = model.dcn(torch.rand(50, 1, 8, 8))  # running statistics
+        >>> x = torch.rand(5, 1, 8, 8)
+        >>> torch.allclose(fold_batch_norm(model).dcn(x), model.eval().dcn(x), atol=1e-6)
+        True
+    """
+    plain = model.like(batch_norm="none")
+    plain.load_state_dict({name: value for name, value in model.state_dict().items() if ".norm_" not in name})
+    for own, layer in zip(plain.layers, model.layers, strict=True):
+        if layer.norm_up is not None:
+            scale, shift = scale_and_shift(layer.norm_up)
+            own.templates.mul_(scale[:, None, None, None])
+            own.biases.mul_(scale).add_(shift)
+    return plain
+
+
 def _modules(layer: RenderingLayer) -> list[nn.Module]:
     below, channels, spec = layer.geometry.finer[0], layer.layer.channels, layer.layer
     conv = nn.Conv2d(below, channels, spec.kernel, padding=spec.padding).to(layer.templates)
     conv.weight.copy_(layer.templates)
-    conv.bias.copy_(layer.biases)  # type: ignore[union-attr]  # there is one
+    conv.bias.copy_(layer.biases)  # type: ignore[union-attr]  # made with a bias
     modules: list[nn.Module] = [conv]
     if layer.norm_up is not None:
         norm = nn.BatchNorm2d(channels).to(layer.templates)

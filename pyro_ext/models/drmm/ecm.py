@@ -1,15 +1,15 @@
-r"""Exact expectation conditional maximisation of tiny models of one layer.
+r"""Exact expectation conditional maximisation (ECM) of tiny models of one layer.
 
-The E step goes through all classes and switches: :math:`\gamma_{ncg} = p(c, g \mid I_n)`. A rendered image is linear in
-the templates given the class templates, and the other way round, so the M step solves two weighted least-squares
-problems one after the other, by their normal equations:
+The E step enumerates all classes and switches: :math:`\gamma_{ncg} = p(c, g \mid I_n)`. A rendered image is linear in
+the templates given the class templates, and in the class templates given the templates, so the M step solves two
+weighted least-squares problems one after the other, by their normal equations:
 
 .. math::
     \Lambda \leftarrow \arg\min_\Lambda \sum_{ncg} \gamma_{ncg} |I_n - h^0(c, g; \Lambda, \mu)|^2, \qquad
     \mu \leftarrow \arg\min_\mu \sum_{ncg} \gamma_{ncg} |I_n - h^0(c, g; \Lambda, \mu)|^2,
 
 then :math:`\sigma^2` is the weighted residual, and all probabilities are means of responsibilities. The evidence never
-falls. What the data do not determine, such as the template of a class without data, stays as it is.
+decreases. Parameters that the data do not determine, such as the template of a class without data, stay as they are.
 
 References:
     | Maximum likelihood estimation via the ECM algorithm (Meng and Rubin, 1993)
@@ -27,21 +27,21 @@ from torch.nn import functional as F
 from pyro_ext.models.drmm.cells import Switches
 from pyro_ext.models.drmm.em import check_em
 from pyro_ext.models.drmm.exact import configurations, log_joint
+from pyro_ext.models.drmm.layers import RenderingLayer
 from pyro_ext.models.drmm.model import DRMM
-from pyro_ext.models.drmm.rendering_layer import RenderingLayer
 
 __all__ = ["Responsibilities", "e_step", "exact_ecm", "m_step"]
 
 
 @dataclass(frozen=True)
 class Responsibilities:
-    r"""What the M step needs of the E step: sums over images for each of the C classes and G combinations of switches.
+    r"""The result of the E step: sums over images for each of the C classes and G combinations of switches.
 
     Args:
-        weight: :math:`\sum_n \gamma_{ncg}`, ``(C, G)``.
-        image: :math:`\sum_n \gamma_{ncg} I_n`, ``(C, G) + image_shape``.
-        square: :math:`\sum_n |I_n|^2`, a scalar.
-        log_evidence: :math:`\sum_n \ln p(I_n)`, a scalar.
+        weight: the sums of responsibilities, :math:`\sum_n \gamma_{ncg}`, ``(C, G)``.
+        image: the weighted sums of images, :math:`\sum_n \gamma_{ncg} I_n`, ``(C, G) + image_shape``.
+        square: the sum of squares of all pixels, :math:`\sum_n |I_n|^2`, a scalar.
+        log_evidence: the log evidence of all images, :math:`\sum_n \ln p(I_n)`, a scalar.
     """
 
     weight: Tensor
@@ -55,10 +55,10 @@ def exact_ecm(model: DRMM, x: Tensor, num_steps: int = 30, min_noise: float = 1e
     r"""Fit a tiny model of one layer in place.
 
     Args:
-        model: with one layer and the factorised prior.
+        model: a model with one layer and the factorised prior; changed in place.
         x: images, ``(N,) + image_shape``.
-        num_steps: how many iterations.
-        min_noise: the least :math:`\sigma`.
+        num_steps: the number of iterations.
+        min_noise: the smallest :math:`\sigma` allowed.
 
     Returns:
         The log evidence of all images before the first iteration and after each one.
@@ -78,9 +78,9 @@ def exact_ecm(model: DRMM, x: Tensor, num_steps: int = 30, min_noise: float = 1e
         raise ValueError(f"exact ECM needs a model of one layer, got {len(model.layers)}; use hard_em")
     history = []
     for _ in range(num_steps):
-        found = e_step(model, x)
-        history.append(found.log_evidence.item())
-        m_step(model, found, min_noise)
+        responsibilities = e_step(model, x)
+        history.append(responsibilities.log_evidence.item())
+        m_step(model, responsibilities, min_noise)
     history.append(e_step(model, x).log_evidence.item())
     return history
 
@@ -95,45 +95,51 @@ def e_step(model: DRMM, x: Tensor) -> Responsibilities:
 
 
 @torch.no_grad()
-def m_step(model: DRMM, found: Responsibilities, min_noise: float = 1e-3) -> None:
-    """Maximise over the templates, the class templates, the noise and the probabilities, in this order."""
+def m_step(model: DRMM, sums: Responsibilities, min_noise: float = 1e-3) -> None:
+    r"""Maximise over the templates, the class templates, the noise and the probabilities, in this order.
+
+    Args:
+        model: the model; changed in place.
+        sums: the result of the E step.
+        min_noise: the smallest :math:`\sigma` allowed.
+    """
     layer = model.layers[0]
     _, (g,) = configurations(model)
-    _fit_templates(model, layer, g, found)
-    _fit_class_templates(model, layer, g, found)
-    c = torch.arange(model.classes, device=found.weight.device)[:, None]
+    _fit_templates(model, layer, g, sums)
+    _fit_class_templates(model, layer, g, sums)
+    c = torch.arange(model.classes, device=sums.weight.device)[:, None]
     rendered = model.rendering(c, (g,)).image
     norm = rendered.square().sum((-1, -2, -3))
-    residual = found.square - 2 * (rendered * found.image).sum() + (norm * found.weight).sum()
-    variance = residual / (found.weight.sum() * rendered[0, 0].numel())
+    residual = sums.square - 2 * (rendered * sums.image).sum() + (norm * sums.weight).sum()
+    variance = residual / (sums.weight.sum() * rendered[0, 0].numel())
     model.noise.copy_(variance.clamp_min(min_noise**2).sqrt())
-    _fit_probabilities(model, layer, g, found.weight)
+    _fit_probabilities(model, layer, g, sums.weight)
 
 
-def _fit_templates(model: DRMM, layer: RenderingLayer, g: Switches, found: Responsibilities) -> None:
-    """Regress images on patches of masked units: a pixel sees what the units around it hold."""
+def _fit_templates(model: DRMM, layer: RenderingLayer, g: Switches, sums: Responsibilities) -> None:
+    """Regress each pixel of the images on the patch of masked units around it."""
     kernel = layer.layer.kernel
     u = layer.masked(model.class_templates[:, None], g)  # (C, G, K, Hc, Wc)
     margin = kernel - 1 - layer.layer.padding
     patches = F.unfold(F.pad(u.flatten(0, 1), (margin,) * 4), kernel)  # (C G, K k k, pixels)
-    weight, image = found.weight.flatten(), found.image.flatten(0, 1).flatten(-2)
+    weight, image = sums.weight.flatten(), sums.image.flatten(0, 1).flatten(-2)
     gram = torch.einsum("m,mip,mjp->ij", weight, patches, patches)
     moment = torch.einsum("mip,mkp->ik", patches, image)
-    # A patch lies over the flipped template.
+    # A convolution applies templates flipped.
     current = layer.templates.flip((-1, -2)).transpose(0, 1).flatten(1).mT
     fitted = _solve(gram, moment, current).mT.unflatten(-1, (layer.layer.channels, kernel, kernel))
     layer.templates.copy_(fitted.transpose(0, 1).flip((-1, -2)))
 
 
-def _fit_class_templates(model: DRMM, layer: RenderingLayer, g: Switches, found: Responsibilities) -> None:
-    """Regress the images of each class on what its units render one by one."""
+def _fit_class_templates(model: DRMM, layer: RenderingLayer, g: Switches, sums: Responsibilities) -> None:
+    """Regress the images of each class on the images rendered from its units one by one."""
     shape = layer.geometry.coarser
     like = model.class_templates
     units = torch.eye(like[0].numel(), dtype=like.dtype, device=like.device).unflatten(-1, shape)
     each = Switches(g.position[0, :, None], g.on[0, :, None])
     design = layer.down(units, each).finer.flatten(2)  # (G, U, D)
-    gram = torch.einsum("cg,gid,gjd->cij", found.weight, design, design)
-    moment = torch.einsum("gid,cgd->ci", design, found.image.flatten(2))
+    gram = torch.einsum("cg,gid,gjd->cij", sums.weight, design, design)
+    moment = torch.einsum("gid,cgd->ci", design, sums.image.flatten(2))
     fitted = _solve(gram, moment[..., None], like.flatten(1)[..., None])
     like.copy_(fitted.reshape(like.shape))
 

@@ -1,19 +1,30 @@
-r"""Hard expectation maximisation at any depth: find switches by the network, then fit templates by least squares.
+r"""Hard expectation maximisation at any depth: choose switches by the network, then fit templates by least squares.
 
 Given classes and switches, a rendered image is linear in the class templates, and in the templates of each layer:
 
 .. math::  \Lambda^l \leftarrow \arg\min_\Lambda \sum_n |I_n - h^0(c_n, \hat g_n; \Lambda)|^2,
 
-the regression of the images on what is rendered through the layers below. The network's choice of switches and class
-leaves out :math:`|h^0|^2`, so the error may rise in an E step, and the class of the longest template wins images that
-it does not fit. With ``e_step="joint"`` the class is the most probable one given the network's switches, which images
-without labels need; with ``e_step="exact"`` (tiny models) the switches are the most probable ones too, as EM has it.
+the regression of the images on the images rendered through the layers below. The network's choice of switches and
+class leaves out :math:`|h^0|^2`, so the error may increase in an E step, and the class with the longest template gets
+images that it does not fit. With ``e_step="joint"`` the class is the most probable one given the network's switches,
+which is needed for images without labels; with ``e_step="exact"`` (tiny models) the switches are the most probable ones
+too, as in proper EM.
+
+The least-squares problems are solved by conjugate gradients,
+
+.. math::  \min_v |b - A v|^2, \qquad r = b - A v, \qquad s = A^\top r,
+
+where A is a function and its adjoint is its derivative. Every step lowers the error, and directions to which A is
+insensitive stay as they are at the start.
+
+References:
+    | Methods of conjugate gradients for solving linear systems (Hestenes and Stiefel, 1952)
+    | https://doi.org/10.6028/jres.049.044
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -22,25 +33,25 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyro_ext.models.drmm.cells import Switches
-from pyro_ext.models.drmm.least_squares import conjugate_gradients
+from pyro_ext.models.drmm.estimation import Counts
+from pyro_ext.models.drmm.exact import exact_map
 from pyro_ext.models.drmm.model import DRMM
-from pyro_ext.models.drmm.priors import Counts, check_pseudo_count, log_prior, set_class_probabilities
-from pyro_ext.utils.checks import positive_int
+from pyro_ext.utils.checks import one_of, positive_int, positive_number
 
-__all__ = ["EMStep", "EStep", "expected", "fit_templates", "hard_em"]
+__all__ = ["EMStep", "EStep", "check_em", "conjugate_gradients", "fit_templates", "hard_e_step", "hard_em"]
 
 EStep = Literal["network", "joint", "exact"]
-"""How classes and switches are found: both by the network, the class by the joint density, or both by it."""
+"""How classes and switches are chosen: both by the network, the class by the joint density, or both by that density."""
 
 
 @dataclass(frozen=True)
 class EMStep:
-    """One iteration.
+    """One iteration of hard expectation maximisation.
 
     Args:
         before: the mean squared error per pixel after the E step.
-        after: the same after the M step.
-        log_joint: the mean log joint density of images and configurations per image after the M step.
+        after: the mean squared error per pixel after the M step.
+        log_joint: the mean log joint density of an image and its configuration after the M step.
     """
 
     before: float
@@ -63,14 +74,15 @@ def hard_em(
     r"""Fit templates, probabilities and noise in place.
 
     Args:
-        model: with the factorised prior and without batch norm.
+        model: a model with the factorised prior and without batch norm; changed in place.
         x: images, ``(N,) + image_shape``.
-        y: labels that fix the class, -1 for none.
-        num_steps: how often to go through E and M.
-        e_step: by the network; with the class by the joint density; or by going through all configurations.
-        solver_steps: of conjugate gradients for each layer and iteration.
-        min_noise: the least :math:`\sigma`.
-        pseudo_count: added to all counts of classes and switches.
+        y: labels that fix the class, ``(N,)``, -1 for none.
+        num_steps: the number of iterations, each of an E step and an M step.
+        e_step: how classes and switches are chosen: ``"network"``, both by the network; ``"joint"``, the class by the
+            joint density; ``"exact"``, both by the joint density, enumerating all configurations.
+        solver_steps: the number of steps of conjugate gradients for each layer and iteration.
+        min_noise: the smallest :math:`\sigma` allowed.
+        pseudo_count: a number added to all counts of classes and switches.
 
     Raises:
         ValueError: if an option is out of range, or the model is of another kind.
@@ -85,12 +97,11 @@ def hard_em(
     """
     check_em(model, x, y, num_steps, min_noise)
     positive_int("solver_steps", solver_steps)
-    check_pseudo_count(pseudo_count)
-    if e_step not in get_args(EStep):
-        raise ValueError(f"e_step must be one of {', '.join(get_args(EStep))}; got {e_step!r}")
+    positive_number("pseudo_count", pseudo_count)
+    one_of("e_step", e_step, get_args(EStep))
     history = []
     for _ in range(num_steps):
-        c, g = expected(model, x, y, e_step)
+        c, g = hard_e_step(model, x, y, e_step)
         before = (x - model.rendering(c, g).image).square().mean()
         fit_templates(model, x, c, g, solver_steps)
         after = (x - model.rendering(c, g).image).square().mean()
@@ -104,11 +115,11 @@ def fit_templates(model: DRMM, x: Tensor, c: Tensor, g: Sequence[Switches], solv
     """Fit the scale of each class, the class templates, and those of every layer downwards, one after the other.
 
     Args:
-        model: changed in place.
+        model: the model; changed in place.
         x: images, ``(N,) + image_shape``.
-        c: their classes, ``(N,)``.
-        g: their switches.
-        solver_steps: of conjugate gradients for each.
+        c: the classes of the images, ``(N,)``.
+        g: the switches of the images, of every layer from the lowest.
+        solver_steps: the number of steps of conjugate gradients for each set of templates.
     """
     with torch.no_grad():
         _fit_scales(model, x, c, g)
@@ -125,9 +136,46 @@ def fit_templates(model: DRMM, x: Tensor, c: Tensor, g: Sequence[Switches], solv
             layer.templates.copy_(conjugate_gradients(through, x, layer.templates, solver_steps))
 
 
+def conjugate_gradients(linear: Callable[[Tensor], Tensor], target: Tensor, start: Tensor, num_steps: int) -> Tensor:
+    """Return ``v``, of the shape of ``start``, which makes the squared distance of ``linear(v)`` to ``target`` small.
+
+    Args:
+        linear: a linear function A.
+        target: the tensor b that is approximated.
+        start: the initial value of ``v``.
+        num_steps: the number of steps; as many as ``start`` has elements reach the minimum, up to rounding.
+
+    Example:
+        >>> a = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+        >>> conjugate_gradients(lambda v: a @ v, a @ torch.tensor([1.0, -1.0]), torch.zeros(2), 2)
+        tensor([ 1.0000, -1.0000])
+    """
+    point = torch.zeros_like(start).requires_grad_()
+    with torch.enable_grad():
+        image = linear(point)
+
+    def adjoint(r: Tensor) -> Tensor:
+        return torch.autograd.grad(image, point, r, retain_graph=True)[0]
+
+    with torch.no_grad():
+        v = start.clone()
+        r = target - linear(v)
+        s = adjoint(r)
+        direction, size = s, s.square().sum()
+        for _ in range(num_steps):
+            step = linear(direction)
+            length = _ratio(size, step.square().sum())
+            v = v + length * direction
+            r = r - length * step
+            s = adjoint(r)
+            before, size = size, s.square().sum()
+            direction = s + _ratio(size, before) * direction
+    return v
+
+
 def check_em(model: DRMM, x: Tensor, y: Tensor | None, num_steps: int, min_noise: float) -> None:
-    """Raise a ValueError where EM would not be what it should."""
-    model.check_plain("EM")
+    """Raise a ValueError if an argument is out of range, or the model is one that EM cannot fit."""
+    model.check_no_batch_norm("EM")
     if model.prior != "factorised":
         raise ValueError(
             f"EM needs prior='factorised', got {model.prior!r}: the path prior is not normalised, and its evidence "
@@ -137,37 +185,34 @@ def check_em(model: DRMM, x: Tensor, y: Tensor | None, num_steps: int, min_noise
     if y is not None:
         model.check_labels(y)
     positive_int("num_steps", num_steps)
-    if not 0 < min_noise < math.inf:
-        raise ValueError(f"min_noise must be a positive, finite standard deviation, got {min_noise!r}")
+    positive_number("min_noise", min_noise)
 
 
 @torch.no_grad()
-def expected(
+def hard_e_step(
     model: DRMM, x: Tensor, y: Tensor | None = None, e_step: EStep = "joint"
 ) -> tuple[Tensor, tuple[Switches, ...]]:
-    """Return the classes, ``(N,)``, and the switches that an E step finds in images.
+    """Return the classes, ``(N,)``, and the switches that an E step chooses for images.
 
     Args:
-        model: without batch norm.
+        model: a model without batch norm.
         x: images, ``(N,) + image_shape``.
-        y: labels that fix the class, -1 for none.
-        e_step: how.
+        y: labels that fix the class, ``(N,)``, -1 for none.
+        e_step: how classes and switches are chosen, see :func:`hard_em`.
 
     Example:
         >>> from pyro_ext.models.drmm import DRMM, Layer
         >>> model = DRMM([Layer(2, 2, pool=2)], classes=3, image_shape=(1, 3, 3), prior="factorised")
-        >>> c, _ = expected(model, torch.rand(4, 1, 3, 3), torch.tensor([2, -1, 0, -1]))
+        >>> c, _ = hard_e_step(model, torch.rand(4, 1, 3, 3), torch.tensor([2, -1, 0, -1]))
         >>> c[[0, 2]]
         tensor([2, 0])
     """
     if e_step == "exact":
-        from pyro_ext.models.drmm.exact import exact_map
-
         best = exact_map(model, x, y)
         return best.c, best.switches
-    found = model.infer(x)
-    scores = _class_scores(model, x, found.switches) if e_step == "joint" else found.scores
-    return model.chosen(scores, y), found.switches
+    inferred = model.infer(x)
+    scores = _class_scores(model, x, inferred.switches) if e_step == "joint" else inferred.scores
+    return model.choose_class(scores, y), inferred.switches
 
 
 def _class_scores(model: DRMM, x: Tensor, g: Sequence[Switches]) -> Tensor:
@@ -193,7 +238,8 @@ def _fit_scales(model: DRMM, x: Tensor, c: Tensor, g: Sequence[Switches]) -> Non
 
 
 def _fit_probabilities(model: DRMM, c: Tensor, g: Sequence[Switches], pseudo_count: float, e_step: EStep) -> None:
-    set_class_probabilities(model, F.one_hot(c, model.classes).sum(0), pseudo_count)
+    counted = F.one_hot(c, model.classes).sum(0) + pseudo_count
+    model.class_logits.copy_((counted / counted.sum()).log())
     for layer, switches in zip(model.layers, g, strict=True):
         # The exact E step chooses positions of units that are off too: by their probabilities.
         counts = Counts(layer, every_position=True if e_step == "exact" else None)
@@ -203,4 +249,9 @@ def _fit_probabilities(model: DRMM, c: Tensor, g: Sequence[Switches], pseudo_cou
 
 def _log_joint(model: DRMM, x: Tensor, c: Tensor, g: Sequence[Switches]) -> Tensor:
     pixels = torch.distributions.Normal(model.rendering(c, g).image, model.noise).log_prob(x)
-    return log_prior(model, c, g) + pixels.sum((-1, -2, -3))
+    return model.log_prior(c, g) + pixels.sum((-1, -2, -3))
+
+
+def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Return the ratio, or zero where the denominator is zero."""
+    return torch.where(denominator > 0, numerator / denominator.clamp_min(torch.finfo(denominator.dtype).tiny), 0.0)

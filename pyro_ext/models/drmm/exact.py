@@ -1,14 +1,14 @@
-r"""Tiny models by going through all classes and switches.
+r"""Exact inference in tiny models, by enumeration of all classes and switches.
 
-The switches of a layer of U units with :math:`2 p^2` states each are one code of :math:`(2 p^2)^U` values, whose digits
-to the base :math:`2 p^2` are the units' states :math:`p^2 a + t`. With one scalar code per layer, Pyro's parallel
+The switches of a layer of U units with :math:`2 p^2` states each are coded as one number of :math:`(2 p^2)^U`, whose
+digits to the base :math:`2 p^2` are the units' states :math:`p^2 a + t`. With one such code per layer, Pyro's parallel
 enumeration needs one dim per layer, and one for the class.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import pyro
 import pyro.distributions as dist
@@ -17,26 +17,33 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_ext.models.drmm.cells import Switches
-from pyro_ext.models.drmm.priors import log_prior
-from pyro_ext.models.drmm.programs import as_images, data_plate, observe_images
-from pyro_ext.models.drmm.rendering_layer import RenderingLayer
+from pyro_ext.models.drmm.layers import RenderingLayer
+from pyro_ext.models.drmm.model import DRMM
+from pyro_ext.models.toolkit import data_plate
 
-if TYPE_CHECKING:
-    from pyro_ext.models.drmm.model import DRMM
-
-__all__ = ["MAX_CONFIGURATIONS", "ExactMap", "ExactProgram", "configurations", "decode", "exact_map", "log_evidence"]
+__all__ = [
+    "MAX_CONFIGURATIONS",
+    "ExactMap",
+    "ExactProgram",
+    "configurations",
+    "count_configurations",
+    "decode",
+    "exact_map",
+    "log_evidence",
+    "log_joint",
+]
 
 MAX_CONFIGURATIONS = 2**18
-"""How many classes times switches are gone through at most."""
+"""The largest number of configurations, classes times switches, that are enumerated."""
 
 
 class ExactMap(NamedTuple):
     r"""The most probable configurations.
 
     Args:
-        c: classes, ``(B,)``.
-        switches: of every layer, from the lowest, ``(B, K, H, W)``.
-        log_joint: :math:`\ln p(I, c, g)`, ``(B,)``, unnormalised under the path prior.
+        c: the classes, ``(B,)``.
+        switches: the switches of every layer, from the lowest, ``(B, K, H, W)``.
+        log_joint: the log joint density :math:`\ln p(I, c, g)`, ``(B,)``, unnormalised under the path prior.
     """
 
     c: Tensor
@@ -45,7 +52,7 @@ class ExactMap(NamedTuple):
 
 
 class ExactProgram(PyroModule):
-    """The generative program with one site of joint codes ``g1, g2, ...`` per layer, for exact inference.
+    """The generative program with one site for the code of each layer's switches, ``g1, g2, ...``, for exact inference.
 
     Marked by ``config_enumerate``, ``TraceEnum_ELBO`` gives the evidence and ``infer_discrete`` the most probable
     configuration.
@@ -74,14 +81,14 @@ class ExactProgram(PyroModule):
     def forward(self, x: Tensor) -> Tensor:
         """Sample a class and codes for images ``(B,) + image_shape``; return the rendered images."""
         drmm = self.drmm
-        images = as_images(drmm, x)
-        with data_plate(drmm, images, None):
+        images = drmm.as_images(x)
+        with data_plate(drmm.size or len(images), images, None):
             c = pyro.sample("c", dist.Categorical(logits=drmm.class_logits))
             switches = []
             for number, layer in enumerate(drmm.layers, start=1):
                 code = pyro.sample(f"g{number}", dist.Categorical(logits=_code_logits(layer)))
                 switches.append(decode(layer, code))
-            return observe_images(drmm, c, switches, images)
+            return drmm.observe(c, switches, images)
 
 
 def decode(layer: RenderingLayer, code: Tensor) -> Switches:
@@ -115,17 +122,17 @@ def configurations(model: DRMM) -> tuple[Tensor, tuple[Switches, ...]]:
 
 
 def count_configurations(model: DRMM) -> int:
-    """Return the number of classes times switches.
+    """Return the number of configurations, classes times switches.
 
     Raises:
         ValueError: if it is too large, or there is batch norm.
     """
-    model.check_plain("going through all configurations")
+    model.check_no_batch_norm("enumerating all configurations")
     number = model.classes * math.prod(_size(layer) for layer in model.layers)
     if number > MAX_CONFIGURATIONS:
         raise ValueError(
             f"the model has about 10^{math.log10(number):.0f} configurations, more than the {MAX_CONFIGURATIONS} that "
-            "can be gone through; use the network (model.dcn, model.switches)"
+            "can be enumerated; use the network (model.dcn, model.switches)"
         )
     return number
 
@@ -138,7 +145,7 @@ def log_joint(model: DRMM, x: Tensor) -> Tensor:
         model: a tiny model.
         x: images, ``(B,) + image_shape``.
     """
-    x = as_images(model, x)
+    x = model.as_images(x)
     c, g = configurations(model)
     rendering = model.rendering(c, g)
     variance = model.noise**2
@@ -148,7 +155,7 @@ def log_joint(model: DRMM, x: Tensor) -> Tensor:
     if model.prior == "path":
         fit = fit + norm / 2 + rendering.bias_term
     constant = x.flatten(1).square().sum(-1) / (2 * variance) + image.shape[-1] / 2 * (2 * math.pi * variance).log()
-    return fit / variance + log_prior(model, c, g) - constant[:, None, None]
+    return fit / variance + model.log_prior(c, g) - constant[:, None, None]
 
 
 def exact_map(model: DRMM, x: Tensor, y: Tensor | None = None) -> ExactMap:

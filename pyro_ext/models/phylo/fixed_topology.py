@@ -6,13 +6,11 @@ from typing import Any
 
 import pyro
 import torch
-from pyro import distributions as dist
 from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_ext.distributions import TreeLikelihood
-from pyro_ext.models.phylo._branch_rate import check_branch_rate
-from pyro_ext.models.phylo.process import Process
+from pyro_ext.models.phylo.process import Process, branch_length_prior, check_branch_rate
 from pyro_ext.phylo import Alignment
 
 __all__ = ["FixedTopology"]
@@ -23,16 +21,17 @@ class FixedTopology(PyroModule):
 
     .. math::  b_e \sim \mathrm{Exponential}(10), \qquad D \mid b \sim \mathrm{TreeLikelihood}(\tau, b)
 
-    for each of the 2n - 3 edges of an unrooted tree (2n - 2 of a rooted one), with the unknowns of the process. The
-    sites are ``branch_lengths`` ``(E,)``, those of :class:`Process`, and ``alignment``, observed. Particles may be
-    vectorised. Its evidence is what :func:`~pyro_ext.inference.estimate_evidence` estimates.
+    for each of the E edges (2n - 3 of an unrooted tree, 2n - 2 of a rooted one); the unknowns of the process of
+    substitution have priors of their own, see :class:`Process`. The sample sites are ``branch_lengths``, shape
+    ``(E,)``, those of the process, and ``alignment``, which is observed. Particles may be vectorised.
+    :func:`~pyro_ext.inference.estimate_evidence` estimates the evidence of this model.
 
     Args:
-        alignment: n sequences.
-        tree: its canonical topology, int64 ``(2n - 2,)`` unrooted or ``(2n - 1,)`` rooted, its taxa those of the
-            alignment in sorted order.
+        alignment: n aligned sequences.
+        tree: the canonical topology, int64, shape ``(2n - 2,)`` if unrooted or ``(2n - 1,)`` if rooted; its taxa are
+            those of the alignment in sorted order.
         process: how nucleotides are substituted; JC69 with one rate if None.
-        branch_rate: the rate of the exponential prior of each length, 1 over their mean; from 1e-6 to 1e9.
+        branch_rate: the rate of the exponential prior of each branch length, 1 over their mean; from 1e-6 to 1e9.
 
     Raises:
         ValueError: if the tree has another number of taxa than the alignment, or ``branch_rate`` is out of range.
@@ -53,10 +52,9 @@ class FixedTopology(PyroModule):
     ) -> None:
         super().__init__()
         _check_tree(alignment, tree)
-        check_branch_rate(branch_rate)
+        self.branch_rate = check_branch_rate(branch_rate)
         self.process = Process() if process is None else process
         self.num_edges = tree.shape[-1] - 1
-        self.branch_rate = branch_rate
         self.taxa = alignment.taxa
         self.register_buffer("tree", tree)
         self.register_buffer("patterns", alignment.patterns)
@@ -64,16 +62,18 @@ class FixedTopology(PyroModule):
         self.register_buffer("empirical", alignment.frequencies().to(alignment.patterns))
 
     def forward(self, *_: Any) -> Tensor:
-        """Sample branch lengths and the process, observe the alignment; return the branch lengths."""
-        rate = self.empirical.new_tensor(self.branch_rate)
-        branch_lengths: Tensor = pyro.sample(
-            "branch_lengths", dist.Exponential(rate).expand([self.num_edges]).to_event(1)
-        )
+        """Sample branch lengths and the unknowns of the process, observe the alignment; return the branch lengths."""
+        prior = branch_length_prior(self.branch_rate, self.num_edges, self.empirical)
+        branch_lengths: Tensor = pyro.sample("branch_lengths", prior)
         pyro.sample("alignment", self.likelihood(branch_lengths), obs=self.patterns)
         return branch_lengths
 
     def likelihood(self, branch_lengths: Tensor) -> TreeLikelihood:
-        """Return the law of the alignment given branch lengths ``batch_shape + (E,)``; samples the process."""
+        """Sample the unknowns of the process; return the distribution of the alignment given branch lengths.
+
+        Args:
+            branch_lengths: one for each edge, shape ``batch_shape + (E,)``.
+        """
         substitution_model, site_model = self.process.sample(self.empirical)
         return TreeLikelihood(
             self.tree, branch_lengths, substitution_model, site_model, self.weights, validate_args=False

@@ -1,4 +1,4 @@
-"""The process of substitution with its unknowns: which model, which frequencies, which rates over sites."""
+"""The parts that models of phylogenies share: the prior of branch lengths, the process of substitution."""
 
 from __future__ import annotations
 
@@ -7,13 +7,26 @@ from dataclasses import dataclass
 import pyro
 import torch
 from pyro import distributions as dist
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyro_ext.phylo.rates import ConstantRate, GammaRates, InvariantSites, SiteModel, WeibullRates
 from pyro_ext.phylo.substitution import GTR, HKY85, JC69, K80, SubstitutionModel
+from pyro_ext.utils.checks import number_between, one_of, positive_int
 
-__all__ = ["FREQUENCIES", "RATES", "SUBSTITUTION_MODELS", "Process"]
+__all__ = [
+    "FREQUENCIES",
+    "RATES",
+    "SUBSTITUTION_MODELS",
+    "Process",
+    "branch_length_prior",
+    "check_branch_rate",
+]
 
+# Mean branch lengths from a billionth to a million substitutions per site: beyond them floating point loses all digits.
+_BRANCH_RATES = (1e-6, 1e9)
+
+# The values a process can be made of.
 _PROPORTIONS = (1e-12, 1.0)  # the exponential of a rate matrix loses as many digits as the rarest state has zeros
 _RATIOS = (1e-12, 1e12)
 _SHAPES = (1e-6, 1e3)
@@ -24,28 +37,57 @@ FREQUENCIES = ("equal", "empirical", "estimated")
 RATES = ("constant", "gamma", "weibull")
 
 
+def check_branch_rate(branch_rate: float) -> float:
+    """Return the rate of the prior of branch lengths if it is a number from 1e-6 to 1e9.
+
+    Raises:
+        ValueError: if it is not.
+
+    >>> check_branch_rate(10)
+    10.0
+    """
+    return number_between("branch_rate", branch_rate, *_BRANCH_RATES)
+
+
+def branch_length_prior(branch_rate: float, num_edges: int, like: Tensor) -> TorchDistribution:
+    """Return independent exponential distributions of branch lengths, event shape ``(num_edges,)``.
+
+    Args:
+        branch_rate: the rate of each; branches have ``1 / branch_rate`` substitutions per site on average.
+        num_edges: the number of edges of the tree.
+        like: a tensor whose type and device the lengths have.
+
+    Example:
+        >>> branch_length_prior(10.0, num_edges=5, like=torch.zeros(())).mean
+        tensor([0.1000, 0.1000, 0.1000, 0.1000, 0.1000])
+    """
+    return dist.Exponential(like.new_tensor(branch_rate)).expand([num_edges]).to_event(1)
+
+
 @dataclass(frozen=True)
 class Process:
     """How nucleotides are substituted, as a part of a Pyro program.
 
-    Its unknowns are sampled: ``kappa`` (K80, HKY85) from a log-normal law with parameters 1 and 1.25, ``exchange``
-    (GTR) from the uniform law of six proportions, ``frequencies`` from the uniform law where estimated, ``shape`` of
-    the rates over sites from an exponential law of mean 1, ``invariant`` from the uniform law of a proportion.
+    The unknowns are sampled from these priors: ``kappa`` (K80, HKY85) from a log-normal distribution with parameters 1
+    and 1.25, ``exchange`` (GTR) from the uniform distribution over six proportions, ``frequencies``, where estimated,
+    from the uniform distribution over four proportions, ``shape`` of the rates over sites from an exponential
+    distribution of mean 1, and the proportion ``invariant`` from the uniform distribution on [0, 1].
 
-    Samplers propose values so extreme that floating point rounds them to 0 or infinity, of which no process can be
-    made. The process is that of the closest value it can be made of, less than :math:`10^{-12}` away or out where the
-    prior density is zero to the last digit; prior and Jacobian say that the proposal is impossible, so it is rejected.
+    Samplers propose values so extreme that floating point rounds them to 0 or infinity, and no process can be made of
+    those. Then the closest possible value is used, which is less than :math:`10^{-12}` away or lies where the prior
+    density is zero to the last digit. Prior and Jacobian still rule the proposal out, so the sampler rejects it.
 
     Args:
-        substitution: one of :data:`SUBSTITUTION_MODELS`.
-        frequencies: of the states: ``"equal"``, ``"empirical"`` or ``"estimated"``; for JC69 and K80 they are equal. By
-            default ``"empirical"`` where the model has any.
-        rates: ``"constant"``, ``"gamma"`` or ``"weibull"`` over sites.
-        num_categories: of the rates, if they vary.
+        substitution: the model of substitution: ``"JC69"``, ``"K80"``, ``"HKY85"`` or ``"GTR"``.
+        frequencies: how the frequencies of the nucleotides are set: ``"equal"``, ``"empirical"`` (those of the
+            alignment) or ``"estimated"``. JC69 and K80 have equal ones; for HKY85 and GTR the default is
+            ``"empirical"``.
+        rates: how the rate varies over sites: ``"constant"``, ``"gamma"`` or ``"weibull"``.
+        num_categories: the number of categories of rates, where rates vary over sites.
         invariant: whether a proportion of the sites never changes.
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: if an argument is out of range, or the model does not allow the choice of frequencies.
 
     Example:
         >>> Process("HKY85", rates="gamma").free_parameters
@@ -59,21 +101,20 @@ class Process:
     invariant: bool = False
 
     def __post_init__(self) -> None:
-        _check("substitution", self.substitution, SUBSTITUTION_MODELS)
-        _check("rates", self.rates, RATES)
+        one_of("substitution", self.substitution, SUBSTITUTION_MODELS)
+        one_of("rates", self.rates, RATES)
         if self.frequencies is not None:
-            _check("frequencies", self.frequencies, FREQUENCIES)
+            one_of("frequencies", self.frequencies, FREQUENCIES)
             if self._equal and self.frequencies != "equal":
                 raise ValueError(
                     f"frequencies={self.frequencies!r} does not go with {self.substitution}, whose states are equally "
                     'frequent; take "HKY85" or "GTR"'
                 )
-        if isinstance(self.num_categories, bool) or not isinstance(self.num_categories, int) or self.num_categories < 1:
-            raise ValueError(f"num_categories must be an integer of at least 1, got {self.num_categories!r}")
+        positive_int("num_categories", self.num_categories)
 
     @property
     def free_parameters(self) -> tuple[str, ...]:
-        """The names of the sites that :meth:`sample` has."""
+        """The names of the unknowns, which are the sites that :meth:`sample` samples."""
         has = {
             "kappa": self.substitution in ("K80", "HKY85"),
             "exchange": self.substitution == "GTR",
@@ -84,10 +125,11 @@ class Process:
         return tuple(name for name, present in has.items() if present)
 
     def sample(self, empirical: Tensor) -> tuple[SubstitutionModel, SiteModel]:
-        """Sample the unknowns inside a Pyro program; return the models.
+        """Sample the unknowns inside a Pyro program; return the model of substitution and that of rates over sites.
 
         Args:
-            empirical: frequencies of the states in the data, ``(4,)``, whose type and device the unknowns have.
+            empirical: the frequencies of A, C, G and T in the data, shape ``(4,)``; the unknowns have the type and
+                device of this tensor.
         """
         return self._substitution_model(empirical), self._site_model(empirical)
 
@@ -107,8 +149,9 @@ class Process:
 
     def _frequencies(self, empirical: Tensor) -> Tensor:
         if self.frequencies == "estimated":
-            found = _within(pyro.sample("frequencies", dist.Dirichlet(torch.ones_like(empirical))), _PROPORTIONS)
-            return found / found.sum(-1, keepdim=True)
+            sampled = pyro.sample("frequencies", dist.Dirichlet(torch.ones_like(empirical)))
+            positive = _within(sampled, _PROPORTIONS)
+            return positive / positive.sum(-1, keepdim=True)
         return torch.full_like(empirical, 0.25) if self.frequencies == "equal" else empirical
 
     def _site_model(self, like: Tensor) -> SiteModel:
@@ -123,11 +166,6 @@ class Process:
 
 
 def _within(value: Tensor, bounds: tuple[float, float]) -> Tensor:
-    """Return a value moved inside bounds; what is not a number lies at the lower, and has no prior density."""
+    """Return a value moved inside bounds; NaN, which has no prior density, becomes the lower bound."""
     low, high = bounds
     return value.nan_to_num(low, high, low).clamp(low, high)
-
-
-def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")

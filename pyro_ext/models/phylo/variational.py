@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pyro
 import torch
 from pyro import distributions as dist
 from pyro import poutine
+from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_ext.distributions import SubsplitBayesianNetwork, TreeLikelihood, UniformTopology
-from pyro_ext.models.phylo._branch_rate import check_branch_rate
-from pyro_ext.models.phylo.branch_lengths import SplitBranchLengths
+from pyro_ext.models.phylo.process import branch_length_prior, check_branch_rate
+from pyro_ext.ops.subsplits.rootings import TreeIndex
 from pyro_ext.phylo import Alignment, SubsplitSupport
 
-__all__ = ["TopologyGuide", "TopologyModel", "VariationalPhylogeny"]
+__all__ = ["SplitBranchLengths", "TopologyGuide", "TopologyModel", "VariationalPhylogeny"]
+
+# Where training begins: the logarithm of a branch length has mean -2 and standard deviation exp(-1).
+_LOG_LENGTH = -2.0
+_LOG_SCALE = -1.0
 
 
 class TopologyModel(PyroModule):
@@ -26,8 +32,8 @@ class TopologyModel(PyroModule):
         D \mid \tau, b \sim \mathrm{TreeLikelihood}(\tau, b)^\beta
 
     Args:
-        alignment: n sequences.
-        branch_rate: the rate of the exponential prior of each length, 1e-6 to 1e9.
+        alignment: n aligned sequences.
+        branch_rate: the rate of the exponential prior of each branch length, from 1e-6 to 1e9.
 
     Raises:
         ValueError: if ``branch_rate`` is out of range.
@@ -41,24 +47,94 @@ class TopologyModel(PyroModule):
         ['topology', 'branch_lengths']
     """
 
+    inverse_temperature: Tensor
+
     def __init__(self, alignment: Alignment, branch_rate: float = 10.0) -> None:
         super().__init__()
-        check_branch_rate(branch_rate)
         self.num_taxa = len(alignment.taxa)
-        self.branch_rate = branch_rate
+        self.branch_rate = check_branch_rate(branch_rate)
         self.register_buffer("patterns", alignment.patterns)
         self.register_buffer("weights", alignment.weights.to(alignment.patterns))
         self.register_buffer("inverse_temperature", alignment.patterns.new_ones(()))
 
     def forward(self, *_: Any) -> None:
-        """Sample ``topology`` and ``branch_lengths``, observe ``alignment``."""
+        """Sample ``topology`` and ``branch_lengths``, observe ``alignment``.
+
+        The model holds the alignment in its own type and on its own device, so it needs no part of a batch.
+        """
         tree = pyro.sample("topology", UniformTopology(self.num_taxa, like=self.patterns, validate_args=False))
-        rate = self.patterns.new_tensor(self.branch_rate)
-        prior = dist.Exponential(rate).expand([2 * self.num_taxa - 3]).to_event(1)
+        prior = branch_length_prior(self.branch_rate, 2 * self.num_taxa - 3, self.patterns)
         lengths = pyro.sample("branch_lengths", prior)
         likelihood = TreeLikelihood(tree, lengths, weights=self.weights, validate_args=False)
         with poutine.scale(scale=self.inverse_temperature):
             pyro.sample("alignment", likelihood, obs=self.patterns)
+
+
+class SplitBranchLengths(PyroModule):
+    r"""Log-normal branch lengths whose parameters are sums over the subsplits next to an edge.
+
+    .. math::  \log b_e \sim \mathcal{N}(\mu_e, \sigma_e^2), \qquad
+        \mu_e = \mu_0 + \psi^\mu_{s(e)} + \sum_p \psi^\mu_{p}, \qquad
+        \log \sigma_e = \lambda_0 + \psi^\sigma_{s(e)} + \sum_p \psi^\sigma_{p}
+
+    where s(e) is the split of the edge e. The sum is over the primary subsplit pairs p of the edge: s(e) together with
+    the subsplit at an end of the edge, for each end that is not a leaf. Where topologies agree around an edge, the
+    length of that edge has the same distribution in all of them.
+
+    Args:
+        support: the subsplits of unrooted trees of n taxa.
+        dtype: the type of the parameters.
+
+    Raises:
+        ValueError: if the support is of rooted trees.
+
+    References:
+        | Variational Bayesian phylogenetic inference (Zhang and Matsen, 2019), section 3.2
+        | https://openreview.net/forum?id=SJVmjjR9FX
+
+    Example:
+        >>> trees = torch.tensor([[-1, 4, 5, 5, 0, 4]])
+        >>> lengths = SplitBranchLengths(SubsplitSupport.from_trees(trees))
+        >>> lengths(trees).event_shape, lengths(trees).batch_shape
+        (torch.Size([5]), torch.Size([1]))
+    """
+
+    def __init__(self, support: SubsplitSupport, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        if support.rooted:
+            raise ValueError(f"support must be of unrooted trees, got {support!r}")
+        self.support = support
+        # location and log-scale for each split and each subsplit pair of the support
+        self.effects = nn.Parameter(torch.zeros(support.num_parameters, 2, dtype=dtype, device=support.device))
+
+    def forward(self, trees: Tensor, index: TreeIndex | None = None) -> TorchDistribution:
+        """Return the distribution of the branch lengths of trees, event shape ``(2n - 3,)``.
+
+        Args:
+            trees: canonical unrooted topologies, shape ``batch_shape + (2n - 2,)``.
+            index: the places of the trees' subsplits in the support, if they have been looked up already.
+        """
+        if index is None:
+            index = self.support.index(trees.reshape(-1, trees.shape[-1]))
+        rows = self._neighbours(index.position)
+        padded = torch.cat([self.effects, self.effects.new_zeros(2, 2)])  # for what support or edge do not have
+        total = padded[rows].sum(-2).reshape(*trees.shape[:-1], -1, 2)
+        loc, log_scale = (total + total.new_tensor([_LOG_LENGTH, _LOG_SCALE])).unbind(-1)
+        return dist.LogNormal(loc, log_scale.exp(), validate_args=False).to_event(1)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SplitBranchLengths:
+        """Move the support with the parameters; it is no module, so ``to`` and ``cuda`` alone would leave it behind."""
+        super()._apply(fn, recurse)
+        self.support = self.support.to(self.effects.device)
+        return self
+
+    def _neighbours(self, position: Tensor) -> Tensor:
+        """Return the places of the split and the two primary subsplit pairs of each edge, ``(T, 2n - 3, 3)``."""
+        n = self.support.num_taxa
+        num_nodes = 2 * n - 2
+        root, upper, _, own, _, _ = position.split([num_nodes] * 3 + [n - 2] * 3, -1)
+        none = position.new_full((len(position), n), self.support.num_parameters + 1)
+        return torch.stack([root, upper, torch.cat([none, own], -1)], -1)[:, 1:]
 
 
 class TopologyGuide(PyroModule):
@@ -66,8 +142,8 @@ class TopologyGuide(PyroModule):
 
     Args:
         support: the subsplits of unrooted trees.
-        logits: where training begins, ``(parameters,)``; all 0 if None.
-        dtype: of the parameters.
+        logits: the initial parameters of the network, shape ``(parameters,)``; all 0 if None.
+        dtype: the type of the parameters.
 
     Example:
         >>> guide = TopologyGuide(SubsplitSupport.from_trees(torch.tensor([[-1, 4, 5, 5, 0, 4]])))
@@ -84,28 +160,30 @@ class TopologyGuide(PyroModule):
         self.lengths = SplitBranchLengths(support, dtype)
 
     def forward(self, *_: Any) -> None:
-        """Sample ``topology`` and ``branch_lengths``."""
-        law = self.topologies()
-        tree = pyro.sample("topology", law)
-        pyro.sample("branch_lengths", self.lengths(tree, law.index(tree)))
+        """Sample ``topology`` and ``branch_lengths``; the guide needs no part of a batch."""
+        topologies = self.topologies()
+        tree = pyro.sample("topology", topologies)
+        pyro.sample("branch_lengths", self.lengths(tree, topologies.index(tree)))
 
     def topologies(self) -> SubsplitBayesianNetwork:
-        """Return the law of topologies."""
+        """Return the distribution of topologies."""
         return SubsplitBayesianNetwork(self.lengths.support, self.logits, validate_args=False)
 
 
 class VariationalPhylogeny(PyroModule):
     r"""The posterior of topology and branch lengths of unrooted trees, approximated within a support.
 
-    ``model`` and ``guide`` are Pyro programs for any ELBO; :class:`~pyro_ext.inference.TraceVIMCO_ELBO` gives the
-    multi-sample bound of the publication, :class:`~pyro_ext.inference.TraceUnorderedSet_ELBO` distinct topologies.
+    ``model`` and ``guide`` are Pyro programs for any ELBO: :class:`~pyro_ext.inference.TraceVIMCO_ELBO` maximises the
+    multi-sample bound of the publication, :class:`~pyro_ext.inference.TraceUnorderedSet_ELBO` the ordinary bound by
+    distinct topologies.
 
     Args:
-        alignment: n sequences.
-        support: the subsplits that topologies are made of, over the same taxa: those of a short run, or of bootstrap
-            trees.
-        logits: where the network begins, ``(parameters,)``; all 0, each split of a clade alike, if None.
-        branch_rate: the rate of the exponential prior of each length, 1e-6 to 1e9.
+        alignment: n aligned sequences.
+        support: the subsplits that topologies are made of, over the same taxa; usually those of the trees of a short
+            run of a sampler, or of bootstrap trees.
+        logits: the initial parameters of the network, shape ``(parameters,)``; all 0 if None, so that all splits of a
+            clade are equally probable.
+        branch_rate: the rate of the exponential prior of each branch length, from 1e-6 to 1e9.
 
     Raises:
         ValueError: if the taxa differ, the support is of rooted trees, or ``branch_rate`` is out of range.
@@ -138,10 +216,10 @@ class VariationalPhylogeny(PyroModule):
         self.guide = TopologyGuide(support, logits, alignment.patterns.dtype)
 
     def log_weights(self, num_particles: int) -> Tensor:
-        """Draw topologies and lengths from the guide; return their log-weights, log p - log q, ``(num_particles,)``.
+        """Draw topologies and branch lengths from the guide; return their log-weights, log p - log q.
 
         Args:
-            num_particles: how many to draw, all in one pass.
+            num_particles: how many to draw and evaluate together; the shape returned is ``(num_particles,)``.
         """
         with pyro.plate("particles", num_particles, dim=-1):
             guide = poutine.trace(self.guide).get_trace()
@@ -154,18 +232,18 @@ class VariationalPhylogeny(PyroModule):
 
     @torch.no_grad()
     def lower_bound(self, num_particles: int = 1, num_repeats: int = 1, chunk: int = 500) -> Tensor:
-        r"""Return draws of the lower bound :math:`\log \frac1K \sum_k w_k` of the evidence, ``(num_repeats,)``.
+        r"""Return samples of the lower bound :math:`\log \frac1K \sum_k w_k` of the evidence, ``(num_repeats,)``.
 
         With many particles it estimates the evidence itself.
 
         Args:
-            num_particles: K.
-            num_repeats: how many draws.
-            chunk: how many particles to evaluate in one pass.
+            num_particles: the number K of particles of the bound.
+            num_repeats: the number of samples of the bound.
+            chunk: the largest number of particles to evaluate together.
         """
-        total, found = num_particles * num_repeats, []
-        while total > 0:
-            found.append(self.log_weights(min(chunk, total)))
-            total -= chunk
-        log_weight = torch.cat(found).reshape(num_repeats, num_particles)
+        left, log_weights = num_particles * num_repeats, []
+        while left > 0:
+            log_weights.append(self.log_weights(min(chunk, left)))
+            left -= chunk
+        log_weight = torch.cat(log_weights).reshape(num_repeats, num_particles)
         return log_weight.logsumexp(-1) - torch.log(log_weight.new_tensor(num_particles))

@@ -5,15 +5,16 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pyro_ext.cli.fit_arguments import first_look, rewritten
 
 from pyro_ext.cli.__main__ import main
+from pyro_ext.cli.fit.arguments import Arguments
+from pyro_ext.cli.program import Program
 from tests.models.phylo.six_taxa import write_files
 
 SMALL = [
     *("--data.steps_per_epoch", "4", "--model.evaluation_samples", "20", "--model.evaluation_repeats", "2"),
     *("--model.annealing_steps", "6", "--model.num_particles", "3", "--trainer.accelerator", "cpu", "--seed", "4"),
-    *("--trainer.enable_progress_bar", "false", "--trainer.check_val_every_n_epoch", "1"),
+    *("--trainer.check_val_every_n_epoch", "1"),
 ]
 
 
@@ -37,16 +38,16 @@ def test_results_and_exact_resume(capsys):
     }
     report = Path("whole/report.md").read_text()
     assert report.startswith("# phylo on six.fasta\n")
-    assert "| ELBO | TraceVIMCO_ELBO |" in report
-    assert "0.001 (times 0.75 every 20000 steps)" in report
+    assert "| TraceVIMCO_ELBO " in report
+    assert "Adam(lr=0.001), StepLR(step_size=20000, gamma=0.75) per step" in report
     assert "`train_loss` is minus that annealed bound" in report
     assert "Results are also in `network.npz`, `topologies.nex`." in report
-    found = rows("whole")
-    assert [row["step"] for row in found] == ["4", "8"]
-    assert {"lower_bound_1", "lower_bound_10", "log_evidence", "kl", "inverse_temperature"} <= found[-1].keys()
+    history = rows("whole")
+    assert [row["step"] for row in history] == ["4", "8"]
+    assert {"lower_bound_1", "lower_bound_10", "log_evidence", "kl", "train_inverse_temperature"} <= history[-1].keys()
     assert main([*words, "--out", "part", "--trainer.max_epochs", "1"]) == 0
     assert main(["fit", "phylo", "--out", "part", "--resume", "--trainer.max_epochs", "2"]) == 0
-    assert rows("part") == found
+    assert rows("part") == history
     assert main(["sbn", "evaluate", "part/network.npz", "--golden", "six.nwk", "--top", "1"]) == 0
     assert "results are in part" in capsys.readouterr().out
 
@@ -65,57 +66,55 @@ def test_another_elbo_from_a_file_of_options():
 def test_published_recipe_is_the_default(capsys):
     assert main(["fit", "phylo", "--data", "six.fasta", "--trees", "six.nwk", "--print_config"]) == 0
     options = yaml.safe_load(capsys.readouterr().out)
-    assert (options["lr"], options["lr_decay"], options["lr_decay_every"]) == (0.001, 0.75, 20_000)
     assert options["trainer"]["max_epochs"] * options["data"]["steps_per_epoch"] == 200_000
     assert (options["model"]["annealing_steps"], options["model"]["annealing_start"]) == (100_000, 0.001)
     assert options["model"]["num_particles"] == 10
 
 
-def full(*words):
-    return rewritten(first_look("phylo", words), words)
+def parsed(*words):
+    return Arguments.parsed("phylo", [*words, "--trees", "six.nwk"])
 
 
 def test_data_by_path_or_by_name():
-    path = ["--data.name=alignment", "--data.path=six.fasta"]
     for words in (["--data", "six.fasta"], ["--data=six.fasta"]):
-        assert full(*words, "--lr", "-1") == [*path, "--lr", "-1"]
-    assert first_look("phylo", ["--data", "digits"]).data == "digits"
+        assert parsed(*words, "--seed", "1").data_options == {"path": "six.fasta", "steps_per_epoch": 1000}
+    assert Program.named("phylo", "digits").data == "digits"
     Path("digits").write_text(Path("six.fasta").read_text())
-    assert full("--data", "digits") == ["--data.name=digits"]  # a name wins over a file
-    assert first_look("phylo", ["--lr", "1"]).data == "alignment"
-    with pytest.raises(ValueError, match=r"--data: there is no data set 'six\.fasta'; choose one of alignment, "):
-        first_look("categorical_vae", ["--data", "six.fasta"])
+    assert Program.named("phylo", "digits").data == "digits"  # a name wins over a file
+    with pytest.raises(ValueError, match=r"--data: 'six\.fasta' is no data set; those are alignment, "):
+        Program.named("categorical_vae", "six.fasta")
 
 
 def test_files_may_be_several():
-    expected = '--model.trees=["a b.nwk", "c.nwk", "d.nwk"]'
-    assert full("--trees", "a b.nwk", "c.nwk", "--seed", "1", "--trees=d.nwk") == ["--seed", "1", expected]
-    assert full() == []
+    words = ["--data", "six.fasta", "--trees", "a b.nwk", "c.nwk", "--seed", "1"]
+    assert Arguments.parsed("phylo", words).model_options["trees"] == ["a b.nwk", "c.nwk"]
 
 
 @pytest.mark.parametrize("data", ["six.fasta", {"name": "six.fasta"}, {"path": "six.fasta"}])
-def test_data_by_path_in_a_file_of_options(data, capsys):
-    Path("options.yaml").write_text(yaml.safe_dump({"lr": 0.5, "data": data, "model": {"trees": ["six.nwk"]}}))
-    assert main(["fit", "phylo", "--config", "options.yaml", "--lr", "0.25", "--print_config"]) == 0
-    noted = yaml.safe_load(capsys.readouterr().out)
-    assert (noted["data"]["name"], noted["data"]["path"], noted["lr"]) == ("alignment", "six.fasta", 0.25)
+@pytest.mark.parametrize("inside", [True, False])
+def test_data_by_path_in_a_file_of_options(data, inside):
+    trees = {"model": {"trees": ["six.nwk"]}} if inside else {"trees": ["six.nwk"]}
+    Path("options.yaml").write_text(yaml.safe_dump({"seed": 5, "data": data, **trees}))
+    arguments = Arguments.parsed("phylo", ["--config", "options.yaml", "--seed", "6"])
+    assert (arguments.data_options["path"], arguments.options.seed) == ("six.fasta", 6)
+    assert arguments.model_options["trees"] == ["six.nwk"]
 
 
 GIVEN = ["--data", "six.fasta", "--trees", "six.nwk"]
 WRONG = [
-    ([], "the following arguments are required: fit.phylo.model.trees, fit.phylo.data.path"),
-    (["--data", "six.fasta"], "the following arguments are required: fit.phylo.model.trees"),
+    ([], "the following arguments are required: trees, data.path"),
+    (["--data", "six.fasta"], "the following arguments are required: trees"),
     (["--data", "none.fasta"], "--data: 'none.fasta' is neither a file (alignment) nor a data set; those are"),
     (["--data.path", "none.fasta", "--trees", "six.nwk"], "path: there is no file 'none.fasta'; name an alignment in"),
     (["--data", "unequal.fasta", "--trees", "six.nwk"], "unequal.fasta: taxon 'b' has 3 characters but 'a' has 4: "),
     (["--data", "unknown.fasta", "--trees", "six.nwk"], "unknown.fasta: taxon 'a' has '!' in column 3, which is no"),
     (["--data", "digits", "--trees", "six.nwk"], "data must be an alignment, got 'digits'; load it by 'alignment'"),
     (["--data", "six.fasta", "--trees", "none.nwk"], "trees: there is no file 'none.nwk'"),
-    (["--data", "six.fasta", "--trees"], "trees must be a list of one or more files of trees, got []"),
+    (["--data", "six.fasta", "--trees"], "argument --trees: expected at least one argument"),
     (["--data", "six.fasta", "--trees", "rooted.nwk"], "trees: the trees in 'rooted.nwk' are rooted, those of the"),
     (["--data", "six.fasta", "--trees", "others.nwk"], "trees: 'others.nwk' and the alignment must have the same taxa"),
-    ([*GIVEN, "--model.annealing_start", "2"], "annealing_start must be an inverse temperature in (0, 1], got 2.0"),
-    ([*GIVEN, "--lr_decay_every", "0"], "lr_decay_every must be an integer of at least 1, got 0"),
+    ([*GIVEN, "--model.annealing_start", "2"], "annealing_start must be a number in (0, 1], got 2.0"),
+    ([*GIVEN, "--data.steps_per_epoch", "0"], "steps_per_epoch must be an integer of at least 1, got 0"),
     ([*GIVEN, "--model.dtype", "half"], "--model.dtype: Expected a typing.Literal['float32', 'float64']"),
 ]
 

@@ -1,4 +1,7 @@
-"""PermutationMatching: against enumeration and Pyro's unbatched class; moments, divergence, samples, refusals."""
+"""PermutationMatching: against enumeration and Pyro's unbatched class; moments, divergence, samples, refusals.
+
+UniformPermutation: frequencies and sizes.
+"""
 
 import math
 
@@ -9,7 +12,7 @@ import torch
 from pyro.infer import TraceEnum_ELBO
 from torch.distributions import kl_divergence
 
-from pyro_ext.distributions import PermutationMatching, StickBreakingPermutation
+from pyro_ext.distributions import PermutationMatching, StickBreakingPermutation, UniformPermutation
 from pyro_ext.distributions.goodness_of_fit import chi_square_p_value, counts_of
 
 INF = math.inf
@@ -130,3 +133,22 @@ def test_a_single_element_and_repr():
 def test_wrong_calls_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_uniform_draws_are_equally_frequent():
+    d = UniformPermutation(torch.zeros(3, 3))
+    agreement = d.sample((6000,)).flatten(1) @ d.enumerate_support().flatten(1).T  # of 3 rows
+    counts = (agreement == 3).sum(0)
+    # standard deviation of a count 29: 5 of them fail falsely less than once in 100,000
+    assert (counts - 1000).abs().max() < 5 * 29
+
+
+def test_uniform_of_large_sizes():
+    d = UniformPermutation(torch.zeros(30, 30))
+    assert d.log_prob(torch.eye(30)) == pytest.approx(-math.lgamma(31))
+    assert d.support.check(d.sample((4,))).all()
+
+
+def test_uniform_like_must_be_square():
+    with pytest.raises(ValueError, match=r"like must have shape batch_shape \+ \(N, N\)"):
+        UniformPermutation(torch.zeros(2, 3))

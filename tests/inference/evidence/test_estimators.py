@@ -1,4 +1,4 @@
-"""Pieces of the estimators: weights, harmonic means, the bridge, nested shells, profiles at the boundary."""
+"""Parts of the estimators: weights, harmonic means, the bridge, nested sampling, fits at the boundary."""
 
 import math
 import warnings
@@ -8,10 +8,14 @@ import torch
 
 from pyro_ext.inference.evidence import EvidenceWarning, compare_evidence
 from pyro_ext.inference.evidence.bridge import bridge_iteration
+from pyro_ext.inference.evidence.importance import importance_estimate
+from pyro_ext.inference.evidence.likelihood_means import stabilized_harmonic_mean
 from pyro_ext.inference.evidence.nested import integrate_shells
 from pyro_ext.inference.evidence.optimize import maximize
+from pyro_ext.inference.evidence.posterior import Posterior
 from pyro_ext.inference.evidence.powers import PowerDraws, modified_path_sampling, path_sampling, stepping_stone
-from pyro_ext.inference.evidence.weights import chain_ess, importance_log_mean, pareto_k
+from pyro_ext.inference.evidence.problem import Densities
+from pyro_ext.inference.evidence.weights import chain_ess, pareto_k
 from tests.inference.evidence.toys import gamma_exponential, two_taxa
 
 F64 = torch.float64
@@ -27,10 +31,10 @@ def test_harmonic_mean_where_its_variance_is_finite():
     toy = gamma_exponential(x, shape=12.0, rate=9.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = compare_evidence(
+        comparison = compare_evidence(
             toy, methods=["harmonic_mean", "stabilized_harmonic_mean"], posterior=exact_draws(toy, 15.0, 10.5)
         )
-    estimate, stabilised = found["harmonic_mean"], found["stabilized_harmonic_mean"]
+    estimate, stabilised = comparison["harmonic_mean"], comparison["stabilized_harmonic_mean"]
     assert abs(estimate.log_evidence - toy.exact) < 3 * estimate.std_error  # a false alarm in 370 reseedings
     assert estimate.std_error < 0.02
     assert estimate.diagnostics["finite_variance"]
@@ -43,10 +47,10 @@ def test_harmonic_mean_warns_where_its_variance_is_infinite():
     toy = gamma_exponential(x, shape=1.0, rate=0.1)
     draws = exact_draws(toy, 41.0, 0.1 + x.sum())
     for method in ("harmonic_mean", "stabilized_harmonic_mean"):
-        with pytest.warns(EvidenceWarning, match="looks infinite"):
-            found = compare_evidence(toy, methods=[method], posterior=draws)[method]
-        assert not found.diagnostics["finite_variance"]
-        assert found.log_evidence > toy.exact + 0.3  # it is usually too high
+        with pytest.warns(EvidenceWarning, match="seems to be infinite"):
+            estimate = compare_evidence(toy, methods=[method], posterior=draws)[method]
+        assert not estimate.diagnostics["finite_variance"]
+        assert estimate.log_evidence > toy.exact + 0.3  # it is usually too high
 
 
 def test_stabilised_fixed_point():
@@ -57,26 +61,22 @@ def test_stabilised_fixed_point():
         weight = delta + (1 - delta) * likelihood / p
         imagined = len(likelihood) * delta / (1 - delta)
         p = (imagined * p + (likelihood / weight).sum()) / (imagined + (1 / weight).sum())
-    from pyro_ext.inference.evidence.harmonic import stabilized_harmonic_mean
-    from pyro_ext.inference.evidence.posterior import Posterior
-    from pyro_ext.inference.evidence.problem import Densities
-
     logs = likelihood.log()[:, None]
     posterior = Posterior(logs[..., None], Densities(logs, logs, logs), {})
     with pytest.warns(EvidenceWarning):
-        found = stabilized_harmonic_mean(posterior, delta)
-    assert found.log_evidence == pytest.approx(float(p.log()), abs=1e-9)
+        estimate = stabilized_harmonic_mean(posterior, delta)
+    assert estimate.log_evidence == pytest.approx(float(p.log()), abs=1e-9)
 
 
-def test_importance_log_mean_and_its_error():
+def test_importance_estimate_and_its_error():
     # Weights exp(s e - s^2 / 2) have mean 1 and variance exp(s^2) - 1.
     noise = torch.randn(400, 2000, dtype=F64)
-    found = [importance_log_mean(0.8 * row - 0.32) for row in noise]
-    values, errors = torch.tensor([f.value for f in found]), torch.tensor([f.std_error for f in found])
+    estimates = [importance_estimate(0.8 * row - 0.32) for row in noise]
+    values, errors = torch.tensor([e.log_evidence for e in estimates]), torch.tensor([e.std_error for e in estimates])
     assert abs(values.mean()) < 4 * values.std() / 20 + 0.001  # minus half the variance of the mean
     assert errors.mean() == pytest.approx(math.sqrt((math.exp(0.64) - 1) / 2000), rel=0.05)
     assert errors.mean() == pytest.approx(float(values.std()), rel=0.15)
-    assert found[0].diagnostics["ess"] == pytest.approx(2000 / math.exp(0.64), rel=0.2)
+    assert estimates[0].diagnostics["ess"] == pytest.approx(2000 / math.exp(0.64), rel=0.2)
 
 
 @pytest.mark.parametrize("k", [0.25, 0.5, 1.0])
@@ -88,8 +88,8 @@ def test_pareto_k(k):
 
 def test_tail_index_of_weights_that_differ_beyond_floating_point():
     noise = torch.randn(40, 100, dtype=F64)
-    found = [pareto_k(spread * row) for spread in (100.0, 300.0, 500.0, 1e5) for row in noise]
-    assert min(found) > 5
+    tail_indices = [pareto_k(spread * row) for spread in (100.0, 300.0, 500.0, 1e5) for row in noise]
+    assert min(tail_indices) > 5
 
 
 def test_chain_ess_of_an_autoregression():
@@ -103,14 +103,14 @@ def test_chain_ess_of_an_autoregression():
     assert chain_ess(torch.ones(50, 4)).item() == 200
 
 
-def test_bridge_between_normal_laws():
+def test_bridge_between_normal_distributions():
     # Unnormalised N(0, 1) times e^2 against N(0.5, 1.5^2): log r = 2.
     target = lambda z: 2 + torch.distributions.Normal(0.0, 1.0).log_prob(z)  # noqa: E731
     q = torch.distributions.Normal(torch.tensor(0.5, dtype=F64), 1.5)
     own, other = torch.randn(20_000, dtype=F64), q.sample((20_000,))
-    value, rounds = bridge_iteration(target(own) - q.log_prob(own), target(other) - q.log_prob(other), 0.5)
+    value, iterations = bridge_iteration(target(own) - q.log_prob(own), target(other) - q.log_prob(other), 0.5)
     assert value.item() == pytest.approx(2.0, abs=0.02)
-    assert rounds < 30
+    assert iterations < 30
 
 
 def power_draws():
@@ -138,9 +138,9 @@ def test_power_estimators_on_independent_draws():
 
 
 def test_power_errors_match_the_spread():
-    found = [stepping_stone(power_draws()) for _ in range(40)]
-    values = torch.tensor([f.log_evidence for f in found])
-    assert values.std().item() == pytest.approx(found[0].std_error, rel=0.45)  # 4 standard errors of a deviation
+    estimates = [stepping_stone(power_draws()) for _ in range(40)]
+    values = torch.tensor([e.log_evidence for e in estimates])
+    assert values.std().item() == pytest.approx(estimates[0].std_error, rel=0.45)  # 4 standard errors of a deviation
 
 
 def test_nested_shells():
@@ -148,16 +148,16 @@ def test_nested_shells():
     scale, live, rounds = 0.01, 50, 16
     counts = torch.cat([torch.arange(50, 25, -1).repeat(rounds), torch.arange(50, 0, -1)])
     log_steps = torch.rand(300, len(counts), dtype=F64).log() / counts  # Beta(n, 1)
-    found = [integrate_shells(-row.cumsum(0).exp() / scale, counts, live) for row in log_steps]
-    values = torch.tensor([f[0] for f in found])
-    errors = torch.tensor([f[1] for f in found])
+    results = [integrate_shells(-row.cumsum(0).exp() / scale, counts, live) for row in log_steps]
+    values = torch.tensor([f[0] for f in results])
+    errors = torch.tensor([f[1] for f in results])
     exact = math.log(scale * -math.expm1(-1 / scale))
     assert abs(values.mean() - exact) < 4 * values.std() / 300**0.5 + values.var() / 2
     assert errors.mean() == pytest.approx(float(values.std()), rel=0.2)
-    assert found[0][2]["information"] == pytest.approx(-math.log(scale) - 1, abs=0.5)
+    assert results[0][2]["information"] == pytest.approx(-math.log(scale) - 1, abs=0.5)
 
 
-def test_nested_shells_and_live_points_share_out_the_whole_prior():
+def test_nested_shells_and_live_points_have_the_whole_prior_mass():
     counts = torch.cat([torch.arange(8, 4, -1).repeat(2), torch.arange(8, 0, -1)])
     value, error, figures = integrate_shells(torch.zeros(len(counts)), counts, 8)
     assert (value, error) == pytest.approx((0.0, 0.0), abs=1e-12)
@@ -166,10 +166,10 @@ def test_nested_shells_and_live_points_share_out_the_whole_prior():
 
 def test_maximize_keeps_to_bounds():
     lower = torch.tensor([-1.0, 0.5], dtype=F64)
-    found = maximize(lambda x: (-x.square().sum(), -2 * x), torch.ones(2, dtype=F64), lower)
-    torch.testing.assert_close(found.point, torch.tensor([0.0, 0.5], dtype=F64), atol=1e-6, rtol=0)
-    assert found.converged
-    assert found.gradient_norm < 1e-5
+    maximum = maximize(lambda x: (-x.square().sum(), -2 * x), torch.ones(2, dtype=F64), lower)
+    torch.testing.assert_close(maximum.point, torch.tensor([0.0, 0.5], dtype=F64), atol=1e-6, rtol=0)
+    assert maximum.converged
+    assert maximum.gradient_norm < 1e-5
     with pytest.raises(ValueError, match="is nan where the search starts"):
         maximize(lambda x: (x.sum() * torch.nan, x), torch.ones(2))
 
@@ -177,7 +177,9 @@ def test_maximize_keeps_to_bounds():
 @pytest.mark.parametrize("different", [0, 1, 3])
 def test_laplus_at_and_near_the_boundary(different):
     toy = two_taxa(same=200, different=different)
-    found = compare_evidence(toy, methods=["gamma_laplus", "gamma_laplus_is"], seed=2)
-    assert found["gamma_laplus"].diagnostics["num_at_boundary"] == (different == 0)
-    assert found["gamma_laplus"].log_evidence == pytest.approx(toy.exact, abs=0.05)
-    assert abs(found["gamma_laplus_is"].log_evidence - toy.exact) < 3 * found["gamma_laplus_is"].std_error < 0.03
+    comparison = compare_evidence(toy, methods=["gamma_laplus", "gamma_laplus_is"], seed=2)
+    assert comparison["gamma_laplus"].diagnostics["num_at_boundary"] == (different == 0)
+    assert comparison["gamma_laplus"].log_evidence == pytest.approx(toy.exact, abs=0.05)
+    assert (
+        abs(comparison["gamma_laplus_is"].log_evidence - toy.exact) < 3 * comparison["gamma_laplus_is"].std_error < 0.03
+    )

@@ -1,4 +1,4 @@
-"""The lockstep sampler: exact moments for laws of very different scales, tuning, failures."""
+"""Hamiltonian Monte Carlo: exact moments for distributions of very different scales, tuning, failures."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from pyro_ext.inference.evidence.weights import chain_ess
 
 
 def normal_target(factors):
-    """Normal laws with covariances F F^T, one per group."""
+    """Normal distributions with covariances F F^T, one for each group."""
     precision = torch.cholesky_inverse(factors)
 
     def target(z, group):
@@ -20,7 +20,7 @@ def normal_target(factors):
     return target
 
 
-def test_moments_of_correlated_laws(dtype):
+def test_moments_of_correlated_distributions(dtype):
     factors = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.01, 0.0], [3.0, 0.5]], [[100.0, 0.0], [-99.0, 10.0]]]).to(
         dtype
     )
@@ -42,7 +42,7 @@ def test_moments_of_correlated_laws(dtype):
     torch.testing.assert_close(chains.extras, chains.z.square())
 
 
-def test_a_law_that_is_not_normal():
+def test_a_distribution_that_is_not_normal():
     # log of a Gamma(3, 1) variable: mean digamma(3), variance trigamma(3).
     shape = torch.tensor(3.0, dtype=torch.float64)
 
@@ -66,8 +66,8 @@ def test_points_without_density_are_rejected():
     chains = run_chains(target, torch.zeros(1, 8, 2), torch.ones(1, 2), HMCSettings(30, 100))
     assert (chains.z.abs() < 1).all()
     assert chains.divergences.sum() > 0
-    assert 0.25 < chains.z.var() < 0.42  # 1/3 for a uniform law
-    with pytest.raises(ValueError, match="where 8 of 8 chains begin"):
+    assert 0.25 < chains.z.var() < 0.42  # 1/3 for a uniform distribution
+    with pytest.raises(ValueError, match="where 8 of 8 chains start"):
         run_chains(target, torch.full((1, 8, 2), 2.0), torch.ones(1, 2), HMCSettings(10, 10))
 
 
@@ -110,6 +110,6 @@ def test_shrinkage_depends_on_the_number_of_draws():
     assert noise.triu(1).abs().max() < 0.25
     few = shrunk_correlation(torch.randn(5, 30, dtype=torch.float64))  # fewer draws than coordinates
     assert torch.linalg.eigvalsh(few).min() > 0
-    law = fitted_normal(draws * 3 + 1)
-    torch.testing.assert_close(law.loc, torch.ones(5, dtype=torch.float64), rtol=0, atol=0.1)
-    torch.testing.assert_close(law.variance, torch.full((5,), 9.0, dtype=torch.float64), rtol=0.05, atol=0)
+    normal = fitted_normal(draws * 3 + 1)
+    torch.testing.assert_close(normal.loc, torch.ones(5, dtype=torch.float64), rtol=0, atol=0.1)
+    torch.testing.assert_close(normal.variance, torch.full((5,), 9.0, dtype=torch.float64), rtol=0.05, atol=0)

@@ -65,15 +65,15 @@ def test_densities_of_a_mixed_model():
         "loc": torch.tensor([[[0.3], [-0.4]]], dtype=F64),
         "bounded": torch.tensor([[[0.1], [0.7]]], dtype=F64),
     }
-    found = problem.at_values(values)
+    densities = problem.at_values(values)
     normal = torch.distributions.Normal
     mean = (values["loc"] + values["bounded"])[0]
     likelihood = 0.5 * normal(mean, 1.5).log_prob(DATA).sum() + values["weights"][0, 0].log()
     prior = torch.distributions.Dirichlet(torch.ones(3, dtype=F64)).log_prob(values["weights"][0])
     prior = prior + torch.distributions.HalfCauchy(1.0).log_prob(values["scale"][0])
     prior = prior + normal(0.0, 2.0).log_prob(values["loc"]).sum() + 2 * torch.tensor(0.5).log()
-    torch.testing.assert_close(found.log_likelihood[0], likelihood)
-    torch.testing.assert_close(found.log_prior[0], prior)
+    torch.testing.assert_close(densities.log_likelihood[0], likelihood)
+    torch.testing.assert_close(densities.log_prior[0], prior)
     z = problem.coordinates.unconstrain(values)
     assert z.shape == (1, 2 + 1 + 2 + 2)
     back, log_jacobian = problem.coordinates.constrain(z)
@@ -154,10 +154,10 @@ def test_units_of_a_tree_likelihood_are_site_patterns():
 
     problem = Problem(model, vectorize=True)
     z = problem.prior_points(6)
-    units, found = problem.units(z)
+    units, occurrences = problem.units(z)
     assert units.shape == (6, 2)
-    assert found.tolist() == [5.0, 2.0]
-    torch.testing.assert_close(units @ found, problem.at(z).log_likelihood)
+    assert occurrences.tolist() == [5.0, 2.0]
+    torch.testing.assert_close(units @ occurrences, problem.at(z).log_likelihood)
 
 
 def test_model_arguments():
@@ -167,5 +167,5 @@ def test_model_arguments():
             pyro.sample("x", dist.Normal(loc, scale), obs=x)
 
     problem = Problem(model, (DATA,), {"scale": 2.0})
-    found = problem.at(torch.zeros(1, 1, dtype=F64))
-    torch.testing.assert_close(found.log_likelihood[0], torch.distributions.Normal(0.0, 2.0).log_prob(DATA).sum())
+    densities = problem.at(torch.zeros(1, 1, dtype=F64))
+    torch.testing.assert_close(densities.log_likelihood[0], torch.distributions.Normal(0.0, 2.0).log_prob(DATA).sum())

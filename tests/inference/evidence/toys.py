@@ -1,4 +1,4 @@
-"""Models whose evidence is known."""
+"""Models whose evidence is known in closed form."""
 
 import math
 
@@ -75,8 +75,8 @@ def lognormal_normal():
             pyro.sample("y", dist.Normal(x.log(), noise), obs=LOGS)
 
     covariance = scale**2 * torch.ones(3, 3).double() + noise**2 * torch.eye(3).double()
-    law = torch.distributions.MultivariateNormal(torch.full((3,), loc).double(), covariance)
-    return Toy(model, law.log_prob(LOGS))
+    marginal = torch.distributions.MultivariateNormal(torch.full((3,), loc).double(), covariance)
+    return Toy(model, marginal.log_prob(LOGS))
 
 
 def two_taxa(same=20, different=6):
@@ -102,7 +102,7 @@ def two_taxa(same=20, different=6):
 
 
 def beta_prime():
-    """A posterior proportional to a beta prime law: prior BetaPrime(2, 2), likelihood x / (1 + x)^4 up to scale."""
+    """A posterior proportional to a beta prime density: prior BetaPrime(2, 2), likelihood x / (1 + x)^4 up to scale."""
 
     def model():
         prior = dist.TransformedDistribution(dist.Beta(X.new_tensor(2.0), X.new_tensor(2.0)), [OddsTransform()])

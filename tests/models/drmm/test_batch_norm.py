@@ -1,11 +1,12 @@
-"""Batch norm on both ways, folded, and with images of both kinds."""
+"""Batch norm on both ways, folded into templates, and with images of two kinds."""
 
 import pyro
 import pytest
 import torch
 
 from pyro_ext.models.drmm import DRMM, Layer
-from pyro_ext.models.drmm.batch_norm import scale_and_shift
+from pyro_ext.models.drmm.conversion import fold_batch_norm, scale_and_shift
+from pyro_ext.models.drmm.exact import exact_map
 
 LAYERS = [Layer(4, 3, pool=2, padding=1), Layer(6, 2)]
 SHAPE = (1, 7, 7)
@@ -29,7 +30,7 @@ def test_folded_scores_are_those_of_evaluation(batch_norm, switch, dtype):
     model = trained(batch_norm, dtype, switch)
     x = torch.randn(5, *SHAPE, dtype=dtype)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    plain = model.folded()
+    plain = fold_batch_norm(model)
     assert plain.batch_norm == "none"
     assert not any("norm_" in name for name in plain.state_dict())
     torch.testing.assert_close(plain.dcn(x), model.eval().dcn(x), rtol=1e-4, atol=1e-4)
@@ -37,17 +38,17 @@ def test_folded_scores_are_those_of_evaluation(batch_norm, switch, dtype):
 
 
 def test_folded_model_scores_what_it_renders():
-    plain = trained("both").folded()
+    plain = fold_batch_norm(trained("both"))
     x = torch.randn(5, *SHAPE, dtype=torch.float64)
-    found = plain.infer(x)
-    rendering = plain.rendering(found.scores.argmax(-1), found.switches)
+    scores, _, switches = plain.infer(x)
+    rendering = plain.rendering(scores.argmax(-1), switches)
     value = (x * rendering.image).sum((1, 2, 3)) + rendering.bias_term
-    torch.testing.assert_close(value, found.scores.amax(-1))
+    torch.testing.assert_close(value, scores.amax(-1))
 
 
 def test_without_batch_norm_folding_copies():
     model = DRMM(LAYERS, 3, SHAPE)
-    other = model.folded()
+    other = fold_batch_norm(model)
     x = torch.randn(5, *SHAPE)
     assert torch.equal(other.dcn(x), model.dcn(x))
     assert other.class_templates.data_ptr() != model.class_templates.data_ptr()
@@ -70,16 +71,16 @@ def gap(model, data):
 
 def test_statistics_of_both_kinds_serve_in_evaluation():
     bright, dark = torch.rand(200, *SHAPE), 0.2 * torch.rand(200, *SHAPE)
-    found = {}
+    gaps = {}
     for name, batches in {"mixed": [torch.cat([bright, dark])], "apart": [bright, dark]}.items():
         pyro.set_rng_seed(1)
         model = DRMM(LAYERS, 3, SHAPE, batch_norm="both")
         for number in range(40):
             batch = batches[number % len(batches)]
             model.infer(batch[torch.randperm(len(batch))[:100]])
-        found[name] = gap(model, torch.cat([bright, dark]))
-    assert found["mixed"] < 0.1
-    assert found["apart"] > 2 * found["mixed"]
+        gaps[name] = gap(model, torch.cat([bright, dark]))
+    assert gaps["mixed"] < 0.1
+    assert gaps["apart"] > 2 * gaps["mixed"]
 
 
 def test_statistics_are_needed():
@@ -89,5 +90,5 @@ def test_statistics_are_needed():
 
 def test_exact_inference_refuses_batch_norm():
     model = DRMM([Layer(2, 2, pool=2)], 3, (1, 3, 3), batch_norm="up")
-    with pytest.raises(ValueError, match="going through all configurations needs a model without batch norm"):
-        model.exact_map(torch.zeros(1, 1, 3, 3))
+    with pytest.raises(ValueError, match="enumerating all configurations needs a model without batch norm"):
+        exact_map(model, torch.zeros(1, 1, 3, 3))

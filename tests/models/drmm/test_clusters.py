@@ -8,7 +8,7 @@ import torch
 from pyro_ext.datasets import load
 from pyro_ext.models.drmm import DRMM, Layer
 from pyro_ext.models.drmm.clusters import match_clusters, start_classes
-from pyro_ext.models.drmm.em import expected, hard_em
+from pyro_ext.models.drmm.em import hard_e_step, hard_em
 
 ONE = [Layer(4, 3, pool=2, padding=1)]
 SHAPE = (1, 8, 8)
@@ -40,12 +40,12 @@ def test_clusters_are_the_kinds_of_images_whatever_their_contrast():
 
 def test_images_as_rows_and_a_start_that_repeats():
     x, _ = bright_thirds()
-    found = []
+    clusters = []
     for images in (x, x.flatten(1), x):
         model = make()
-        found.append(start_classes(model, images, torch.Generator().manual_seed(3)))
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[0], found[2])
+        clusters.append(start_classes(model, images, torch.Generator().manual_seed(3)))
+    assert torch.equal(clusters[0], clusters[1])
+    assert torch.equal(clusters[0], clusters[2])
 
 
 def test_equal_images():
@@ -100,5 +100,5 @@ def test_digits_without_labels():
         start_classes(model, x, torch.Generator().manual_seed(seed))
         steps = hard_em(model, x, num_steps=3, e_step="joint", solver_steps=10)
         assert steps[-1].after < steps[0].after
-        c, _ = expected(model, x)
+        c, _ = hard_e_step(model, x)
         assert (match_clusters(c, y, 10)[c] == y).float().mean() > 0.5

@@ -6,6 +6,7 @@ from torch import nn
 
 from pyro_ext.models.drmm import DRMM, Layer
 from pyro_ext.models.drmm.conversion import Absolute, from_sequential, to_sequential
+from pyro_ext.models.drmm.exact import exact_map
 
 SHAPE = (2, 12, 12)
 HEAD = [nn.Flatten(), nn.Linear(6 * 2 * 2, 3)]
@@ -77,13 +78,13 @@ def test_linear_layer_without_bias():
     torch.testing.assert_close(from_sequential(own, (1, 3, 3)).dcn(x), own(x))
 
 
-def test_tiny_network_finds_the_most_probable_configuration():
+def test_tiny_network_infers_the_most_probable_configuration():
     """A network with nonnegative weights above the first layer is inference in the model made from it."""
     own = nn.Sequential(nn.Conv2d(1, 2, 2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2, 3)).double()
     with torch.no_grad():
         own[-1].weight.abs_()
     x = torch.randn(30, 1, 3, 3, dtype=torch.float64)
-    assert torch.equal(from_sequential(own, (1, 3, 3), noise=0.3).exact_map(x).c, own(x).argmax(-1))
+    assert torch.equal(exact_map(from_sequential(own, (1, 3, 3), noise=0.3), x).c, own(x).argmax(-1))
 
 
 CONV, RELU = nn.Conv2d(2, 6, 9, padding=1), nn.ReLU()

@@ -1,4 +1,4 @@
-"""Hard EM: planted templates, errors that fall, labels, dead classes, tiny models with an exact E step."""
+"""Hard EM: planted templates, decreasing errors, labels, classes without data, tiny models with an exact E step."""
 
 import itertools
 
@@ -7,10 +7,9 @@ import torch
 
 from pyro_ext.models.drmm import DRMM, Layer, Switches
 from pyro_ext.models.drmm.clusters import start_classes
-from pyro_ext.models.drmm.em import expected, fit_templates, hard_em
+from pyro_ext.models.drmm.em import conjugate_gradients, fit_templates, hard_e_step, hard_em
+from pyro_ext.models.drmm.estimation import estimate_priors
 from pyro_ext.models.drmm.exact import configurations, log_joint
-from pyro_ext.models.drmm.least_squares import conjugate_gradients
-from pyro_ext.models.drmm.priors import estimate_priors
 from tests.models.drmm.tiny import images, tiny
 
 ONE = [Layer(3, 3, pool=2, padding=1)]
@@ -39,15 +38,15 @@ def planted(layers, number=60):
 
 def test_conjugate_gradients_solve_least_squares():
     a, b = torch.randn(12, 6, dtype=torch.float64), torch.randn(12, dtype=torch.float64)
-    found = conjugate_gradients(lambda v: a @ v.flatten(), b, torch.randn(2, 3, dtype=torch.float64), 6)
-    torch.testing.assert_close(found.flatten(), torch.linalg.lstsq(a, b).solution, rtol=1e-9, atol=1e-9)
+    solution = conjugate_gradients(lambda v: a @ v.flatten(), b, torch.randn(2, 3, dtype=torch.float64), 6)
+    torch.testing.assert_close(solution.flatten(), torch.linalg.lstsq(a, b).solution, rtol=1e-9, atol=1e-9)
 
 
-def test_conjugate_gradients_leave_alone_what_is_not_seen():
+def test_conjugate_gradients_do_not_change_what_has_no_effect():
     a = torch.tensor([[1.0, 0.0], [2.0, 0.0]], dtype=torch.float64)
     start = torch.tensor([5.0, 7.0], dtype=torch.float64)
-    found = conjugate_gradients(lambda v: a @ v, torch.tensor([3.0, 6.0], dtype=torch.float64), start, 5)
-    torch.testing.assert_close(found, torch.tensor([3.0, 7.0], dtype=torch.float64))
+    solution = conjugate_gradients(lambda v: a @ v, torch.tensor([3.0, 6.0], dtype=torch.float64), start, 5)
+    torch.testing.assert_close(solution, torch.tensor([3.0, 7.0], dtype=torch.float64))
     nothing = conjugate_gradients(lambda v: 0 * v, start, start, 3)
     assert torch.equal(nothing, start)
 
@@ -160,22 +159,22 @@ def test_images_without_noise_leave_the_least_noise():
     assert model.class_templates.isfinite().all()
 
 
-def test_the_joint_e_step_finds_the_best_class_of_the_networks_switches():
+def test_the_joint_e_step_chooses_the_best_class_for_the_networks_switches():
     model = tiny("two", 4, prior="factorised", noise=0.8)
     x = images(model, 30)
-    c, found = expected(model, x, e_step="joint")
+    c, switches = hard_e_step(model, x, e_step="joint")
     table = log_joint(model, x)
     _, every = configurations(model)
     for n in range(len(x)):
         same = torch.stack(
             [
                 ((own.position[0] == g.position[n]) & (own.on[0] == g.on[n])).flatten(1).all(-1)
-                for own, g in zip(every, found, strict=True)
+                for own, g in zip(every, switches, strict=True)
             ]
         ).all(0)
         assert same.sum() == 1
         assert table[n, :, same].argmax().item() == c[n]
-    by_network, _ = expected(model, x, e_step="network")
+    by_network, _ = hard_e_step(model, x, e_step="network")
     assert (by_network != c).any()  # it leaves out the length of what is rendered
 
 
@@ -185,7 +184,7 @@ def test_joint_e_steps_never_lower_the_error_given_the_switches():
     x = x + 0.3 * torch.randn_like(x)
     model = make(ONE)
     start_classes(model, x, torch.Generator().manual_seed(1))
-    c, g = expected(model, x, e_step="joint")
+    c, g = hard_e_step(model, x, e_step="joint")
     errors = []
     for _ in range(4):
         fit_templates(model, x, c, g)
@@ -213,8 +212,8 @@ def test_samples_of_a_fitted_model():
         ({}, {"num_steps": 0}, "num_steps must be an integer of at least 1, got 0"),
         ({}, {"solver_steps": 0}, "solver_steps must be an integer of at least 1, got 0"),
         ({}, {"e_step": "soft"}, "e_step must be one of network, joint, exact; got 'soft'"),
-        ({}, {"min_noise": 0.0}, "min_noise must be a positive, finite standard deviation, got 0.0"),
-        ({}, {"pseudo_count": 0.0}, "pseudo_count must be positive and finite, got 0.0"),
+        ({}, {"min_noise": 0.0}, "min_noise must be a positive, finite number, got 0.0"),
+        ({}, {"pseudo_count": 0.0}, "pseudo_count must be a positive, finite number, got 0.0"),
         ({}, {"y": torch.full((4,), 3)}, "y must hold classes 0 .. 2, or -1 for no label; got 3"),
     ],
 )

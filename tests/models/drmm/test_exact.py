@@ -26,7 +26,7 @@ def test_enumerating_elbo_sums_over_all_configurations(name, prior):
 
 @pytest.mark.parametrize("switch", ["relu", "leaky"])
 @pytest.mark.parametrize("name", NAMES)
-def test_discrete_inference_finds_what_the_network_finds(name, switch):
+def test_discrete_inference_agrees_with_the_network(name, switch):
     for seed in range(2):
         model = tiny(name, seed, nonnegative=True, switch=switch, noise=0.7)
         x = images(model, 3)
@@ -46,14 +46,14 @@ def test_discrete_inference_under_the_factorised_prior():
     x = images(model, 6)
     program = infer_discrete(config_enumerate(ExactProgram(model)), first_available_dim=-2, temperature=0)
     c = pyro.poutine.trace(program).get_trace(x).nodes["c"]["value"]
-    assert torch.equal(c, model.exact_map(x).c)
+    assert torch.equal(c, exact_map(model, x).c)
 
 
 def test_path_prior_has_no_evidence_to_maximise():
     model = tiny("one", 0, noise=1.0)
     x = images(model, 1)
     elbo = TraceEnum_ELBO(max_plate_nesting=1)
-    found = {}
+    bounds = {}
     for prior in ("path", "factorised"):
         values = []
         for scale in (1, 2, 4, 8):
@@ -62,15 +62,15 @@ def test_path_prior_has_no_evidence_to_maximise():
             with torch.no_grad():
                 other.class_templates.mul_(scale)
             values.append(-elbo.loss(config_enumerate(ExactProgram(other)), lambda x: None, x))
-        found[prior] = values
-    assert found["path"][3] > found["path"][2] + 10 > found["path"][0] + 10
-    assert found["factorised"][3] < found["factorised"][0] + 1
+        bounds[prior] = values
+    assert bounds["path"][3] > bounds["path"][2] + 10 > bounds["path"][0] + 10
+    assert bounds["factorised"][3] < bounds["factorised"][0] + 1
 
 
 def test_exact_map_respects_labels():
     model = tiny("two", 4, prior="factorised")
     x = images(model)
     y = torch.tensor([2, -1, 0, -1])
-    found, free = exact_map(model, x, y), exact_map(model, x)
-    assert torch.equal(found.c, torch.where(y >= 0, y, free.c))
-    assert (found.log_joint <= free.log_joint + 1e-12).all()
+    given, free = exact_map(model, x, y), exact_map(model, x)
+    assert torch.equal(given.c, torch.where(y >= 0, y, free.c))
+    assert (given.log_joint <= free.log_joint + 1e-12).all()

@@ -10,8 +10,8 @@ from pyro.infer import SVI, TraceEnum_ELBO
 
 from pyro_ext.inference import LocalELBOModule
 from pyro_ext.models.drmm import DRMM, Layer, Switches
-from pyro_ext.models.drmm.losses import kl_loss
-from pyro_ext.models.drmm.priors import estimate_priors, log_prior
+from pyro_ext.models.drmm.estimation import estimate_priors
+from pyro_ext.models.drmm.objective import kl_loss
 
 SHAPE = (1, 7, 7)
 NUMBER, CLASSES = 6, 3
@@ -34,9 +34,9 @@ def images(dtype=torch.float64, number=NUMBER):
 
 
 def bound(model, x, y=None):
-    """Minus the ELBO of every image, shape (B,), by going through the classes."""
-    found = model.infer(x)
-    log_q = (found.scores / model.noise**2).log_softmax(-1)
+    """Minus the ELBO of every image, shape (B,), by a sum over the classes."""
+    scores, _, switches = model.infer(x)
+    log_q = (scores / model.noise**2).log_softmax(-1)
     if y is not None:
         known = y >= 0
         given = torch.nn.functional.one_hot(y.clamp_min(0), CLASSES).to(x)
@@ -44,16 +44,16 @@ def bound(model, x, y=None):
     costs = []
     for c in range(CLASSES):
         label = torch.full((len(x),), c)
-        rendering = model.rendering(label, found.switches)
+        rendering = model.rendering(label, switches)
         pixels = (x - rendering.image).square().flatten(1).sum(-1) / (2 * model.noise**2)
         pixels = pixels + x[0].numel() / 2 * (2 * math.pi * model.noise**2).log()
         if model.prior == "path":
             norm = rendering.image.square().flatten(1).sum(-1) / 2
             pixels = pixels - (norm + rendering.bias_term) / model.noise**2
-        costs.append(pixels - log_prior(model, label, found.switches) + log_q[:, c])
+        costs.append(pixels - model.log_prior(label, switches) + log_q[:, c])
     total = (log_q.exp() * torch.stack(costs, -1)).sum(-1)
     if y is not None:
-        own = (found.scores / model.noise**2).log_softmax(-1).gather(-1, y.clamp_min(0)[:, None])[:, 0]
+        own = (scores / model.noise**2).log_softmax(-1).gather(-1, y.clamp_min(0)[:, None])[:, 0]
         total = total - torch.where(known, own, 0.0)
     return total
 
@@ -90,9 +90,9 @@ def test_gradients_are_those_of_the_closed_form():
     model, x = make(), images()
     y = torch.tensor([2, -1, 0, -1, 1, 1])
     parameters = [*model.parameters()]
-    found = torch.autograd.grad(LocalELBOModule(model, model.guide, ELBO)(x, y), parameters, allow_unused=True)
+    gradients = torch.autograd.grad(LocalELBOModule(model, model.guide, ELBO)(x, y), parameters, allow_unused=True)
     expected = torch.autograd.grad(bound(model, x, y).sum(), parameters, allow_unused=True)
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(gradients, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
 
 
@@ -123,7 +123,7 @@ def test_program_draws_from_the_prior():
     assert nodes["t1"]["value"].shape == nodes["a1"]["value"].shape == (NUMBER, 3, 2, 2)
     g = [Switches(nodes[f"t{n}"]["value"], nodes[f"a{n}"]["value"]) for n in (1, 2)]
     own = sum(nodes[name]["log_prob"] for name in ("c", "t1", "a1", "t2", "a2"))
-    torch.testing.assert_close(own, log_prior(model, nodes["c"]["value"], g))
+    torch.testing.assert_close(own, model.log_prior(nodes["c"]["value"], g))
     torch.testing.assert_close(nodes["_RETURN"]["value"], model.render(nodes["c"]["value"], g))
 
 
@@ -136,5 +136,5 @@ def test_svi_trains_it():
 
 def test_path_prior_refuses_batch_norm():
     model = DRMM([Layer(2, 3)], CLASSES, SHAPE, batch_norm="up")
-    with pytest.raises(ValueError, match=r"the path prior needs a model without batch norm; use model.folded\(\)"):
+    with pytest.raises(ValueError, match=r"the path prior needs a model without batch norm; use .*fold_batch_norm"):
         model(images(torch.float32))

@@ -1,4 +1,4 @@
-"""When the network is inference in the model: every statement by going through all configurations.
+"""When the network is inference in the model: every statement checked by enumerating all configurations.
 
 Configurations are not compared, only values: where a unit is off, whatever lies below it is free.
 """
@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from pyro_ext.models.drmm import Switches
-from pyro_ext.models.drmm.exact import configurations, log_joint
-from pyro_ext.models.drmm.priors import log_prior
+from pyro_ext.models.drmm.exact import configurations, exact_map, log_joint
 from tests.models.drmm.tiny import DEEP, LAYERS, NAMES, NUMBERS, images, plain_scores, reached, render_by_paths, tiny
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
@@ -66,9 +65,9 @@ def test_what_the_network_renders_is_what_it_scores(name, switch):
 @pytest.mark.parametrize("switch", ["relu", "leaky", "abs"])
 @pytest.mark.parametrize("name", NAMES)
 def test_no_switches_reach_less_at_best(name, switch):
-    found = torch.stack([gaps(model, images(model)) for model in (tiny(name, s, switch=switch) for s in range(4))])
-    assert found.min() > -1e-12
-    assert found.max() > 0.1  # C fails without its condition
+    gained = torch.stack([gaps(model, images(model)) for model in (tiny(name, s, switch=switch) for s in range(4))])
+    assert gained.min() > -1e-12
+    assert gained.max() > 0.1  # C fails without its condition
 
 
 # C and G: equality where intermediate templates are nonnegative; those of the lowest layer have any sign.
@@ -86,13 +85,13 @@ def test_nonnegative_templates_make_it_exact(name, switch):
 
 @pytest.mark.parametrize("name", DEEP)
 def test_one_signed_layer_above_the_lowest_breaks_it(name):
-    found = []
+    gained = []
     for seed in range(4):
         model = tiny(name, seed, nonnegative=True)
         with torch.no_grad():
             model.layers[1].templates.normal_()
-        found.append(gaps(model, images(model)).max())
-    assert max(found) > 0.05
+        gained.append(gaps(model, images(model)).max())
+    assert max(gained) > 0.05
 
 
 # H: abs at the lowest layer only.
@@ -130,11 +129,11 @@ def test_path_prior_agrees(name, switch, noise):
     model = tiny(name, 1, nonnegative=True, switch=switch, noise=noise)
     x = images(model)
     assert deviation(model, x) < 1e-10
-    found = model.exact_map(x)
-    assert torch.equal(found.c, model.dcn(x).argmax(-1))
+    best = exact_map(model, x)
+    assert torch.equal(best.c, model.dcn(x).argmax(-1))
     # The most probable configuration is as probable as the network's.
     own = log_joint(model, x)
-    torch.testing.assert_close(found.log_joint, own.flatten(1).amax(-1), **EXACT)
+    torch.testing.assert_close(best.log_joint, own.flatten(1).amax(-1), **EXACT)
 
 
 # F: probabilities of switches that are not uniform matter unless the noise is small.
@@ -153,8 +152,8 @@ def test_uneven_switches_agree_for_small_noise_alone(name):
             with torch.no_grad():
                 g = [Switches(*(part[:, None] for part in s)) for s in model.switches(x)]
                 c = torch.arange(model.classes)
-                own = plain_scores(model, x) + model.noise**2 * log_prior(model, c, g)
-                prior = log_prior(model, *configurations(model))
+                own = plain_scores(model, x) + model.noise**2 * model.log_prior(c, g)
+                prior = model.log_prior(*configurations(model))
             best = (reached(model, x) + model.noise**2 * prior).amax(-1)
             assert (best - own).min() > -1e-12
             worst = max(worst, (best - own).max().item())

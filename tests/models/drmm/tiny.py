@@ -1,4 +1,4 @@
-"""Models small enough to go through all their configurations, and a renderer that follows single paths."""
+"""Models small enough to enumerate all their configurations, and a renderer that follows single paths."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""A phylogeny for the fit engine: annealing, metrics, files, exact resume, bad input."""
+"""The training plan of a phylogeny: annealing, metrics, files, exact resume, bad input."""
 
 import math
 
@@ -7,14 +7,13 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from pyro_ext.datasets import alignment, load
+from pyro_ext.datasets import Splits, alignment
 from pyro_ext.distributions import SubsplitBayesianNetwork, tree_kl
-from pyro_ext.inference import TraceUnorderedSet_ELBO, TraceVIMCO_ELBO
-from pyro_ext.inference.fit import fit
-from pyro_ext.models.phylo import build
-from pyro_ext.models.phylo.assessment import FLOOR
+from pyro_ext.inference import OptimizerSettings, SchedulerSettings, TraceUnorderedSet_ELBO, TraceVIMCO_ELBO
+from pyro_ext.models.phylo import AnnealedELBO, build
+from pyro_ext.models.phylo.evaluation import FLOOR
 from pyro_ext.phylo import SubsplitSupport, TreeSet, parse_trees, read_trees, write_trees
-from tests.inference.fit.toys import QUIET, StopAfter, StopError, parameters, without_seconds
+from tests.inference.training.toys import assert_same, broken_off_and_resumed, run
 from tests.models.phylo.six_taxa import TAXA, TREES, write_files
 
 SMALL = {"evaluation_samples": 100, "evaluation_repeats": 3, "annealing_steps": 12, "num_particles": 4}
@@ -27,91 +26,110 @@ def files(tmp_path):
     return write_files(folder)
 
 
-def built_from(files, **options):
+def plan_of(files, **options):
     pyro.set_rng_seed(0)
     return build(alignment(files[0], steps_per_epoch=5), [files[1]], **SMALL | options)
 
 
-def test_what_is_built(files):
-    built = built_from(files)
-    assert isinstance(built.elbo, TraceVIMCO_ELBO)
-    assert built.elbo.num_particles == 4
-    assert {p.dtype for p in built.guide.parameters()} == {torch.float32}
-    assert {p.dtype for p in built_from(files, dtype="float64").guide.parameters()} == {torch.float64}
-    assert float(built.model.inverse_temperature) == pytest.approx(0.001)
-    assert float(built_from(files, annealing_steps=0).model.inverse_temperature) == 1.0
+def inverse_temperature(plan):
+    return float(plan.elbo_objectives[0].model.inverse_temperature)
+
+
+def test_the_plan(files):
+    plan = plan_of(files)
+    (objective,) = plan.elbo_objectives
+    assert isinstance(objective, AnnealedELBO)
+    assert isinstance(objective.elbo, TraceVIMCO_ELBO)
+    assert objective.elbo.num_particles == 4
+    assert (plan.headline, plan.headline_mode) == ("lower_bound_10", "max")
+    assert {p.dtype for p in objective.guide.parameters()} == {torch.float32}
+    in_double = plan_of(files, dtype="float64")
+    assert {p.dtype for p in in_double.elbo_objectives[0].guide.parameters()} == {torch.float64}
+    assert inverse_temperature(plan) == pytest.approx(0.001)
+    assert inverse_temperature(plan_of(files, annealing_steps=0)) == 1.0
+
+
+def test_published_optimiser(files):
+    (player,) = plan_of(files).players
+    scheduler = SchedulerSettings("StepLR", interval="step", step_size=20_000, gamma=0.75)
+    assert player.optimizer == OptimizerSettings("Adam", lr=1e-3, scheduler=scheduler)
 
 
 class NoteTemperature(Callback):
     """Notes the inverse temperature of each step, in the middle of it."""
 
     def __init__(self):
-        self.seen = []
+        self.noted = []
 
     def on_before_zero_grad(self, trainer, pl_module, optimizer):
-        self.seen.append(round(float(pl_module.elbo.model.inverse_temperature), 5))
+        self.noted.append(round(inverse_temperature(pl_module.plan), 5))
 
 
 def test_the_likelihood_gets_its_weight_step_by_step(files):
-    built, note = built_from(files), NoteTemperature()
-    result = fit(built, alignment(files[0], steps_per_epoch=5), max_epochs=3, seed=0, callbacks=[note], **QUIET)
-    assert note.seen == [round(min(1.0, 0.001 + step / 12), 5) for step in range(15)]
+    note, data = NoteTemperature(), alignment(files[0], steps_per_epoch=5)
+    result = run(plan_of(files), data, callbacks=[note])
+    expected = [min(1.0, 0.001 + step / 12) for step in range(15)]
+    assert note.noted == [round(value, 5) for value in expected]
     assert [row["step"] for row in result.history] == [5, 10, 15]
-    assert [round(row["inverse_temperature"], 3) for row in result.history] == [0.334, 0.751, 1.0]
+    means = [sum(expected[begin : begin + 5]) / 5 for begin in (0, 5, 10)]
+    assert [row["train_inverse_temperature"] for row in result.history] == pytest.approx(means)
 
 
 def test_metrics_are_those_of_the_posterior_itself(files):
-    """Whatever the inverse temperature; on hand-made draws the bounds are what their definitions say."""
-    built = built_from(files)
+    """Whatever the inverse temperature; and they leave no trace in random states or in Pyro's store."""
+    plan = plan_of(files)
     before = torch.get_rng_state()
-    cold = built.evaluate(None)
+    annealed = plan.evaluate(None)
     assert torch.equal(before, torch.get_rng_state())
-    assert float(built.model.inverse_temperature) == pytest.approx(0.001)
-    built.model.inverse_temperature.fill_(1.0)
-    hot = built.evaluate(None)
-    assert cold.pop("inverse_temperature") == pytest.approx(0.001)
-    assert hot.pop("inverse_temperature") == 1.0
-    assert cold == hot
-    assert cold.keys() == {
+    assert len(pyro.get_param_store()) == 0
+    assert inverse_temperature(plan) == pytest.approx(0.001)
+    plan.elbo_objectives[0].model.inverse_temperature.fill_(1.0)
+    assert plan.evaluate(None) == annealed
+    assert annealed.keys() == {
         *("lower_bound_1", "lower_bound_1_error", "lower_bound_10", "lower_bound_10_error"),
         *("log_evidence", "log_evidence_sd"),
     }
-    assert cold["lower_bound_1"] < cold["lower_bound_10"] < cold["log_evidence"] < 0
+    assert annealed["lower_bound_1"] < annealed["lower_bound_10"] < annealed["log_evidence"] < 0
 
 
 @pytest.mark.parametrize("elbo", ["vimco", "unordered_set"])
 def test_training_tightens_the_bound(files, elbo):
     """By more than 8 nats in 40 steps, far from what 300 draws leave uncertain (about 1 nat)."""
-    built = built_from(files, annealing_steps=0)
+    plan = plan_of(files, annealing_steps=0).with_optimizer(OptimizerSettings("Adam", lr=0.05))
     if elbo == "unordered_set":
-        built.elbo = TraceUnorderedSet_ELBO(8, max_plate_nesting=0)
-    before = built.evaluate(None)["lower_bound_1"]
-    result = fit(built, alignment(files[0], steps_per_epoch=40), max_epochs=1, seed=1, lr=0.05, **QUIET)
+        plan = plan.with_elbo(TraceUnorderedSet_ELBO(8, max_plate_nesting=0))
+    before = plan.evaluate(None)["lower_bound_1"]
+    result = run(plan, alignment(files[0], steps_per_epoch=40), max_epochs=1, seed=1)
     assert result.metrics["lower_bound_1"] > before + 8
-    assert built.plots.keys() == {"topologies", "branch_lengths"}
-    for draw in built.plots.values():
+
+
+def test_plots_need_no_reference_sample(files):
+    plan = plan_of(files)
+    assert plan.plots.keys() == {"topologies", "branch_lengths"}
+    for draw in plan.plots.values():
         assert draw().figure.axes
+    assert len(pyro.get_param_store()) == 0
 
 
-def test_resumed_run_equals_undisturbed_one(files, tmp_path):
+def test_resumed_run_equals_an_unbroken_one(files, tmp_path):
     """Annealing and learning rate depend on the step alone: a break between or within epochs leaves no trace."""
+    scheduler = SchedulerSettings("StepLR", interval="step", step_size=4, gamma=0.5)
+    optimizer = OptimizerSettings("Adam", lr=0.02, scheduler=scheduler)
     data = alignment(files[0], steps_per_epoch=5)
-    options = {"max_epochs": 3, "seed": 2, "lr": 0.02, "lr_decay": 0.5, "lr_decay_every": 4} | QUIET
-    whole = fit(built_from(files), data, **options)
-    with pytest.raises(StopError):
-        fit(
-            built_from(files),
-            data,
-            **options,
-            out=tmp_path / "run",
-            checkpoint_every_n_steps=2,
-            callbacks=[StopAfter(8)],
-        )
-    pyro.set_rng_seed(99)
-    resumed = fit(built_from(files), data, **options, out=tmp_path / "run", resume=True)
-    assert without_seconds(resumed.history) == without_seconds(whole.history)
-    expected = parameters(whole)
-    assert all(torch.equal(value, expected[name]) for name, value in parameters(resumed).items())
+
+    def plan():
+        return plan_of(files).with_optimizer(optimizer)
+
+    whole = run(plan(), data, seed=2)
+    assert_same(broken_off_and_resumed(plan, tmp_path / "run", step=8, every=2, data=data, seed=2), whole)
+
+
+def support_of(plan):
+    return plan.elbo_objectives[0].guide.lengths.support
+
+
+def network_of(plan):
+    return SubsplitBayesianNetwork(support_of(plan), plan.elbo_objectives[0].guide.logits.detach().double())
 
 
 def test_golden_sample_is_compared_with(files, tmp_path):
@@ -119,36 +137,36 @@ def test_golden_sample_is_compared_with(files, tmp_path):
     write_trees(golden, TreeSet(TAXA, TREES[:4], weights=torch.tensor([4.0, 3.0, 2.0, 1.0], dtype=torch.float64)))
     few = str(tmp_path / "few.nwk")
     write_trees(few, TreeSet(TAXA, TREES[:3]))
-    built = build(alignment(files[0]), [few], golden=[golden, golden], **SMALL)
-    network = SubsplitBayesianNetwork(built.guide.lengths.support, built.guide.logits.detach().double())
-    found = built.evaluate(None)
+    plan = build(alignment(files[0]), [few], golden=[golden, golden], **SMALL)
+    network = network_of(plan)
+    metrics = plan.evaluate(None)
     weights = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
-    assert found["kl"] == pytest.approx(float(tree_kl(TREES[:4], network, weights, floor=FLOOR)))
+    assert metrics["kl"] == pytest.approx(float(tree_kl(TREES[:4], network, weights, floor=FLOOR)))
     inside = network.log_prob(TREES[:4]) > -math.inf
-    assert found["golden_in_support"] == pytest.approx(float(weights[inside].sum()))
-    assert {"kl"} <= built.curves.keys()
-    assert built.plots["golden"]().get_xlabel() == "frequency in the reference"
-    (network_line, golden_line) = built.plots["topologies"]().get_lines()
+    assert metrics["golden_in_support"] == pytest.approx(float(weights[inside].sum()))
+    assert {"kl"} <= plan.curves.keys()
+    assert plan.plots["golden"]().get_xlabel() == "frequency in the reference"
+    (network_line, golden_line) = plan.plots["topologies"]().get_lines()
     assert sum(golden_line.get_ydata()) <= 1 + 1e-9
     assert list(network_line.get_ydata()) == sorted(network_line.get_ydata(), reverse=True)
 
 
 def test_files_are_of_use_elsewhere(files, tmp_path):
-    built = built_from(files)
+    plan = plan_of(files)
+    guide = plan.elbo_objectives[0].guide
     with torch.no_grad():
-        built.guide.logits.normal_()
-    for name, write in built.files.items():
+        guide.logits.normal_()
+    for name, write in plan.files.items():
         write(tmp_path / name)
     network = SubsplitBayesianNetwork.load(tmp_path / "network.npz")
-    own = SubsplitBayesianNetwork(built.guide.lengths.support, built.guide.logits.detach().double())
-    torch.testing.assert_close(network.log_prob(TREES), own.log_prob(TREES))
+    torch.testing.assert_close(network.log_prob(TREES), network_of(plan).log_prob(TREES))
     trees = read_trees(tmp_path / "topologies.nex")
     torch.testing.assert_close(trees.weights, network.log_prob(trees.parents).exp())
-    law = built.guide.lengths(trees.parents[:1]).base_dist
-    torch.testing.assert_close(trees.branch_lengths[0], law.icdf(torch.tensor(0.5))[0].double())
-    # A network is a support, too.
+    lengths = guide.lengths(trees.parents[:1]).base_dist
+    torch.testing.assert_close(trees.branch_lengths[0], lengths.icdf(torch.tensor(0.5))[0].double())
+    # A file of a network is a file of its support, too.
     again = build(alignment(files[0]), [str(tmp_path / "network.npz")], **SMALL)
-    assert again.guide.lengths.support == built.guide.lengths.support
+    assert support_of(again) == support_of(plan)
 
 
 def test_supports_of_several_files_are_united(files, tmp_path):
@@ -157,16 +175,16 @@ def test_supports_of_several_files_are_united(files, tmp_path):
     for name, trees in zip(names[:2], parts[:2], strict=True):
         write_trees(name, TreeSet(TAXA, trees))
     SubsplitSupport.from_trees(parts[2], taxa=TAXA).save(names[2])
-    built = build(alignment(files[0]), names, **SMALL)
-    assert built.guide.lengths.support == SubsplitSupport.from_trees(torch.cat(parts), taxa=TAXA)
+    plan = build(alignment(files[0]), names, **SMALL)
+    assert support_of(plan) == SubsplitSupport.from_trees(torch.cat(parts), taxa=TAXA)
 
 
 def test_roots_can_be_forgotten(files, tmp_path):
     rooted = tmp_path / "rooted.nwk"
     rooted.write_text("((a,b),((c,d),(e,f)));")
-    built = build(alignment(files[0]), [str(rooted)], unroot=True, **SMALL)
+    plan = build(alignment(files[0]), [str(rooted)], unroot=True, **SMALL)
     tree = parse_trees("(a,b,((c,d),(e,f)));", rooted=False)
-    assert built.guide.lengths.support == SubsplitSupport.from_trees(tree)
+    assert support_of(plan) == SubsplitSupport.from_trees(tree)
 
 
 def write(folder, name, text):
@@ -188,10 +206,10 @@ WRONG = [
     ({"trees": "bad.npz"}, "bad.npz is no file of subsplits, or damaged"),
     ({"num_particles": 0}, "num_particles must be an integer of at least 1, got 0"),
     ({"annealing_steps": -1}, "annealing_steps must be an integer of at least 0, got -1"),
-    ({"annealing_start": 0.0}, r"annealing_start must be an inverse temperature in \(0, 1\], got 0.0"),
-    ({"branch_rate": 0.0}, "branch_rate must lie between .*, got 0.0"),
-    ({"branch_rate": float("inf")}, "branch_rate must lie between .*, got inf"),
-    ({"dtype": "float16"}, "dtype must be 'float32' or 'float64', got 'float16'"),
+    ({"annealing_start": 0.0}, r"annealing_start must be a number in \(0, 1\], got 0.0"),
+    ({"branch_rate": 0.0}, r"branch_rate must be a number in \[1e-06, 1e\+09\], got 0.0"),
+    ({"branch_rate": float("inf")}, "branch_rate must be a number in .*, got inf"),
+    ({"dtype": "float16"}, "dtype must be one of float32, float64; got 'float16'"),
     ({"evaluation_samples": 15}, "evaluation_samples must be a multiple of 10, got 15"),
     ({"evaluation_repeats": 1}, "evaluation_repeats must be an integer of at least 2, got 1"),
 ]
@@ -210,4 +228,4 @@ def test_bad_options(files, tmp_path, options, message):
 
 def test_other_data_are_refused(files):
     with pytest.raises(ValueError, match="data must be an alignment, got 'digits'; load it by 'alignment'"):
-        build(load("digits"), [files[1]])
+        build(Splits("digits", torch.zeros(2, 64)), [files[1]])

@@ -66,5 +66,5 @@ def test_evidence_of_a_model_with_everything_estimated(method):
     process = Process("GTR", frequencies="estimated", rates="gamma", invariant=True)
     settings = EvidenceSettings(num_warmup=15, num_power=24, num_powers=4, num_chains=4, num_live=10, nested_steps=10)
     model = FixedTopology(alignment(torch.float64), TREE, process)
-    found = estimate_evidence(model, method=method, seed=0, settings=settings)
-    assert -70 < found.log_evidence < 0
+    estimate = estimate_evidence(model, method=method, seed=0, settings=settings)
+    assert -70 < estimate.log_evidence < 0
