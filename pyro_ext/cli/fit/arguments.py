@@ -308,8 +308,8 @@ def _optimizers(words: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> d
         own = [section for section in sections.get(name, []) if section]
         inside = {key for section in own if isinstance(section, Mapping) for key in section.get("init_args") or {}}
         named = bool(own) or any(word.partition("=")[0] == option for word in words)
-        options = {each.removeprefix("init_args.") for each in with_prefix(words, f"{option}.")} - {"help"}
-        result[name] = GivenOptimizer(named, frozenset(inside | options))
+        written = {each.removeprefix("init_args.") for each in with_prefix(words, f"{option}.")} - {"help"}
+        result[name] = GivenOptimizer(named, frozenset(inside | written))
     return result
 
 

@@ -191,7 +191,7 @@ class FitModule(LightningModule):
 
     def _note(self, losses: Mapping[str, Losses], count: int) -> None:
         alone = len(self.plan.players) == 1
-        values = {}
+        values: dict[str, torch.Tensor] = {}
         for name, (total, terms) in losses.items():
             names = loss_names(name, terms, alone)
             values |= {names[term]: value for term, value in {"": total, **terms}.items()}
