@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from types import MappingProxyType
 
 from pyro_ext import __version__
@@ -69,6 +70,9 @@ def _run(words: list[str]) -> int:
         raise ValueError(f"there is no command {chosen!r}; choose one of {', '.join(COMMANDS)}")
     if chosen != "models" and find_spec("jsonargparse") is None:
         raise ImportError("the command line needs jsonargparse: pip install 'pyro-ext[fit]'")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)  # models, data and classes of one's own may lie there
     return int(import_module(COMMANDS[chosen][0]).run(words[1:]))
 
 

@@ -177,7 +177,8 @@ def as_dict(parser: ArgumentParser, options: Namespace) -> dict[str, Any]:
 
 def _with_dashes(parser: ArgumentParser, message: str) -> str:
     """Return what is said of missing options with their names as they are written."""
-    written = {action.dest: action.option_strings[-1] for action in parser._actions if action.option_strings}
+    options = {action.dest: action.option_strings for action in parser._actions if action.option_strings}
+    written = {name: next((o for o in own if not o.endswith("+")), own[0]) for name, own in options.items()}
     text, _, names = message.partition(": ")
     return f"{text}: {', '.join(written.get(name, name) for name in names.split(', '))}"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -59,16 +58,13 @@ class Program:
                 f"there is no model {model!r}; choose one of {known}, or a function of your own, my_module:build"
             )
         build = _function(model, "MODEL") if entry is None else import_module(entry.module).build
+        first = next(iter(inspect.signature(build).parameters), None)
+        if first != "data":
+            raise ValueError(f"MODEL: the first argument of {model!r} must be called data, got {first!r}")
         if data is None and entry is None:
             raise ValueError("--data is needed for a model of your own: a data set's name, or my_module:load")
         name, load, options = _data(entry, entry.data if data is None and entry else str(data))
         return cls(model, build, name, load, entry, options)
-
-    @property
-    def short_name(self) -> str:
-        """What folders of results are called: the name of the model, or of its module where it is one's own."""
-        module, _, function = self.name.partition(":")
-        return module.rpartition(".")[2] if function else self.name
 
     @property
     def summary(self) -> str:
@@ -119,11 +115,8 @@ def _data(entry: ModelEntry | None, given: str) -> tuple[str, Callable[..., Any]
 
 
 def _function(path: str, option: str) -> Callable[..., Any]:
-    """Return the function at ``package.module:name``; modules in the present folder are found too."""
+    """Return the function at ``package.module:name``."""
     module, _, name = path.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
     try:
         function = getattr(import_module(module), name, None)
     except ImportError as error:

@@ -70,6 +70,8 @@ def add_model_options(parser: ArgumentParser, program: Program) -> None:
 
 def add_data_options(parser: ArgumentParser, program: Program) -> None:
     """Add the options of the function that loads the data."""
+    if "name" in inspect.signature(program.load).parameters:
+        raise ValueError(f"--data: {program.data!r} has an argument 'name', which stands for the data set; rename it")
     parser.add_argument("--data.name", default=program.data, help="a data set, or my_module:load; written --data NAME")
     # Not as a group: that would take --data for the name of a file.
     parser.add_function_arguments(program.load, "data", as_group=False)

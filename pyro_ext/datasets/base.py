@@ -46,6 +46,8 @@ class IndexedDataset(Dataset[Batch]):
     """
 
     def __init__(self, x: Tensor, y: Tensor | None = None) -> None:
+        if not isinstance(x, Tensor) or not isinstance(y, Tensor | None):
+            raise ValueError(f"x and y must be tensors, got {type(x).__name__} and {type(y).__name__}; see as_dataset")
         if x.dim() == 0:
             raise ValueError("x must have a leading dim of data points, got a scalar; pass x.unsqueeze(0)")
         if y is not None and (y.dim() == 0 or len(y) != len(x)):
@@ -89,6 +91,8 @@ class IndexedTuples(Dataset[tuple[Tensor, ...]]):
     """
 
     def __init__(self, *parts: Tensor) -> None:
+        if not all(isinstance(part, Tensor) for part in parts):
+            raise ValueError(f"parts must be tensors, got {', '.join(type(part).__name__ for part in parts)}")
         if not parts or any(part.dim() == 0 or len(part) != len(parts[0]) for part in parts):
             shapes = ", ".join(str(tuple(part.shape)) for part in parts) or "none"
             raise ValueError(f"parts must be tensors of as many rows each, got {shapes}")
@@ -263,10 +267,11 @@ def as_dataset(data: Any) -> Any:
         labels = data[1] if len(data) == 2 else None
         return IndexedDataset(_tensor(data[0]), None if labels is None else _tensor(labels))
     source = data.dataset if isinstance(data, DataLoader) else data
-    if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")) or isinstance(source, str | Mapping | list):
+    by_index = hasattr(source, "__len__") and hasattr(source, "__getitem__")
+    if not by_index or isinstance(source, str | Mapping | list | tuple):
         raise ValueError(
             "data must be Splits, arrays, a dataset with a length and items by index, or a DataLoader over one, "
-            f"got {type(data).__name__}"
+            f"got {type(data).__name__}; for several arrays that belong together use IndexedTuples"
         )
     return data
 
@@ -297,5 +302,8 @@ def fetched(dataset: Any, indices: Sequence[int]) -> Any:
 
 
 def _tensor(array: np.ndarray | Tensor) -> Tensor:
-    tensor = torch.as_tensor(array)
+    try:
+        tensor = torch.as_tensor(np.ascontiguousarray(array) if isinstance(array, np.ndarray) else array)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"an array of type {array.dtype} cannot be trained on; turn it into numbers") from error
     return tensor.to(torch.get_default_dtype()) if isinstance(array, np.ndarray) and array.dtype.kind == "f" else tensor

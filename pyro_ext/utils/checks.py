@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:  # commands that only print help read this module, and PyTorch
 
 __all__ = [
     "check_positive_tensor",
+    "finite_number",
     "nonnegative_number",
     "number_between",
     "one_of",
@@ -43,7 +45,7 @@ def positive_int(name: str, value: Any, minimum: int = 1, maximum: int | None = 
             ...
         ValueError: num_samples must be an integer of at least 1, got 0
     """
-    wrong = isinstance(value, bool) or not isinstance(value, int)
+    wrong = isinstance(value, bool) or not isinstance(value, numbers.Integral)
     if wrong or value < minimum or (maximum is not None and value > maximum):
         allowed = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
         raise ValueError(f"{name} must be an integer {allowed}, got {value!r}")
@@ -76,6 +78,13 @@ def nonnegative_number(name: str, value: Any) -> float:
     """Return ``value`` as a float if it is a finite number of at least 0; raise a ValueError naming it otherwise."""
     if not _is_number(value) or not 0 <= value < math.inf:
         raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}")
+    return float(value)
+
+
+def finite_number(name: str, value: Any) -> float:
+    """Return ``value`` as a float if it is a finite number of any sign; raise a ValueError naming it otherwise."""
+    if not _is_number(value) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
     return float(value)
 
 
@@ -142,4 +151,4 @@ def check_positive_tensor(name: str, value: Tensor) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)

@@ -28,6 +28,9 @@ __all__ = ["LOGGERS", "Arguments", "fit_parser"]
 
 LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
 
+_CLASSES = ("--elbo", "--optimizer", "--scheduler")
+"""Options that name a class, whose own options follow from it."""
+
 _EPOCHS = 20  # unless the model has a number of its own
 
 _WITHOUT_EFFECT = {
@@ -86,7 +89,7 @@ class Arguments(ProgramArguments):
             ValueError: if an option, a file or a name is wrong.
             argparse.ArgumentError: if a value is of a wrong type.
         """
-        seen = scan(words, ("--name", "--out", "--resume", "--elbo", "--optimizer", "--scheduler"))
+        seen = scan(words, ("--name", "--out", "--resume", *_CLASSES))
         files = [(path, read_options(path)) for path in seen.configs]
         named = seen.given.get("--name") or last_given(files, "name")
         out = Path(seen.given.get("--out") or last_given(files, "out") or Path("runs") / (named or _short(model)))
@@ -105,7 +108,9 @@ class Arguments(ProgramArguments):
                 trainer |= options.pop("trainer", None) or {}
             check_names(parser, options, path)
         data = [f"--data.{name}={value}" for name, value in program.data_options.items()]
-        rest = [*data, *seen.rest, *(seen.trainer if seen.wants_help else ())]
+        # classes before their options, in whichever order they were written
+        classes = [f"{name}={seen.given[name]}" for name in _CLASSES if name in seen.given]
+        rest = [*data, *classes, *seen.rest, *(seen.trainer if seen.wants_help else ())]
         options = parse(parser, [given for _, given in files], rest)
         noted = as_dict(parser, options) | {"program": program.name}
         parts = parser.instantiate(options)
@@ -141,7 +146,7 @@ class Arguments(ProgramArguments):
         _add_trainer(parser, self.program)
         config = [{"trainer": self.trainer_config}] if self.trainer_config else []
         for options in config:
-            check_names(parser, options, "config.yaml")
+            check_names(parser, options, "the section trainer")
         parsed = parse(parser, config, self.trainer_words)
         noted: dict[str, Any] = as_dict(parser, parsed)["trainer"]
         return _arguments(parser.instantiate(parsed).trainer), noted

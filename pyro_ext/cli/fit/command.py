@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 import sys
 import traceback
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from pyro_ext.inference.training import Run
 
 __all__ = ["run"]
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+"""Errors of the disk that training writes to; others come from the model's or the data's own code."""
 
 
 def run(words: Sequence[str]) -> int:
@@ -56,6 +60,9 @@ def run(words: Sequence[str]) -> int:
             print(f"continue with: {shlex.join(again)}", file=sys.stderr)
         raise
     except OSError as error:
+        if error.errno not in _DISK:
+            traceback.print_exc()
+            return 1
         where = f": {error.filename}" if error.filename else ""
         reason = f"{error.strerror or error}{where}"
         print(f"pyro-ext: writing failed: {reason}; --resume continues once it works", file=sys.stderr)
@@ -68,7 +75,8 @@ def run(words: Sequence[str]) -> int:
     if job.trainer.is_global_zero:
         for message in result.warnings:
             print(f"warning: {message}", file=sys.stderr)
-        write_results(arguments, result)
+        for message in write_results(arguments, result):
+            print(f"warning: {message}", file=sys.stderr)
         print(f"results are in {arguments.out}")
     return 0
 
@@ -77,7 +85,7 @@ def _prepare(arguments: Arguments) -> Run:
     import pyro
     import torch
 
-    from pyro_ext.inference.training import local_params, prepare
+    from pyro_ext.inference.training import TrainingPlan, local_params, prepare
     from pyro_ext.utils.checks import positive_int
 
     program, options = arguments.program, arguments.options
@@ -87,7 +95,10 @@ def _prepare(arguments: Arguments) -> Run:
     data = program.load(**arguments.data_options)
     pyro.set_rng_seed(seed)
     with local_params():
-        plan = arguments.applied(program.build(data, **arguments.model_options))
+        plan = program.build(data, **arguments.model_options)
+        if not isinstance(plan, TrainingPlan):
+            raise ValueError(f"MODEL: {program.name!r} must return a TrainingPlan, got {type(plan).__name__}")
+        plan = arguments.applied(plan)
     plan.origin = program.origin(*arguments.plain_options())
     trainer, noted = arguments.trainer()
     settings = arguments.settings(seed, trainer.pop("max_epochs"))

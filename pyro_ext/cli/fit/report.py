@@ -23,18 +23,31 @@ __all__ = ["history_table", "report", "write_results"]
 _ROWS = 20  # of the table of epochs, about
 
 
-def write_results(arguments: Arguments, result: FitResult) -> None:
-    """Write ``report.md``, the plots it shows and the files that the plan names into the folder of a run."""
+def write_results(arguments: Arguments, result: FitResult) -> list[str]:
+    """Write ``report.md``, the plots it shows and the files that the plan names into the folder of a run.
+
+    Returns:
+        What could not be drawn or written, and why: a plot that fails leaves the others.
+    """
     plan, out = result.plan, arguments.out
     plots: dict[str, Callable[..., Axes]] = {"loss": partial(_loss_plot, plan, result.history)}
     plots |= {name: partial(_curves, result.history, metrics) for name, metrics in plan.curves.items()}
     plots |= plan.plots
+    failures, drawn = [], []
     for name, draw in plots.items():
-        with local_params():
-            save(draw(), out / f"{name}.png")
+        try:
+            with local_params():
+                save(draw(), out / f"{name}.png")
+            drawn.append(name)
+        except Exception as error:
+            failures.append(f"the plot {name} could not be drawn: {type(error).__name__}: {error}")
     for name, write in plan.files.items():
-        write(out / name)
-    write_text(out / "report.md", report(arguments, result, [*plots]))
+        try:
+            write(out / name)
+        except Exception as error:
+            failures.append(f"the file {name} could not be written: {type(error).__name__}: {error}")
+    write_text(out / "report.md", report(arguments, result, drawn))
+    return failures
 
 
 def report(arguments: Arguments, result: FitResult, plots: Sequence[str]) -> str:

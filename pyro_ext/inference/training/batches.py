@@ -259,7 +259,7 @@ def training_loader(data: Any, batch_size: int, seed: int, rank: int = 0, world_
         return ResumableLoader(
             data.dataset,
             batch_sampler=own,
-            collate_fn=data.collate_fn,
+            collate_fn=_collate_of(data),
             generator=generator,
             num_workers=data.num_workers,
             pin_memory=data.pin_memory,
@@ -274,19 +274,36 @@ def held_out_loader(data: Any, batch_size: int, seed: int, convert: Any = lambda
     """Return a loader over held-out data in order, each point once.
 
     Args:
-        data: a data set, or a DataLoader, whose batch size and collation are kept then.
-        batch_size: the number of data points per batch.
+        data: a data set, or a DataLoader, whose batches and collation are kept then.
+        batch_size: the number of data points per batch of a data set.
         seed: of the loader's own generator.
         convert: applied to every batch (moves it to a device, say).
     """
+    generator = torch.Generator().manual_seed(seed)
     if isinstance(data, DataLoader):
-        collation, batch_size, data = data.collate_fn, data.batch_size or batch_size, data.dataset
-    else:
-        collation = _collate_for(data)
+        own = _collate_of(data)
+        return DataLoader(
+            data.dataset,
+            batch_sampler=data.batch_sampler,
+            collate_fn=lambda items: convert(own(items)),
+            generator=generator,
+            num_workers=data.num_workers,
+        )
     if isinstance(data, TwoStreams):
         raise ValueError("held-out data must be one data set, got two streams; pass the one to evaluate on")
-    generator = torch.Generator().manual_seed(seed)
+    collation = _collate_for(data)
     return DataLoader(data, batch_size, collate_fn=lambda items: convert(collation(items)), generator=generator)
+
+
+def loader_size(loader: DataLoader[Any]) -> int:
+    """Return the number of data points that a DataLoader of the user's goes through in an epoch."""
+    sampler: Any = loader.sampler
+    return len(sampler) if hasattr(sampler, "__len__") else len(loader.dataset)  # type: ignore[arg-type]
+
+
+def _collate_of(loader: DataLoader[Any]) -> Any:
+    """Return what joins a loader's items: ours in the place of PyTorch's, which does not know labels that are None."""
+    return _collate_for(loader.dataset) if loader.collate_fn is default_collate else loader.collate_fn
 
 
 def _batches_of(data: Any, batch_size: int, seed: int, rank: int, world_size: int) -> ResumableBatches:
@@ -300,7 +317,7 @@ def _batches_of(data: Any, batch_size: int, seed: int, rank: int, world_size: in
 
 def _collate_for(data: Any) -> Any:
     """Return what joins items to a batch: ours where batches come ready made, else PyTorch's."""
-    return _as_it_is if hasattr(data, "__getitems__") else default_collate
+    return _as_it_is
 
 
 def _as_it_is(items: Any) -> Any:

@@ -99,8 +99,18 @@ class LossBar(TQDMProgressBar):
 class HeadlineStopping(EarlyStopping):
     """Early stopping that looks at a held-out metric only after the epochs in which it was evaluated."""
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Train no further where the run that is resumed has stopped already."""
+        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
+
     def _should_skip_check(self, trainer: Trainer) -> bool:
-        return super()._should_skip_check(trainer) or not trainer.lightning_module.evaluation_due()
+        due = trainer.lightning_module.evaluation_due()
+        known = trainer.callback_metrics
+        if due and self.monitor not in known and not trainer.sanity_checking:
+            raise ValueError(
+                f"early_stopping: there is no metric {self.monitor!r}; monitor one of {', '.join(sorted(known))}"
+            )
+        return super()._should_skip_check(trainer) or not due
 
 
 class RunCheckpoint(Checkpoint):

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from pyro_ext.datasets.base import as_splits
-from pyro_ext.inference.training.batches import ResumableLoader, held_out_loader, training_loader
+from pyro_ext.inference.training.batches import ResumableLoader, held_out_loader, loader_size, training_loader
 from pyro_ext.utils.checks import positive_int
 
 __all__ = ["FitDataModule"]
@@ -37,8 +37,7 @@ class FitDataModule(LightningDataModule):
         super().__init__()
         self.splits = as_splits(data)
         train: Any = self.splits.train
-        source: Any = train.dataset if isinstance(train, DataLoader) else train
-        self.size = len(source)
+        self.size = loader_size(train) if isinstance(train, DataLoader) else len(train)
         if self.size == 0:
             raise ValueError("data must hold at least one training point, got none")
         self.batch_size = positive_int("batch_size", batch_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -35,8 +36,9 @@ from pyro_ext.inference.training.metrics import NOT_METRICS
 from pyro_ext.inference.training.module import FitModule, Window
 from pyro_ext.inference.training.plan import TrainingPlan
 from pyro_ext.inference.training.results import FitResult, FitWarning
-from pyro_ext.inference.training.resuming import check_example, check_settings, described_settings
+from pyro_ext.inference.training.resuming import check_example, check_settings, described_settings, storable
 from pyro_ext.inference.training.settings import FitSettings
+from pyro_ext.utils.checks import one_of, positive_int, positive_number
 from pyro_ext.utils.random_state import isolated_random_state
 
 __all__ = ["RESERVED", "Run", "prepare"]
@@ -117,6 +119,11 @@ class Run:
         result = FitResult(metrics, progress.history, plan, self.module.seed)
         if plan.diagnose is not None:
             result.warnings = [*plan.diagnose(metrics)]
+        if not math.isfinite(metrics.get(plan.headline, 0.0)):
+            result.warnings.append(
+                f"the headline metric {plan.headline} is {metrics[plan.headline]}: training has diverged; try a "
+                "smaller learning rate"
+            )
         if self.folder is not None:
             result.checkpoint, result.metrics_file = self.folder.checkpoint, self.folder.metrics
         return result
@@ -153,16 +160,17 @@ def prepare(
     gradients = {name: getattr(engine, name) for name in ("accumulate_grad_batches", "gradient_clip_val")}
     if window.accumulate > 1 or window.clip is not None:
         gradients = {"accumulate_grad_batches": window.accumulate, "gradient_clip_val": window.clip}
+    gradients["gradient_clip_algorithm"] = window.clip_algorithm or engine.gradient_clip_algorithm
     gradients["precision"] = str(engine.precision)
     described = described_settings(plan, settings, seed, module_data.size, engine.world_size) | gradients
     check_settings(saved, described)
     example = _to_device_of(plan, module_data.example())
     check_example(saved, example)
     with isolated_random_state(seed, torch.device("cpu")):
-        objectives = [player.objective for player in plan.players]
-        materialise(objectives, _arguments(example), several_processes=engine.world_size > 1)
-    module = FitModule(plan, settings, described, example, window)
+        materialise(plan.in_order(), _arguments(example), several_processes=engine.world_size > 1)
+    module = FitModule(plan, settings, described, storable(example), window)
     module.check_optimizers()
+    _check_held_out(plan, settings, module_data)
     if saved is not None:
         module.on_load_checkpoint(saved)
     return Run(module, module_data, engine, folder, resume, interrupt)
@@ -188,7 +196,7 @@ def _open_folder(
     if resume and not folder.never_began:
         return folder, folder.load_checkpoint()
     if rank_zero_only.rank == 0:  # the other processes start when the first has begun to write
-        folder.check_empty(overwrite, [*plan.files])
+        folder.check_empty(overwrite, [*(f"{name}.png" for name in (*plan.plots, *plan.curves)), *plan.files])
     return folder, None
 
 
@@ -200,26 +208,47 @@ def _chosen_seed(settings: FitSettings, saved: Mapping[str, Any] | None) -> int:
 
 def _give_sizes(plan: TrainingPlan, size: int) -> None:
     for objective in plan.elbo_objectives:
-        if objective.size is None:
-            objective.size = size
+        objective.num_data = size
 
 
 def _window(plan: TrainingPlan, flags: dict[str, Any]) -> tuple[Window, dict[str, Any]]:
     """Take over, for several players, the flags that the Trainer refuses then."""
+    accumulate, clip = flags.get("accumulate_grad_batches"), flags.get("gradient_clip_val")
+    algorithm = flags.get("gradient_clip_algorithm")
+    if accumulate is not None:
+        positive_int("accumulate_grad_batches", accumulate)
+    if clip is not None:
+        positive_number("gradient_clip_val", clip)
+    one_of("gradient_clip_algorithm", algorithm, (None, "norm", "value"))
     if len(plan.players) == 1:
         return Window(), flags
-    flags = dict(flags)
-    accumulate = flags.pop("accumulate_grad_batches", None)
-    clip = flags.pop("gradient_clip_val", None)
+    taken_over = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm")
+    flags = {name: value for name, value in flags.items() if name not in taken_over}
+    if (accumulate or 1) > 1 and any(player.optimizer.name == "LBFGS" for player in plan.players):
+        raise ValueError("accumulate_grad_batches does not go with LBFGS, which computes its loss several times a step")
     if clip is not None and flags.get("precision") in ("16", 16, "16-mixed"):
         raise ValueError("gradient_clip_val does not go with several players in precision 16-mixed; use bf16-mixed")
-    if flags.get("strategy") in ("ddp", "auto") and (flags["strategy"] == "ddp" or _several(flags.get("devices"))):
+    strategy = flags.get("strategy") or "auto"
+    if strategy == "ddp" or (strategy == "auto" and _several(flags.get("devices"))):
         flags["strategy"] = DDPStrategy(find_unused_parameters=True)  # in a player's turn those of the others
-    return Window(1 if accumulate is None else accumulate, clip, flags.pop("gradient_clip_algorithm", None)), flags
+    return Window(1 if accumulate is None else accumulate, clip, algorithm), flags
 
 
 def _several(devices: Any) -> bool:
-    return (isinstance(devices, int) and devices > 1) or (isinstance(devices, list) and len(devices) > 1)
+    if devices in (None, "auto", -1, "-1"):
+        return torch.cuda.device_count() > 1
+    if isinstance(devices, list):
+        return len(devices) > 1
+    return str(devices).isdigit() and int(devices) > 1
+
+
+def _check_held_out(plan: TrainingPlan, settings: FitSettings, data: FitDataModule) -> None:
+    """Raise a ValueError if something follows a held-out metric and there are no held-out data."""
+    schedulers = [player.optimizer.scheduler or settings.scheduler for player in plan.players]
+    follows = any(scheduler is not None and scheduler.follows_a_metric for scheduler in schedulers)
+    if data.splits.valid is None and (follows or settings.early_stopping is not None):
+        what = "early_stopping" if settings.early_stopping is not None else "the scheduler"
+        raise ValueError(f"{what} follows a held-out metric, and there are no held-out data; pass data with 'valid'")
 
 
 def _stopping(plan: TrainingPlan, settings: FitSettings) -> list[HeadlineStopping]:
@@ -230,7 +259,11 @@ def _stopping(plan: TrainingPlan, settings: FitSettings) -> list[HeadlineStoppin
     if not monitor or plan.evaluate is None:
         raise ValueError("early_stopping needs a held-out metric: name one as monitor, of a plan that has evaluate")
     mode = early.mode or (plan.headline_mode if monitor == plan.headline else "min")
-    return [HeadlineStopping(monitor, early.min_delta, early.patience, mode=mode, check_on_train_epoch_end=True)]
+    return [
+        HeadlineStopping(
+            monitor, early.min_delta, early.patience, mode=mode, check_finite=False, check_on_train_epoch_end=True
+        )
+    ]
 
 
 def _trainer(flags: dict[str, Any], settings: FitSettings, own: list[Any]) -> Trainer:
@@ -277,7 +310,8 @@ def _moved(part: Any, device: torch.device) -> Any:
     if isinstance(part, torch.Tensor):
         return part.to(device)
     if isinstance(part, tuple | list):
-        return type(part)(_moved(inner, device) for inner in part)
+        moved = [_moved(inner, device) for inner in part]
+        return type(part)(*moved) if hasattr(part, "_fields") else type(part)(moved)
     return part
 
 

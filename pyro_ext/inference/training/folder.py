@@ -16,8 +16,8 @@ from pyro_ext.utils.tables import csv_table
 
 __all__ = ["BusyFolderError", "RunFolder"]
 
-_OF_A_RUN = ("last.ckpt", "metrics.csv", "config.yaml", "report.md", "*.png")
-"""What a run writes into its folder, besides files that its plan names."""
+_OF_A_RUN = ("last.ckpt", "metrics.csv", "config.yaml", "report.md", "loss.png")
+"""What a run writes into its folder, besides the plots and files that its plan names."""
 
 _BEFORE_THE_FIRST_CHECKPOINT = {"config.yaml", ".config.partial.yaml", ".last.partial.ckpt", ".lock", "logs"}
 """What a run may leave that was broken off before its first checkpoint."""
@@ -68,7 +68,7 @@ class RunFolder:
 
         Args:
             overwrite: whether it may hold an earlier run, whose files are removed once training begins.
-            files: names of further files that a run of this plan writes.
+            files: the names of further files that a run of this plan writes.
         """
         if not (self.path.is_dir() and any(self.path.iterdir())) or self.never_began:
             return
@@ -77,9 +77,12 @@ class RunFolder:
                 f"out={str(self.path)!r} is not empty; choose another folder, continue the run in it with "
                 "resume=True (--resume), or replace it with overwrite=True (--overwrite)"
             )
-        self._leftovers = [path for name in (*_OF_A_RUN, *files) for path in self.path.glob(name) if path.is_file()]
-        if not any(path.name in ("last.ckpt", "metrics.csv") for path in self._leftovers):
-            raise ValueError(f"out={str(self.path)!r} holds no run that could be overwritten; choose another folder")
+        try:
+            self.load_checkpoint()
+        except ValueError as error:
+            message = f"out={str(self.path)!r} holds no run that could be overwritten; choose another folder"
+            raise ValueError(message) from error
+        self._leftovers = [self.path / name for name in (*_OF_A_RUN, *files)]
 
     def load_checkpoint(self) -> dict[str, Any]:
         """Return the last checkpoint, on the CPU.

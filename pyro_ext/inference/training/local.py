@@ -129,10 +129,16 @@ def materialise(objectives: Iterable[torch.nn.Module], batch: Sequence[Any], sev
     Raises:
         ValueError: if a parameter lives in Pyro's global store, or a plate is refused.
     """
+    modules = [*objectives]
+    buffers = [(buffer, buffer.detach().clone()) for module in modules for buffer in module.buffers()]
     # With gradients: enumerating ELBOs refuse to run without.
     with pyro.get_param_store().scope() as store, RefuseSelfSubsampling() if several_processes else nullcontext():
-        for objective in objectives:
+        for objective in modules:
             objective(*batch)
+    with torch.no_grad():
+        for buffer, before in buffers:  # a look at the data is no step: batch norm must not count it
+            if buffer.shape == before.shape:
+                buffer.copy_(before)
     if store["params"]:
         name = next(iter(store["params"]))
         raise ValueError(

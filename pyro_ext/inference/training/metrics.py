@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,17 +50,30 @@ class Progress:
             self._sums[name] = self._sums[name] + term if name in self._sums else term
             self._counts[name] = self._counts.get(name, 0) + count
 
-    def means(self, total: Callable[[torch.Tensor], torch.Tensor] = lambda own: own) -> dict[str, float]:
+    def names(self) -> list[str]:
+        """Return the names of all losses of the epoch so far, in this process."""
+        return [*self._sums]
+
+    def means(
+        self,
+        total: Callable[[torch.Tensor], torch.Tensor] = lambda own: own,
+        names: Sequence[str] | None = None,
+        device: torch.device | None = None,
+    ) -> dict[str, float]:
         """Return the means over the epoch so far, weighted by data points.
 
         Args:
             total: sums a tensor over all processes.
+            names: the names of all losses in an order that all processes agree on; those of this process if None.
+            device: where losses are, for a process that has none.
         """
-        if not self._sums:
+        names = self.names() if names is None else names
+        if not names:
             return {}
-        own = torch.stack([*self._sums.values()])
-        sums = total(torch.stack([own, own.new_tensor([*self._counts.values()])]))
-        return dict(zip(self._sums, (sums[0] / sums[1]).tolist(), strict=True))
+        zero = next(iter(self._sums.values()), torch.zeros((), dtype=torch.float64, device=device)).new_zeros(())
+        own = torch.stack([self._sums.get(name, zero) for name in names])
+        sums = total(torch.stack([own, own.new_tensor([self._counts.get(name, 0) for name in names])]))
+        return dict(zip(names, (sums[0] / sums[1]).tolist(), strict=True))
 
     def seconds(self) -> float:
         """Return how long the epoch has taken so far, without the time a run lay interrupted."""

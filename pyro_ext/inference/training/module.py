@@ -187,14 +187,23 @@ class FitModule(LightningModule):
         if losses.total.dim() != 0:
             shape = tuple(losses.total.shape)
             raise ValueError(f"objective of player {player.name!r} must return a scalar total, got shape {shape}")
+        for name, term in losses.terms.items():
+            if not isinstance(term, torch.Tensor) or term.dim() != 0:
+                raise ValueError(f"term {name!r} of player {player.name!r} must be a scalar tensor, got {term!r}")
         return losses
 
     def _note(self, losses: Mapping[str, Losses], count: int) -> None:
         alone = len(self.plan.players) == 1
         values: dict[str, torch.Tensor] = {}
         for name, (total, terms) in losses.items():
-            names = loss_names(name, terms, alone)
-            values |= {names[term]: value for term, value in {"": total, **terms}.items()}
+            columns = loss_names(name, terms, alone)
+            for term, value in {"": total, **terms}.items():
+                if columns[term] in values:
+                    raise ValueError(
+                        f"two losses would be noted as {columns[term]!r}; give the term {term!r} of player {name!r} "
+                        "another name"
+                    )
+                values[columns[term]] = value
         self.progress.add(values, count)
         self.last_losses |= {"loss" if alone else name: each.total.detach() for name, each in losses.items()}
         if self.trainer.loggers:  # costs a millisecond
@@ -278,8 +287,14 @@ class FitModule(LightningModule):
             "step": self.steps,
             "seconds": self.progress.seconds(),
         }
-        means = self.progress.means(lambda own: self.trainer.strategy.reduce(own, reduce_op="sum"))
-        metrics = means | (self.held_out("valid") if self.evaluation_due() else {})
+        means = self.progress.means(
+            lambda own: self.trainer.strategy.reduce(own, reduce_op="sum"), self._names_everywhere(), self.device
+        )
+        held_out = self.held_out("valid") if self.evaluation_due() else {}
+        taken = sorted({*held_out} & {*means, *row})
+        if taken:
+            raise ValueError(f"evaluate must not return {taken[0]!r}, the name of another column; choose another name")
+        metrics = means | held_out
         self.progress.history.append(row | metrics)
         self.log_dict(metrics, prog_bar=True, sync_dist=True)
         for config in self.trainer.lr_scheduler_configs:
@@ -288,6 +303,15 @@ class FitModule(LightningModule):
                     config.scheduler.step(metrics[self.plan.headline])
             elif config.interval == "epoch" and not self.automatic_optimization:
                 config.scheduler.step()
+
+    def _names_everywhere(self) -> list[str]:
+        """Return the names of the losses of all processes, in one order."""
+        own = self.progress.names()
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return own
+        gathered: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(gathered, own)
+        return list(dict.fromkeys(name for names in gathered for name in names))
 
     def evaluation_due(self) -> bool:
         """Return whether held-out data are evaluated at the end of this epoch."""
@@ -328,7 +352,10 @@ class FitModule(LightningModule):
             return {}
         noise = isolated_random_state(mixed_seed(self.seed, _EVALUATION_STREAM), self.device)
         with noise, evaluation_mode(self), precision.forward_context():
-            metrics = {name: float(value) for name, value in self.plan.evaluate(loader).items()}
+            returned = self.plan.evaluate(loader)
+        if not isinstance(returned, Mapping):
+            raise ValueError(f"evaluate must return metrics by name, got {returned!r}")
+        metrics = {name: float(value) for name, value in returned.items()}
         if self.plan.headline and self.plan.headline not in metrics:
             raise ValueError(
                 f"evaluate must return the headline metric {self.plan.headline!r}, it returned {', '.join(metrics)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -12,9 +11,9 @@ from torch import Tensor, nn
 
 from pyro_ext.inference.elbo import DifferentiableELBO
 from pyro_ext.inference.training.local import LocalELBOModule, give_local_store, local_params
-from pyro_ext.utils.checks import positive_int
+from pyro_ext.utils.checks import finite_number, positive_int
 
-__all__ = ["ELBOObjective", "LossObjective", "Losses", "Objective", "SumObjective"]
+__all__ = ["ELBOObjective", "LossObjective", "Losses", "Objective", "SumObjective", "check_name"]
 
 
 class Losses(NamedTuple):
@@ -42,11 +41,18 @@ class Objective(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} does not say how to compute its losses: define forward()")
 
     def after_step(self) -> None:
-        """Update what the objective itself adapts; training calls this after each step of the objective's optimiser."""
+        """Update what the objective adapts; training calls this after each step of the objective's optimiser.
+
+        By default the objectives inside of this one update what they adapt.
+        """
+        for objective in _inside(self):
+            objective.after_step()
 
     def parts(self) -> Iterator[Objective]:
         """Yield this objective and all objectives inside of it."""
         yield self
+        for objective in _inside(self):
+            yield from objective.parts()
 
 
 class ELBOObjective(Objective):
@@ -61,7 +67,8 @@ class ELBOObjective(Objective):
         model: a PyroModule, or a function without parameters; called as ``model(*batch)``.
         guide: a PyroModule, an autoguide, or a function without parameters; called like the model.
         elbo: any ELBO of Pyro or of this package that has ``differentiable_loss``.
-        size: the number N of data points by which the bound is divided; that of the training data if None.
+        size: the number N of data points by which the bound is divided; that of the training data if None, as training
+            notes it in ``num_data``.
 
     Raises:
         ValueError: if the ELBO has no differentiable loss, or ``size`` is not a positive integer.
@@ -80,6 +87,7 @@ class ELBOObjective(Objective):
         super().__init__()
         self.module = LocalELBOModule(model, guide, elbo)
         self.size = None if size is None else positive_int("size", size)
+        self.num_data: int | None = None
 
     @property
     def model(self) -> Any:
@@ -106,7 +114,7 @@ class ELBOObjective(Objective):
 
     def forward(self, *batch: Any) -> Losses:
         """Return minus the bound per data point; its gradient is the ELBO's estimator."""
-        return Losses(self.module(*batch) / (self.size or 1), {})
+        return Losses(self.module(*batch) / (self.size or self.num_data or 1), {})
 
     def after_step(self) -> None:
         """Let an ELBO of this package update what it adapts."""
@@ -137,6 +145,7 @@ class LossObjective(Objective):
         if not callable(loss):
             raise ValueError(f"loss must be a function of the batch, got {loss!r}")
         for name, module in modules.items():
+            check_name("name of a module", name)
             if not isinstance(module, nn.Module):
                 raise ValueError(f"{name} must be a torch.nn.Module, got {module!r}")
         self.loss = loss
@@ -183,6 +192,10 @@ class SumObjective(Objective):
         super().__init__()
         if not parts:
             raise ValueError("parts must hold at least one objective, got none")
+        for name, part in parts.items():
+            check_name("name of a part", name)
+            if not isinstance(part, tuple) or len(part) != 2 or not isinstance(part[0], Objective):
+                raise ValueError(f"part {name!r} must be a pair of an Objective and its weight, got {part!r}")
         self.objectives = nn.ModuleDict({name: objective for name, (objective, _) in parts.items()})
         self.weights: dict[str, float] = {}
         for name, (_, weight) in parts.items():
@@ -196,9 +209,7 @@ class SumObjective(Objective):
         """
         if name not in self.objectives:
             raise ValueError(f"there is no part {name!r}; the parts are {', '.join(self.objectives)}")
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
-            raise ValueError(f"the weight of {name!r} must be a finite number, got {weight!r}")
-        self.weights[name] = float(weight)
+        self.weights[name] = finite_number(f"the weight of {name!r}", weight)
 
     def forward(self, *batch: Any) -> Losses:
         """Return the weighted sum, and each part without its weight."""
@@ -212,15 +223,24 @@ class SumObjective(Objective):
         assert isinstance(total, Tensor)
         return Losses(total, terms)
 
-    def after_step(self) -> None:
-        """Let all parts update what they adapt."""
-        for objective in self.objectives.values():
-            assert isinstance(objective, Objective)
-            objective.after_step()
 
-    def parts(self) -> Iterator[Objective]:
-        """Yield this objective and all objectives inside of it."""
-        yield self
-        for objective in self.objectives.values():
-            assert isinstance(objective, Objective)
-            yield from objective.parts()
+def check_name(what: str, name: Any) -> None:
+    """Raise a ValueError unless ``name`` can name a part of a module and a column of metrics.
+
+    Args:
+        what: what it names.
+        name: the name.
+    """
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ValueError(f"{what} must be a word of letters, digits and underscores, got {name!r}")
+    if hasattr(nn.ModuleDict, name) or name == "training":
+        raise ValueError(f"{what} must not be {name!r}, which PyTorch's modules use; choose another")
+
+
+def _inside(module: nn.Module) -> Iterator[Objective]:
+    """Yield the outermost objectives inside of a module."""
+    for child in module.children():
+        if isinstance(child, Objective):
+            yield child
+        else:
+            yield from _inside(child)

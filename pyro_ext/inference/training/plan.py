@@ -11,7 +11,7 @@ from pyro.infer import ELBO
 from torch import nn
 
 from pyro_ext.inference.training.local import check_elbo
-from pyro_ext.inference.training.objectives import ELBOObjective, Objective
+from pyro_ext.inference.training.objectives import ELBOObjective, Objective, check_name
 from pyro_ext.inference.training.settings import OptimizerSettings
 from pyro_ext.utils.checks import one_of, positive_int
 
@@ -61,8 +61,7 @@ class Player:
     every: int = 1
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name.isidentifier():
-            raise ValueError(f"name must be a word of letters, digits and underscores, got {self.name!r}")
+        check_name("name of a player", self.name)
         if not isinstance(self.objective, Objective):
             raise ValueError(
                 f"objective of player {self.name!r} must be an Objective such as ELBOObjective or LossObjective, "
@@ -133,6 +132,9 @@ class TrainingPlan:
     origin: Origin | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.players, list | tuple):
+            raise ValueError(f"players must be a list of Player objects, got {self.players!r}")
+        self.players = [*self.players]
         if not self.players:
             raise ValueError("players must hold at least one player, got none")
         for player in self.players:
@@ -143,6 +145,16 @@ class TrainingPlan:
             if names.count(name) > 1:
                 raise ValueError(f"two players are called {name!r}; give each a name of its own")
         one_of("headline_mode", self.headline_mode, ("min", "max"))
+        if not isinstance(self.headline, str):
+            raise ValueError(f"headline must be the name of a metric, got {self.headline!r}")
+        functions = {"evaluate": [self.evaluate], "diagnose": [self.diagnose], "schedules": self.schedules}
+        functions |= {name: getattr(self, name) for name in ("plots", "files")}
+        for name, members in functions.items():
+            if not isinstance(members, list | tuple | Mapping):
+                raise ValueError(f"{name} must hold functions, got {members!r}")
+            for member in members.values() if isinstance(members, Mapping) else members:
+                if member is not None and not callable(member):
+                    raise ValueError(f"{name} must be functions, got {member!r}")
         self._check_ownership()
 
     @classmethod
@@ -172,6 +184,12 @@ class TrainingPlan:
         """The ELBO objectives of all players, those inside of sums included."""
         parts = [part for player in self.players for part in self.elbo_objectives_of(player)]
         return list({id(part): part for part in parts}.values())
+
+    def in_order(self) -> list[Objective]:
+        """Return the objectives of all players, those with an ELBO first, whose first call makes lazy guides."""
+        own = [player.objective for player in self.players]
+        with_elbo = [any(isinstance(part, ELBOObjective) for part in objective.parts()) for objective in own]
+        return [own[at] for at in sorted(range(len(own)), key=lambda at: not with_elbo[at])]
 
     @staticmethod
     def elbo_objectives_of(player: Player) -> list[ELBOObjective]:

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from pyro_ext.inference.training.objectives import SumObjective
 from pyro_ext.inference.training.plan import TrainingPlan
 from pyro_ext.inference.training.settings import FitSettings
 
-__all__ = ["check_fits", "check_settings", "described_settings"]
+__all__ = ["check_example", "check_fits", "check_settings", "described_settings", "storable"]
 
 
 def described_settings(
@@ -26,8 +27,14 @@ def described_settings(
         prefix = "" if len(plan.players) == 1 else f"players.{player.name}."
         described |= _flat(f"{prefix}optimizer", player.optimizer.as_dict())
         described[f"{prefix}every"] = player.every
+        for part in player.objective.parts():
+            if isinstance(part, SumObjective):
+                described |= _flat(f"{prefix}weights", part.weights)
         for number, objective in enumerate(plan.elbo_objectives_of(player)):
             described |= _flat(f"{prefix}elbo{number or ''}", _described_elbo(objective.elbo))
+    if plan.origin is not None:
+        described |= _flat("model", {"build": plan.origin.build, **plan.origin.options})
+        described |= _flat("data", {"load": plan.origin.load, **plan.origin.data_options})
     return described
 
 
@@ -38,7 +45,7 @@ def check_example(saved: Mapping[str, Any] | None, example: Any) -> None:
         saved: the checkpoint, if there is one.
         example: the first batch, which depends on the data and the seed.
     """
-    if saved is not None and not _equal(saved["fit"]["example"], example):
+    if saved is not None and saved["fit"]["example"] is not None and not _equal(saved["fit"]["example"], example):
         raise ValueError(
             "the data differ from those that the run to resume began with: the first batch is another; use the same "
             "data and options of data"
@@ -85,7 +92,26 @@ def _flat(name: str, value: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    return value if _is_plain(value) else str(value)
+    if _is_plain(value):
+        return value
+    name = getattr(value, "__qualname__", None)  # of functions and classes, whose text has an address in it
+    return str(value) if name is None else f"{value.__module__}:{name}"
+
+
+def storable(batch: Any) -> Any:
+    """Return a batch as plain data that a checkpoint can hold, or None where it holds anything else than tensors.
+
+    Example:
+        >>> storable((torch.zeros(2), None, [object()])) is None
+        True
+    """
+    if batch is None or isinstance(batch, torch.Tensor | bool | int | float | str):
+        return batch
+    if isinstance(batch, tuple | list):
+        parts = [storable(part) for part in batch]
+        lost = any(part is None and given is not None for part, given in zip(parts, batch, strict=True))
+        return None if lost else tuple(parts)
+    return None
 
 
 def check_settings(saved: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> None:

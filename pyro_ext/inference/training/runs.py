@@ -155,7 +155,8 @@ def load_run(folder: str | Path, plan: TrainingPlan | None = None) -> LoadedRun:
 def _load(plan: TrainingPlan, state: Mapping[str, Any], example: Any, seed: int) -> None:
     batch = example if isinstance(example, tuple | list) else (example,)
     with isolated_random_state(seed, torch.device("cpu")):
-        materialise([player.objective for player in plan.players], batch)
+        if example is not None:
+            materialise(plan.in_order(), batch)
     names = [player.name for player in plan.players]
     saved = sorted({key.split(".")[1] for key in state if key.startswith("objectives.")})
     if saved != sorted(names):

@@ -43,10 +43,14 @@ class SchedulerSettings:
     def __init__(self, name: str, *, interval: Literal["step", "epoch"] = "epoch", **options: Any) -> None:
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "interval", one_of("interval", interval, ("step", "epoch")))
-        object.__setattr__(self, "options", dict(options))
+        options = {**options.pop("options", {}), **options}  # as dataclasses.replace hands them over
+        object.__setattr__(self, "options", options)
         _check_options("scheduler", self.kind, {**options, "optimizer": None})
         if self.follows_a_metric and interval == "step":
             raise ValueError(f"interval='step' does not go with {name}, which follows a metric of epochs; use 'epoch'")
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
 
     @property
     def kind(self) -> type[LRScheduler]:
@@ -103,9 +107,12 @@ class OptimizerSettings:
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "scheduler", scheduler)
         object.__setattr__(self, "groups", {pattern: dict(given) for pattern, given in (groups or {}).items()})
-        object.__setattr__(self, "options", dict(options))
+        object.__setattr__(self, "options", {**options.pop("options", {}), **options})
         for given in (self.options, *self.groups.values()):
             _check_options("optimizer", self.kind, {**given, "params": None})
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
 
     @property
     def kind(self) -> type[torch.optim.Optimizer]:
@@ -198,6 +205,10 @@ class FitSettings:
         positive_int("max_epochs", self.max_epochs)
         positive_int("batch_size", self.batch_size)
         optional_positive_int("checkpoint_every_n_steps", self.checkpoint_every_n_steps)
+        for name, kind in (("scheduler", SchedulerSettings), ("early_stopping", EarlyStopping)):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, kind):
+                raise ValueError(f"{name} must be {kind.__name__} or None, got {value!r}")
         if self.seed is not None:
             positive_int("seed", self.seed, minimum=0, maximum=2**31 - 1)
 

@@ -115,7 +115,7 @@ def mean_metrics(
 
 def _like(part: Any, like: Tensor) -> Any:
     if isinstance(part, tuple | list):
-        return type(part)(_like(inner, like) for inner in part)
+        return [_like(inner, like) for inner in part]
     if not isinstance(part, Tensor):
         return part
     return part.to(like) if part.is_floating_point() else part.to(like.device)

@@ -58,7 +58,8 @@ def sample_images(
 
     @torch.no_grad()
     def draw(ax: Axes | None = None) -> Axes:
-        with isolated_random_state(seed, torch.device("cpu")), local_params():
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # seeding touches both generators
+        with isolated_random_state(seed, device), local_params():
             images = sample(number)
         return image_grid(images.reshape(-1, *shape), ax, columns=columns)
 

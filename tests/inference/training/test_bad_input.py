@@ -44,7 +44,8 @@ WRONG = [
     ),
     (
         {"data": 3},
-        "data must be Splits, arrays, a dataset with a length and items by index, or a DataLoader over one, got int",
+        "data must be Splits, arrays, a dataset with a length and items by index, or a DataLoader over one, got int; for "
+        "several arrays that belong together use IndexedTuples",
     ),
     ({"data": {"training": torch.ones(3)}}, "data must have the keys 'train', 'valid' and 'test' only, got training"),
     ({"data": IndexedDataset(torch.zeros(0, 5))}, "data must hold at least one training point, got none"),
@@ -108,7 +109,7 @@ def shared_parameter():
 PLANS = [
     (lambda: TrainingPlan([]), "players must hold at least one player, got none"),
     (lambda: TrainingPlan([objective()]), "players must hold Player objects, got LossObjective("),
-    (lambda: Player("a b", objective()), "name must be a word of letters, digits and underscores, got 'a b'"),
+    (lambda: Player("a b", objective()), "name of a player must be a word of letters, digits and underscores, got"),
     (lambda: Player("a", torch.nn.Linear(1, 1)), "objective of player 'a' must be an Objective such as ELBOObjective"),
     (lambda: Player("a", objective(), every=0), "every must be an integer of at least 1, got 0"),
     (lambda: Player("a", objective(), optimizer="Adam"), "optimizer of player 'a' must be OptimizerSettings such as"),
