@@ -1,13 +1,14 @@
-"""Identification of the neurons of *C. elegans*: the share identified, beside the published figures.
+"""Identification of the neurons of *C. elegans*: the share identified, compared with the published figures.
 
-Activity is simulated on the real connectome, which is looked for under ``PYRO_EXT_DATA``. Published figures are of two
-sources that agree to about .03: (a) the tables of a workshop paper, (b) points read off figure 4b of the conference
-paper. They count all neurons, the known ones included, as the first columns here do: what their authors call naive
-variational inference stands at the level of guessing among the candidates only if known neurons count.
+Activity is simulated on the real connectome, whose file lies under ``PYRO_EXT_DATA``. The published figures come from
+two sources that agree to about .03: (a) the tables of a workshop paper, (b) points read from figure 4b of the
+conference paper. Both count all neurons, the known ones included, as the first columns here do: only then is the
+figure of what their authors call naive variational inference that of guessing among the candidates.
 
-Settings "as published" are those of the authors' script: temperature 1, so without rounding, 200 steps of Adam at 0.1
-for everything, one sample, variance of rounding at most .005. In "slow weights" the means of the weights take five
-times smaller steps: their true values have a spread of .08, less than one step of 0.1.
+The settings "as published" are those of the authors' script: temperature 1, which means no rounding, 200 steps of Adam
+with learning rate 0.1 for all parameters, one sample, variance of rounding at most .005. In "slow weights" the steps of
+the means of the weights are five times smaller: the true weights have a standard deviation of .08, less than one step
+of 0.1.
 
 References:
     | Reparameterizing the Birkhoff polytope for variational permutation inference (Linderman et al., 2018)
@@ -58,9 +59,9 @@ class Training:
     """How a guide is trained.
 
     Attributes:
-        method: the family of distributions, of ``build``.
-        weight_unit: how large the steps of the weights' means are, of ``build``.
-        checkpoints: number of steps -> name of the row that shows the metrics after these steps.
+        method: the family of distributions, an option of ``build``.
+        weight_unit: the size of the steps of the weights' means, an option of ``build``.
+        checkpoints: number of steps -> name of the row that shows the metrics after that number of steps.
     """
 
     method: str
@@ -79,7 +80,7 @@ METHODS = (GUESS, MAP, *(name for training in TRAININGS for name in training.che
 
 @dataclass(frozen=True)
 class Job:
-    """One simulation to identify the neurons of."""
+    """One simulation in which neurons are to be identified."""
 
     candidates: int
     num_worms: int
@@ -93,11 +94,11 @@ class Score:
 
     Attributes:
         job: the simulation.
-        method: the method.
-        every: the share of all neurons identified.
-        unknown: the share of the neurons with several candidates.
-        seconds: processor time, in all for MAP, per step for training.
-        weight_error: the root of the mean square error of the weights, if any are inferred.
+        method: the name of the method.
+        every: the share identified among all neurons.
+        unknown: the share identified among the neurons with several candidates.
+        seconds: the processor time of the whole method for MAP, of one step for training.
+        weight_error: the root mean square error of the weights, if the method infers them.
     """
 
     job: Job
@@ -134,7 +135,7 @@ def run_job(job: Job) -> list[Score]:
 
 
 def train(job: Job, data: WormRecordings, training: Training) -> list[Score]:
-    """Train a guide on all worms at once, and evaluate it after the numbers of steps asked for."""
+    """Train a guide on all worms at once, and evaluate it after each number of steps in ``training.checkpoints``."""
     pyro.set_rng_seed(job.seed)
     plan = build(data, training.method, weight_unit=training.weight_unit)
     assert plan.evaluate is not None
@@ -187,7 +188,7 @@ def _regression(connectome: Tensor, now: Tensor, before: Tensor) -> Tensor:
 
 
 def _assign(weights: Tensor, x: Tensor, candidates: Tensor, now: Tensor, before: Tensor, most: int = 30) -> Tensor:
-    """Climb from a doubly stochastic matrix by Frank-Wolfe steps with exact line search; return a permutation."""
+    """Maximise over doubly stochastic matrices by Frank-Wolfe steps with exact line search; return a permutation."""
     gram = weights.mT @ weights
 
     def bilinear(a: Tensor, b: Tensor) -> Tensor:
@@ -240,27 +241,28 @@ def show_rest(report: Report, scores: list[Score]) -> None:
         mine = [[s for s in scores if s.method == method and s.job.num_worms == w] for w in WORMS]
         times.append([method, *(f"{mean(s.seconds for s in group):.3f}" for group in mine)])
         errors.append([method, *(f"{mean(s.weight_error for s in group):.3f}" for group in mine)])
-    report.table("Processor seconds, per step (MAP: in all), one thread", header, times)
-    report.table("Error of the weights, root mean square (the weights' own: .08)", header, errors)
+    report.table("Processor seconds per step (MAP: of the whole method), one thread", header, times)
+    report.table("Root mean square error of the weights (the weights themselves: .08)", header, errors)
 
 
 REMARKS = (
-    "Counting: published shares are of all neurons, known ones included. What the authors call naive variational "
-    "inference, and their MAP, stand at the level of guessing only then. `unknown only` leaves out every neuron with a "
-    "single candidate.",
-    "Candidates: at nu = .0075 a neuron that is not known beforehand has 9.5 on average, and about 27 of the 254 have "
-    "one only; at nu = .02 it has 34. Counted with the 25 known ones, which have one, these are 8.7 and 31.",
-    "Weights: their prior has variance 1, while the true ones spread by .08. Steps of 0.1 leave larger errors in them "
-    "than five times smaller ones (last table), and permutations settle around wrong weights. This is all that `slow "
-    "weights` changes.",
-    "The simulation makes weights antisymmetric; all methods infer both directions of a connection apart, as the "
-    "authors' script does. The noise has variance 1 and is known to be so.",
-    "Gumbel-Sinkhorn starts from marginals as wide as its prior and sharpens slowly: 200 steps are few for it.",
-    "MAP starts from the centre of the allowed matrices, and so does each of its quadratic assignments (Frank-Wolfe "
-    "steps within the candidates), where the authors' starts from random permutations.",
-    "With one worm and 30 candidates rounding comes out above the published .33, for an unknown reason: what the "
-    "authors' script does not fix, like the start (weights of 0, even marginals here), may differ.",
-    "279 neurons instead of 278; known neurons are drawn anew for each worm, as in the authors' script.",
+    "Counting: published shares count all neurons, the known ones included. Only then are the figures of what the "
+    "authors call naive variational inference, and of their MAP, those of guessing. `unknown only` leaves out every "
+    "neuron with a single candidate.",
+    "Candidates: at nu = .0075 a neuron that is not known beforehand has 9.5 candidates on average, and about 27 of "
+    "the 254 have only one; at nu = .02 it has 34. With the 25 known neurons, which have one each, the averages are "
+    "8.7 and 31.",
+    "Weights: their prior has variance 1, while the true ones have a standard deviation of .08. Steps of 0.1 leave "
+    "larger errors in the weights than steps five times smaller (last table), and the permutations converge given "
+    "wrong weights. `slow weights` changes nothing else.",
+    "The simulation makes weights antisymmetric; all methods infer the two directions of a connection separately, as "
+    "the authors' script does. The noise has variance 1, which all methods know.",
+    "Gumbel-Sinkhorn starts from marginals as wide as its prior, which become narrow slowly: 200 steps are few for it.",
+    "MAP and each of its quadratic assignments (Frank-Wolfe steps within the candidates) start from the centre of "
+    "the allowed matrices; those of the authors start from random permutations.",
+    "With one worm and 30 candidates the figure of rounding is above the published .33, for an unknown reason: what "
+    "the authors' script does not fix, such as the start (here weights of 0 and uniform marginals), may differ.",
+    "There are 279 neurons instead of 278; known neurons are drawn anew for each worm, as in the authors' script.",
 )
 
 
@@ -295,8 +297,10 @@ def _reporting(function: Callable[..., list[Score]]) -> Callable[..., list[Score
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--simulations", type=int, default=5, help="of each kind (default: 5)")
-    parser.add_argument("--processes", type=int, default=1, help="working at the same time (default: 1)")
+    parser.add_argument(
+        "--simulations", type=int, default=5, help="the number of simulations of each kind (default: 5)"
+    )
+    parser.add_argument("--processes", type=int, default=1, help="the number of processes (default: 1)")
     parser.add_argument("--quick", action="store_true", help="one simulation and few steps, to see it run")
     parser.add_argument("--save", action="store_true", help="write the results into benchmarks/results/")
     return parser.parse_args()

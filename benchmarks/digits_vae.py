@@ -1,8 +1,8 @@
-"""Our estimators beside each other and Pyro's own on the categorical autoencoder: variance, time, final bound.
+"""Gradient estimators of this package and of Pyro on the categorical autoencoder: variance, time, final bound.
 
-All are measured at the same weights, those of a leave-one-out run. The log of the total gradient variance is that of
-the mean loss per image of one batch of 100; its standard error is in brackets. Nothing but this package is needed;
-the MNIST part needs ``PYRO_EXT_DATA``.
+All are measured at the same weights, which come from training with the leave-one-out estimator. The log-variance is the
+logarithm of the total variance of the gradient of the mean loss per image, on one batch of 100 images; its standard
+error is in brackets. Nothing but this package is needed; the MNIST part needs ``PYRO_EXT_DATA``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ESTIMATORS: dict[str, Callable[[], ELBO]] = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was measured at one set of weights, by name of the estimator."""
+    """The measurements at one set of weights, by the name of the estimator."""
 
     gradients: dict[str, GradientFigures]
     times: dict[str, StepTime]
@@ -48,7 +48,7 @@ class Comparison:
         return self.gradients[name].log_variance["encoder"]
 
     def speed(self, name: str) -> float:
-        """Return the time per step over that of leave-one-out."""
+        """Return the time per step divided by that of leave-one-out."""
         return self.times[name].wall / self.times[PAIR].wall
 
 
@@ -69,43 +69,43 @@ def main() -> None:
 def _at_trained_weights(
     report: Report, splits: Splits, num_latents: int, epochs: int, options: argparse.Namespace
 ) -> Comparison:
-    built = vae.autoencoder(splits, num_latents)
-    vae.train(built, ESTIMATORS[PAIR](), splits.train, epochs)
+    plan = vae.autoencoder(splits, num_latents)
+    vae.train(plan, ESTIMATORS[PAIR](), splits.train, epochs)
     batch = (splits.train.x[: vae.BATCH_SIZE], None, torch.arange(vae.BATCH_SIZE))
     elbos = {name: make() for name, make in ESTIMATORS.items()}
-    subject = Subject(built.model, built.guide, batch, size=len(splits.train))
+    subject = Subject(vae.bound(plan).model, vae.bound(plan).guide, batch, size=len(splits.train))
     gradients = compare_gradients(elbos, subject, repeats=options.repeats)
-    steps = {name: vae.step(built, elbo, batch) for name, elbo in elbos.items()}
-    found = Comparison(gradients, interleaved_times(steps, options.rounds))
+    steps = {name: vae.step(plan, elbo, batch) for name, elbo in elbos.items()}
+    comparison = Comparison(gradients, interleaved_times(steps, options.rounds))
     title = f"{splits.name}, N = {num_latents}, after {epochs} epochs of leave-one-out, {options.repeats} repeats"
     header = ["estimator", "log variance, encoder", "decoder", "ms per step", "CPU ms", "time / leave-one-out"]
-    report.table(title, header, [_row(name, found) for name in steps])
-    return found
+    report.table(title, header, [_row(name, comparison) for name in steps])
+    return comparison
 
 
-def _row(name: str, found: Comparison) -> list[str]:
-    figures, time = found.gradients[name], found.times[name]
+def _row(name: str, comparison: Comparison) -> list[str]:
+    figures, time = comparison.gradients[name], comparison.times[name]
     variances = [f"{figures.log_variance[g]:.2f} ({figures.log_variance_error[g]:.2f})" for g in ("encoder", "decoder")]
-    return [name, *variances, f"{time.wall:.1f}", f"{time.cpu:.1f}", f"{found.speed(name):.2f}"]
+    return [name, *variances, f"{time.wall:.1f}", f"{time.cpu:.1f}", f"{comparison.speed(name):.2f}"]
 
 
 def _mnist(report: Report, options: argparse.Namespace) -> Comparison | None:
     if not os.environ.get("PYRO_EXT_DATA"):
-        report.text("MNIST left out: PYRO_EXT_DATA does not name a folder that holds it.", "")
+        report.text("MNIST is left out: PYRO_EXT_DATA does not name a folder that holds it.", "")
         return None
     return _at_trained_weights(report, mnist(), 20, options.mnist_epochs, options)
 
 
 def _final_bounds(report: Report, options: argparse.Namespace) -> dict[str, list[float]]:
-    """Train with three estimators from the same initial weights and report the held-out bounds, one per seed."""
+    """Train with three estimators from the same initial weights; report the held-out bounds, one for each seed."""
     splits = digits()
     bounds: dict[str, list[float]] = {name: [] for name in (PYRO, PAIR, SET)}
-    for name, found in bounds.items():
+    for name, of_seeds in bounds.items():
         for seed in range(options.seeds):
-            built = vae.autoencoder(splits, 2, seed)
-            vae.train(built, ESTIMATORS[name](), splits.train, options.bound_epochs, seed)
-            found.append(vae.negative_bound(built, splits.valid))
-    rows = [[name, *(f"{bound:.2f}" for bound in found)] for name, found in bounds.items()]
+            plan = vae.autoencoder(splits, 2, seed)
+            vae.train(plan, ESTIMATORS[name](), splits.train, options.bound_epochs, seed)
+            of_seeds.append(vae.negative_bound(plan, splits.valid))
+    rows = [[name, *(f"{bound:.2f}" for bound in of_seeds)] for name, of_seeds in bounds.items()]
     title = f"digits, N = 2, validation negative ELBO after {options.bound_epochs} epochs"
     report.table(title, ["estimator", *(f"seed {seed}" for seed in range(options.seeds))], rows)
     return bounds
@@ -127,27 +127,29 @@ def _check_bounds(report: Report, bounds: dict[str, list[float]]) -> None:
     report.check(gap >= 3, f"N = 2: final bound of the {SET} at least 3 nats below {PYRO}'s, every seed: {gap:.2f}")
 
 
-def _at_least(report: Report, where: str, found: Comparison, other: str, margin: float) -> None:
-    gap = found.encoder(other) - found.encoder(SET)
+def _at_least(report: Report, where: str, comparison: Comparison, other: str, margin: float) -> None:
+    gap = comparison.encoder(other) - comparison.encoder(SET)
     requirement = f"{where}: encoder log-variance of the {SET} at least {margin:g} below {other}'s"
     report.check(gap >= margin, f"{requirement}: {gap:.2f}")
 
 
-def _within(report: Report, where: str, found: Comparison) -> None:
-    gap = found.encoder(SET) - found.encoder(PAIR)
+def _within(report: Report, where: str, comparison: Comparison) -> None:
+    gap = comparison.encoder(SET) - comparison.encoder(PAIR)
     report.check(abs(gap) <= 0.1, f"{where}: encoder log-variance of the {SET} within 0.1 of {PAIR}'s: {gap:+.2f}")
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=400, help="gradients per estimator (default: 400)")
-    parser.add_argument("--epochs", type=int, default=75, help="training before digits are measured (default: 75)")
-    parser.add_argument("--mnist-epochs", type=int, default=75, help="the same on MNIST (default: 75)")
-    parser.add_argument("--bound-epochs", type=int, default=60, help="training for the final bounds (default: 60)")
-    parser.add_argument("--seeds", type=int, default=2, help="runs of each for the final bounds (default: 2)")
-    parser.add_argument("--rounds", type=int, default=20, help="timing rounds of three steps (default: 20)")
-    parser.add_argument("--threads", type=int, default=2, help="of torch (default: 2)")
-    parser.add_argument("--quick", action="store_true", help="a few repeats of everything, nothing judged")
+    parser.add_argument(
+        "--repeats", type=int, default=400, help="the number of gradients of each estimator (default: 400)"
+    )
+    parser.add_argument("--epochs", type=int, default=75, help="epochs before the digits are measured (default: 75)")
+    parser.add_argument("--mnist-epochs", type=int, default=75, help="epochs before MNIST is measured (default: 75)")
+    parser.add_argument("--bound-epochs", type=int, default=60, help="epochs before the final bounds (default: 60)")
+    parser.add_argument("--seeds", type=int, default=2, help="seeds of the final bounds of each estimator (default: 2)")
+    parser.add_argument("--rounds", type=int, default=20, help="rounds of three timed steps (default: 20)")
+    parser.add_argument("--threads", type=int, default=2, help="the number of threads of PyTorch (default: 2)")
+    parser.add_argument("--quick", action="store_true", help="a few repeats of everything, no requirement checked")
     parser.add_argument("--save", action="store_true", help="write the results into benchmarks/results/")
     options = parser.parse_args()
     if options.quick:

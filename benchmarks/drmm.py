@@ -1,10 +1,10 @@
-"""The Deep Rendering Mixture Model with few labels, beside a supervised network of the same shape and budget.
+"""The Deep Rendering Mixture Model with few labels, compared with a supervised network of the same shape and budget.
 
-Both are the same program: the supervised network has no loss but that of the labels. Between them stand networks with
-one further loss each. Errors are on held-out images, in per cent, and no setting was chosen on them except the weight
-in the row ``all, reconstruction 5``. The digits come with scikit-learn; MNIST is read from PYRO_EXT_DATA: its first
-8,000 test images serve for training, the last 2,000 are held out. Results are kept under ``runs/drmm``, so that an
-interrupted benchmark continues where it was when it is started again.
+Both are the same program: the supervised network has only the loss of the labels. Further rows add one more loss each.
+Errors are those on held-out images, in per cent, and no setting was chosen on them except the weight in the row ``all,
+reconstruction 5``. The digits come with scikit-learn; MNIST is read from PYRO_EXT_DATA: its first 8,000 test images
+serve for training, the last 2,000 are held out. Results are kept under ``runs/drmm``, so that an interrupted benchmark
+continues when it is started again.
 
 References:
     | A probabilistic framework for deep learning (Patel, Nguyen and Baraniuk, 2016)
@@ -109,7 +109,7 @@ def mean_square(data: Splits) -> float:
 
 
 def speed(report: Report, saved: SavedResults, data: Splits, name: str, seeds: range) -> None:
-    """Tabulate how many epochs it takes to reach given errors with all labels, with reconstruction and without."""
+    """Tabulate the number of epochs to reach given errors with all labels, with and without reconstruction."""
     rows = []
     for losses, weight in {"supervised": 0.0, "+ reconstruction": 0.5, "+ reconstruction 5": 5.0}.items():
         weights = LOSSES["supervised"] | {"reconstruction_weight": weight}
@@ -127,7 +127,7 @@ def _first(errors: list[float], level: float) -> str:
 
 
 def clusters(report: Report, saved: SavedResults, data: Splits, seeds: range = range(3)) -> None:
-    """Tabulate the errors of clusters, learned without labels, beside those of k-means on pixels."""
+    """Tabulate the errors of clusters learned without labels, and those of k-means on pixels."""
     rows = []
     for name, layers in NETS.items():
         runs = [saved.get(f"no labels, {name}, seed {s}", partial(cluster, data, layers, s)) for s in seeds]
@@ -170,10 +170,12 @@ def _save_plots(model: DRMM, data: Splits, images: torch.Tensor, work: Path) -> 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=[*PARTS])
-    parser.add_argument("--mnist-seeds", type=int, default=3, help="seeds for single losses on MNIST (default: 3)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=[*PARTS], help="which parts to run")
+    parser.add_argument(
+        "--mnist-seeds", type=int, default=3, help="the number of seeds for single losses on MNIST (default: 3)"
+    )
     parser.add_argument("--work", type=Path, default=WORK, help="the folder in which results are kept")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="the number of threads of PyTorch (default: 1)")
     parser.add_argument("--save", action="store_true", help="write the report and the plots into benchmarks/results")
     return parser.parse_args()
 

@@ -1,8 +1,9 @@
-"""Gradient estimators beside those of Storchastic: bias, variance and time per step, in one process.
+"""Gradient estimators compared with those of Storchastic: bias, variance and time per step, in one process.
 
-Both sides see the same weights and the same batch. The toy has an exact gradient; so has the autoencoder with two
-latent variables (all 100 codes are enumerated), and with 20 (10^20 codes) independent leave-one-out draws stand in.
-Storchastic lives in an environment of its own, made by ``make bench``; without it, our side runs alone.
+Both packages see the same weights and the same batch. The exact gradient is known for the toy problem and for the
+autoencoder with two latent variables, whose 100 codes are enumerated. With 20 latent variables (10^20 codes) the mean
+of independent leave-one-out estimates takes its place. Storchastic needs an environment of its own, made by
+``make bench``; without it, only our estimators run.
 """
 
 from __future__ import annotations
@@ -21,12 +22,7 @@ from support.report import Report
 from support.timing import StepTime, interleaved_times
 
 from pyro_ext.datasets import Batch, digits
-from pyro_ext.inference import (
-    Built,
-    TraceLeaveOneOut_ELBO,
-    TraceSampleSet_ELBO,
-    TraceUnorderedSet_ELBO,
-)
+from pyro_ext.inference import TraceLeaveOneOut_ELBO, TraceSampleSet_ELBO, TraceUnorderedSet_ELBO, TrainingPlan
 
 OURS: dict[str, Callable[..., TraceSampleSet_ELBO]] = {
     "unordered set": TraceUnorderedSet_ELBO,
@@ -40,7 +36,7 @@ Sides = dict[str, Step]  # "ours" and, where it is installed, "theirs"
 
 
 class Bias(NamedTuple):
-    """How far an estimate is from the truth: as a fraction of it, and in standard errors."""
+    """The distance of an estimate from the true value: as a fraction of that value, and in standard errors."""
 
     relative: float
     z: float
@@ -52,7 +48,7 @@ class Bias(NamedTuple):
 def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
-    report = Report("estimators", "Gradient estimators, ours beside Storchastic's")
+    report = Report("estimators", "Gradient estimators, ours and Storchastic's")
     peer = _peer(report)
     ours = [*compare_on_toy(report, peer, options), *compare_on_digits(report, peer, options)]
     if not options.quick:
@@ -63,7 +59,7 @@ def main() -> None:
 
 
 def compare_on_toy(report: Report, peer: ModuleType | None, options: argparse.Namespace) -> list[Bias]:
-    """Report the toy's table; return our biases."""
+    """Report the table of the toy problem; return our biases."""
     rows, ours = [], []
     for eta in (0.0, -4.0):
         for k in (2, 4, 7, 8):
@@ -107,21 +103,21 @@ def _repeated_gradients(step: Step, parameter: torch.nn.Parameter, repeats: int)
 
 
 def compare_on_digits(report: Report, peer: ModuleType | None, options: argparse.Namespace) -> list[Bias]:
-    """Report the autoencoder's table; return our biases."""
+    """Report the table of the autoencoder; return our biases."""
     splits = digits()
     batch = (splits.train.x[: vae.BATCH_SIZE], None, torch.arange(vae.BATCH_SIZE))
     rows, times, ours = [], {}, []
     for num_latents in (2, 20):
-        built = vae.autoencoder(splits, num_latents)
+        plan = vae.autoencoder(splits, num_latents)
         for weights, epochs in (("initial", 0), ("trained", options.epochs)):
-            vae.train(built, TraceLeaveOneOut_ELBO(K, max_plate_nesting=1), splits.train, epochs)
-            references = _references(built, batch, num_latents, options.repeats)
-            estimators = _digits_sides(built, batch, peer)
-            found = _times_in_turn(estimators, options.rounds)
+            vae.train(plan, TraceLeaveOneOut_ELBO(K, max_plate_nesting=1), splits.train, epochs)
+            references = _references(plan, batch, num_latents, options.repeats)
+            estimators = _digits_sides(plan, batch, peer)
+            taken = _times_in_turn(estimators, options.rounds)
             for name, sides in estimators.items():
-                times[num_latents, weights, name] = found[name]
-                biases, cells = _digits_cells(built, sides, references, options.repeats)
-                rows.append([str(num_latents), weights, name, *cells, *_time_cells(found[name])])
+                times[num_latents, weights, name] = taken[name]
+                biases, cells = _digits_cells(plan, sides, references, options.repeats)
+                rows.append([str(num_latents), weights, name, *cells, *_time_cells(taken[name])])
                 ours += biases
     header = ["N", "weights", "estimator", "encoder bias (z)", "theirs", "decoder bias (z)", "theirs"]
     header += ["log variance enc / dec", "theirs", "ms", "theirs", "ratio"]
@@ -132,54 +128,54 @@ def compare_on_digits(report: Report, peer: ModuleType | None, options: argparse
     return ours
 
 
-def _digits_sides(built: Built, batch: Batch, peer: ModuleType | None) -> dict[str, Sides]:
+def _digits_sides(plan: TrainingPlan, batch: Batch, peer: ModuleType | None) -> dict[str, Sides]:
     """Return the steps by name of the estimator; the KL term is in closed form unless the name says otherwise."""
-    found: dict[str, Sides] = {}
+    steps: dict[str, Sides] = {}
     for name, elbo in OURS.items():
-        found[name] = {"ours": vae.step(built, elbo(K, analytic_kl=True, max_plate_nesting=1), batch)}
+        steps[name] = {"ours": vae.step(plan, elbo(K, analytic_kl=True, max_plate_nesting=1), batch)}
         if peer is not None:
-            found[name]["theirs"] = peer.vae_step(built, batch[0], name, K)
-        found[f"{name}, sampled KL"] = {"ours": vae.step(built, elbo(K, max_plate_nesting=1), batch)}
-    return found
+            steps[name]["theirs"] = peer.vae_step(plan, batch[0], name, K)
+        steps[f"{name}, sampled KL"] = {"ours": vae.step(plan, elbo(K, max_plate_nesting=1), batch)}
+    return steps
 
 
 def _times_in_turn(estimators: dict[str, Sides], rounds: int) -> dict[str, dict[str, StepTime]]:
-    """Time both sides of all estimators together, so that rows can be compared as well."""
+    """Time both packages and all estimators in turns, so that rows can be compared too."""
     steps = {f"{side}: {name}": step for name, sides in estimators.items() for side, step in sides.items()}
     taken = interleaved_times(steps, rounds)
     return {name: {side: taken[f"{side}: {name}"] for side in sides} for name, sides in estimators.items()}
 
 
-def _references(built: Built, batch: Batch, num_latents: int, repeats: int) -> dict[str, Reference]:
-    """Return the true gradient where all codes can be enumerated, else what leave-one-out draws give for it."""
-    groups = vae.parameter_groups(built)
+def _references(plan: TrainingPlan, batch: Batch, num_latents: int, repeats: int) -> dict[str, Reference]:
+    """Return the exact gradient where all codes can be enumerated, else the mean of leave-one-out estimates."""
+    groups = vae.parameter_groups(plan)
     if num_latents <= 2:
         exact = TraceSampleSet_ELBO(estimator="exact", analytic_kl=True, max_plate_nesting=1)
-        means = {name: m.mean for name, m in measure(vae.step(built, exact, batch), groups, 1).items()}
+        means = {name: m.mean for name, m in measure(vae.step(plan, exact, batch), groups, 1).items()}
         return {name: Reference(mean / mean.norm(), float(mean.norm())) for name, mean in means.items()}
-    draws = vae.step(built, TraceLeaveOneOut_ELBO(K, analytic_kl=True, max_plate_nesting=1), batch)
+    draws = vae.step(plan, TraceLeaveOneOut_ELBO(K, analytic_kl=True, max_plate_nesting=1), batch)
     directions = {name: m.mean / m.mean.norm() for name, m in measure(draws, groups, repeats, seed=101).items()}
-    # draws of their own: along the direction that the same draws chose, they would look too long
+    # New draws: along the direction of their own mean, the same draws would have too large a component.
     second = measure(draws, groups, repeats, directions, seed=102)
     return {name: Reference(directions[name], *second[name].component) for name in groups}
 
 
 def _digits_cells(
-    built: Built, sides: Sides, references: dict[str, Reference], repeats: int
+    plan: TrainingPlan, sides: Sides, references: dict[str, Reference], repeats: int
 ) -> tuple[list[Bias], list[str]]:
-    groups = vae.parameter_groups(built)
+    groups = vae.parameter_groups(plan)
     directions = {name: reference.direction for name, reference in references.items()}
     moments = {side: measure(step, groups, repeats, directions) for side, step in sides.items()}
     ours, cells = [], []
     for group, reference in references.items():
-        biases = {side: Bias(*reference.relative_bias(found[group])) for side, found in moments.items()}
+        biases = {side: Bias(*reference.relative_bias(of_groups[group])) for side, of_groups in moments.items()}
         ours.append(biases["ours"])
         cells += _pair(biases, str)
     return ours, [*cells, *_pair(moments, _log_variances)]
 
 
 def _log_variances(moments: dict[str, Moments]) -> str:
-    return " / ".join(f"{found.log_variance:.2f}" for found in moments.values())
+    return " / ".join(f"{of_group.log_variance:.2f}" for of_group in moments.values())
 
 
 def _pair(values: Mapping[str, Any], show: Callable[[Any], str]) -> list[str]:
@@ -193,14 +189,14 @@ def _ratio(values: dict[str, float]) -> str:
 
 
 def _time_cells(times: dict[str, StepTime]) -> list[str]:
-    wall = {side: found.wall for side, found in times.items()}
+    wall = {side: time.wall for side, time in times.items()}
     return [*_pair(wall, lambda milliseconds: f"{milliseconds:.1f}"), _ratio(wall)]
 
 
 def _check_speed(report: Report, times: dict[tuple[int, str, str], dict[str, StepTime]]) -> None:
-    for (num_latents, weights, name), found in times.items():
-        if name == "unordered set" and "theirs" in found:
-            ratio = found["ours"].wall / found["theirs"].wall
+    for (num_latents, weights, name), sides in times.items():
+        if name == "unordered set" and "theirs" in sides:
+            ratio = sides["ours"].wall / sides["theirs"].wall
             requirement = f"unordered set, N = {num_latents}, {weights} weights: step at most 0.5 x Storchastic's"
             report.check(ratio <= 0.5, f"{requirement}: {ratio:.2f} x")
 
@@ -208,22 +204,26 @@ def _check_speed(report: Report, times: dict[tuple[int, str, str], dict[str, Ste
 def _peer(report: Report) -> ModuleType | None:
     if importlib.util.find_spec("storch") is None:
         report.text(
-            "Storchastic is not installed here: our side runs alone. `make bench` makes an environment with it."
+            "Storchastic is not installed here: only our estimators run. `make bench` makes an environment with it."
         )
         return None
-    from support import peer  # last: it changes torch
+    from support import peer  # imported last, since it changes torch
 
-    report.text("Each side runs under its own default: ours with distributions validated, Storchastic's without.", "")
+    report.text(
+        "Each package runs with its own default: ours with validation of distributions, Storchastic without.", ""
+    )
     return peer
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=200, help="gradients per estimator (default: 200)")
-    parser.add_argument("--epochs", type=int, default=75, help="training before 'trained' is measured (default: 75)")
-    parser.add_argument("--rounds", type=int, default=20, help="timing rounds of three steps (default: 20)")
-    parser.add_argument("--threads", type=int, default=2, help="of torch (default: 2)")
-    parser.add_argument("--quick", action="store_true", help="a few repeats of everything, nothing judged")
+    parser.add_argument(
+        "--repeats", type=int, default=200, help="the number of gradients of each estimator (default: 200)"
+    )
+    parser.add_argument("--epochs", type=int, default=75, help="epochs before 'trained' is measured (default: 75)")
+    parser.add_argument("--rounds", type=int, default=20, help="rounds of three timed steps (default: 20)")
+    parser.add_argument("--threads", type=int, default=2, help="the number of threads of PyTorch (default: 2)")
+    parser.add_argument("--quick", action="store_true", help="a few repeats of everything, no requirement checked")
     parser.add_argument("--save", action="store_true", help="write the results into benchmarks/results/")
     options = parser.parse_args()
     if options.quick:

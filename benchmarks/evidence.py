@@ -1,10 +1,10 @@
-"""Nineteen ways to the evidence of tree topologies: which of them find the posterior that a long MrBayes run found.
+"""The evidence of tree topologies by nineteen methods, compared with the posterior of a long run of MrBayes.
 
-The trees are the 42 most probable ones of the alignment DS1 under JC69 with exponential branch lengths of mean .1, 95 %
-of the posterior; their frequencies in a run of ten billion steps tell the evidence of each. Methods that need no Markov
-chains are run on all of them, the others on the five most probable. What is found is kept line by line under
-``runs/evidence-ds1``; a run that is stopped goes on from there when it is started again, and ``--report`` prints the
-tables of what there is. The alignment and the trees are found under PYRO_EXT_DATA.
+The trees are the 42 most probable ones of the alignment DS1 under JC69 with exponential branch lengths of mean .1; they
+have 95 % of the posterior probability. The evidence of each follows from its frequency in a run of ten billion steps.
+Methods that need no Markov chains run on all of these trees, the others on the five most probable. Estimates are saved
+line by line under ``runs/evidence-ds1``; a stopped run continues when it is started again, and ``--report`` prints the
+tables of the estimates so far. The alignment and the trees lie under PYRO_EXT_DATA.
 
 References:
     | 19 dubious ways to compute the marginal likelihood of a phylogenetic tree topology (Fourment et al., 2020)
@@ -32,7 +32,7 @@ from pyro_ext.phylo.alignment_files import read_alignment
 from pyro_ext.plotting import given_or_new, save
 
 WORK = Path(__file__).resolve().parents[1] / "runs" / "evidence-ds1"
-LOG_EVIDENCE = -7108.42  # of the alignment, all trees together, by stepping-stone sampling
+LOG_EVIDENCE = -7108.42  # of the alignment, over all trees, by stepping-stone sampling
 BATCH = 32
 FEW = 5
 GOOD, BAD = 0.01, 0.05  # RMSD of split frequencies, as in the paper's figures
@@ -60,8 +60,8 @@ CHAINS = (
 )
 GROUPS = (FAST, *CHAINS)
 
-# An independent implementation on the same trees, with 600 draws where it samples, and plain exponential laws for
-# branches of length zero: KL, RMSD of splits, mean and spread of log Z - gold, seconds.
+# Another implementation on the same trees, with 600 draws where it samples, and plain exponential distributions for
+# branches of length zero: KL, RMSD of splits, mean and standard deviation of log Z - gold, seconds.
 ELSEWHERE = {
     "gamma_laplus_is": (0.0024, 0.0029, 0.034, 0.080, 2.2),
     "lognormal_laplus": (0.0497, 0.0286, 4.23, 0.365, 1.46),
@@ -103,7 +103,7 @@ def load() -> tuple[Alignment, Gold]:
 
 
 def run_all(store: Store, alignment: Alignment, gold: Gold, options: argparse.Namespace) -> None:
-    """Run what is missing, a group of methods on a tree at a time."""
+    """Run what is missing: one group of methods on one tree at a time."""
     tasks = [(group, tree) for group in GROUPS for tree in range(FEW if group in CHAINS else len(gold.trees))]
     for group, tree in tasks:
         if group.name not in options.groups or store.find(tree, options.seed, group) is not None:
@@ -114,39 +114,42 @@ def run_all(store: Store, alignment: Alignment, gold: Gold, options: argparse.Na
 
 
 def describe(report: Report) -> None:
-    """Say what was run at which sizes."""
+    """Report the settings of each group of methods, and what the columns mean."""
     lines = [f"- {', '.join(group.methods)}: {group.sizes or 'default settings'}" for group in GROUPS]
     report.text("Settings, where they are not the defaults:", "", *lines, "")
     report.text(
-        "KL, RMSD and asdsf compare probabilities of topologies, scaled to sum to 1, with those of the long run; the",
-        "evidence by that run, gold, is known to .2 nats, alike for all topologies. s/tree: the median time, scaled by",
-        "the share of a core that the process had; posterior draws and fits that methods share count for each of them.",
+        "KL, RMSD and asdsf compare probabilities of topologies, scaled to sum to 1, with those of the long run. The",
+        "column `log Z - gold` compares with the log-evidence according to that run, which has an error of about .2",
+        "nats, the same for all topologies. s/tree is the median time, scaled by the share of a core that the process",
+        "had; draws and fits that several methods share count for each of them.",
         "",
     )
 
 
 def tabulate(report: Report, store: Store, gold: Gold, count: int, seed: int) -> dict[str, tuple[Scores, float]]:
-    """Print the scores of methods run on the first ``count`` trees; return them and the median seconds."""
-    found, rows = {}, []
+    """Report the scores of methods on the first ``count`` trees; return them with the median seconds."""
+    scored, rows = {}, []
     for method, records in _by_method(store, count, seed).items():
         estimates = torch.tensor([record.log_evidence for record in records], dtype=torch.float64)
         errors = torch.tensor([record.std_error for record in records])
         scores = gold.scores(estimates)
         known = [record.seconds * record.share for record in records if record.share == record.share]
         seconds = median(known or [record.seconds for record in records])
-        found[method] = scores, seconds
+        scored[method] = scores, seconds
         rows.append([method, *_cells(scores), _number(float(errors.square().mean().sqrt())), f"{seconds:.1f}"])
         if count > FEW and method in ELSEWHERE:
             kl, rmsd, bias, spread, took = ELSEWHERE[method]
-            rows.append(["- elsewhere", *_cells(Scores(kl, rmsd, float("nan"), bias, spread)), "", f"{took}"])
+            rows.append(
+                ["- other implementation", *_cells(Scores(kl, rmsd, float("nan"), bias, spread)), "", f"{took}"]
+            )
     header = ["method", "KL", "split RMSD", "asdsf", "log Z - gold", "its sd", "std. error", "s/tree"]
     if rows:
         report.table(f"The {count} most probable topologies", header, rows)
-    return found
+    return scored
 
 
 def rank(report: Report, few: dict[str, tuple[Scores, float]]) -> None:
-    """Print the methods from best to worst, and which are worse than the height of the posterior at its mode."""
+    """Report the methods from best to worst, and those that are worse than the height of the posterior mode."""
     if not few:
         return
     order = sorted(few, key=lambda method: few[method][0].kl)
@@ -163,7 +166,7 @@ def rank(report: Report, few: dict[str, tuple[Scores, float]]) -> None:
 
 
 def check(report: Report, everywhere: dict[str, tuple[Scores, float]], few: dict[str, tuple[Scores, float]]) -> None:
-    """Say which requirements are met."""
+    """Report which requirements are met."""
     if "gamma_laplus_is" in everywhere:
         scores, _ = everywhere["gamma_laplus_is"]
         report.check(scores.kl <= 0.005, f"gamma_laplus_is: KL {scores.kl:.4f}, at most .005")
@@ -175,7 +178,7 @@ def check(report: Report, everywhere: dict[str, tuple[Scores, float]], few: dict
 
 
 def draw(few: dict[str, tuple[Scores, float]], path: Path) -> Path:
-    """Plot how far each method is off against the time it takes; lines divide good, fair and bad."""
+    """Plot the error of each method against its time; lines separate good, fair and bad."""
     ax = given_or_new(None, width=8.0, height=5.5)
     for method, (scores, seconds) in few.items():
         ax.plot(seconds, scores.rmsd, "o", color="C0")
@@ -183,21 +186,21 @@ def draw(few: dict[str, tuple[Scores, float]], path: Path) -> Path:
     for threshold in (GOOD, BAD):
         ax.axhline(threshold, color="gray", linewidth=0.8, linestyle="--")
     ax.set(xscale="log", yscale="log", xlabel="seconds per topology", ylabel="RMSD of split frequencies")
-    ax.set_xlim(right=4 * ax.get_xlim()[1])  # room for names
+    ax.set_xlim(right=4 * ax.get_xlim()[1])  # space for the names
     ax.set_title(f"DS1, the {FEW} most probable topologies")
     return save(ax, path)
 
 
 def _by_method(store: Store, count: int, seed: int) -> dict[str, list[Record]]:
     """Return the records of each method that was run on all of the first ``count`` trees."""
-    found: dict[str, list[Record]] = {}
+    by_method: dict[str, list[Record]] = {}
     for group in GROUPS:
         records = [store.find(tree, seed, group) for tree in range(count)]
         for i, method in enumerate(group.methods):
             whole = [own[i] for own in records if own is not None]
             if len(whole) == count:
-                found[method] = whole
-    return {method: found[method] for method in EVIDENCE_METHODS if method in found}
+                by_method[method] = whole
+    return {method: by_method[method] for method in EVIDENCE_METHODS if method in by_method}
 
 
 def _cells(scores: Scores) -> list[str]:
@@ -217,10 +220,10 @@ def _options() -> argparse.Namespace:
     names = [group.name for group in GROUPS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--groups", nargs="+", choices=names, default=names, help="which groups of methods to run")
-    parser.add_argument("--report", action="store_true", help="run nothing, print the tables of what there is")
-    parser.add_argument("--work", type=Path, default=WORK, help="folder of the estimates")
-    parser.add_argument("--seed", type=int, default=0, help="of everything")
-    parser.add_argument("--threads", type=int, default=1, help="of PyTorch")
+    parser.add_argument("--report", action="store_true", help="run nothing, print the tables of the estimates so far")
+    parser.add_argument("--work", type=Path, default=WORK, help="the folder of the estimates")
+    parser.add_argument("--seed", type=int, default=0, help="the seed of all estimates")
+    parser.add_argument("--threads", type=int, default=1, help="the number of threads of PyTorch")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/evidence-DATE-MACHINE.md")
     return parser.parse_args()
 

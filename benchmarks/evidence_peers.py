@@ -1,8 +1,9 @@
-"""The parts of ``estimate_evidence`` beside well-kept libraries: processor time and errors for known evidence.
+"""The parts of ``estimate_evidence`` compared with other libraries: processor time and errors for known evidence.
 
-Hamiltonian Monte Carlo of many chains at once beside NUTS of ``pyro.infer``; nested sampling beside dynesty; effective
-sample sizes and tail indices beside ArviZ and ``pyro.ops.stats``. The models have eight latents and an evidence in
-closed form. Every peer does the same work in the same process, with its default settings but for the sizes stated.
+Hamiltonian Monte Carlo of many chains at once is compared with NUTS of ``pyro.infer``, nested sampling with dynesty,
+effective sample sizes and tail indices with ArviZ and ``pyro.ops.stats``. The models have eight latent variables and an
+evidence in closed form. Each library does the same work in the same process, with its default settings except for the
+sizes stated.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     warnings.simplefilter("ignore")
-    report = Report("evidence_peers", "The parts of evidence estimation beside NUTS, dynesty and ArviZ")
+    report = Report("evidence_peers", "The parts of evidence estimation, compared with NUTS, dynesty and ArviZ")
     report.text(f"- peers: {', '.join(f'{name} {version(name)}' for name in ('dynesty', 'arviz'))}", "")
     draws = 200 if options.quick else 1000
     rates = compare_chains(report, draws)
@@ -70,7 +71,7 @@ def main() -> None:
 
 
 def compare_chains(report: Report, draws: int) -> dict[str, float]:
-    """Draw from posteriors; return how many times more effective draws a second ours makes than NUTS at its best."""
+    """Draw from posteriors; return our effective draws a second divided by those of the best NUTS."""
     rows, ratios = [], {}
     for known in PROBLEMS:
         begin = processor_seconds()
@@ -95,15 +96,15 @@ def compare_chains(report: Report, draws: int) -> dict[str, float]:
     header = ["model", "sampler", "processor s", "least ESS", "ESS a second", "bridge - exact", "std. error"]
     report.table(f"{draws} draws from the posterior after 150 warm-up steps", header, rows, labels=2)
     report.text(
-        "Ours includes the variational fit that chains start from. NUTS runs its chains one after another here; with",
-        "more processors than chains it starts a process for each, to which the model is pickled.",
+        "Our time includes the variational fit from which chains start. NUTS runs its chains one after another here;",
+        "with more processors than chains it starts a process for each, to which the model is pickled.",
         "",
     )
     return ratios
 
 
 def compare_powers(report: Report, known: KnownEvidence, num_powers: int, draws: int) -> float:
-    """Draw from power posteriors; return how many times more effective draws a second ours makes."""
+    """Draw from power posteriors; return our effective draws a second divided by those of NUTS."""
     settings = EvidenceSettings(num_powers=num_powers, num_power=draws)
     begin = processor_seconds()
     ours = Workspace(Problem(known.model, vectorize=True), settings, seed=0).powers()
@@ -123,7 +124,7 @@ def compare_powers(report: Report, known: KnownEvidence, num_powers: int, draws:
 
 
 def compare_nested(report: Report, num_live: int, repeats: int) -> dict[str, float]:
-    """Run nested sampling; return how many times faster ours is than dynesty on the same Pyro model."""
+    """Run nested sampling; return the time of dynesty divided by ours, on the same Pyro model."""
     rows, ratios = [], {}
     for known in PROBLEMS:
         ways = {OURS: _ours_nested(known, num_live, repeats)}
@@ -142,16 +143,16 @@ def compare_nested(report: Report, num_live: int, repeats: int) -> dict[str, flo
     header = ["model", "sampler", "runs", "processor s", "evaluations", "mean error", "RMSE", "std. error"]
     report.table(f"Nested sampling with {num_live} live points", header, rows, labels=2)
     report.text(
-        "dynesty asks for the prior as a transform of the unit cube, written by hand here, and evaluates the",
-        "likelihood at one point a call; ours takes any Pyro model with a proper prior as it is, and evaluates the",
-        "likelihood at half as many points at once as there are live points.",
+        "dynesty needs the prior as a transform of the unit cube, written by hand here, and evaluates the likelihood",
+        "at one point in each call. Our sampler takes any Pyro model with a proper prior, and evaluates the likelihood",
+        "at half as many points at once as there are live points.",
         "",
     )
     return ratios
 
 
 def compare_ess(report: Report, lengths: tuple[int, int]) -> float:
-    """Compare effective sample sizes of autoregressions; return how far their means are from ArviZ's."""
+    """Compare effective sample sizes of autoregressions; return the largest relative difference from ArviZ's."""
     rows, largest = [], 0.0
     for num_draws, num_series, num_chains in ((lengths[0], 50, 4), (lengths[1], 20, 1)):
         series = _autoregression(0.5, num_draws, num_series, num_chains)
@@ -168,8 +169,8 @@ def compare_ess(report: Report, lengths: tuple[int, int]) -> float:
     header = ["draws x series x chains", "by", "processor ms", "mean ESS", "its sd over series"]
     report.table("Effective sample sizes of autoregressions of coefficient 0.5", header, rows, labels=2)
     report.text(
-        "pyro.ops.stats makes a square matrix of half as many rows as there are draws for each series,",
-        "so that its memory grows with the square of the number of draws.",
+        "For each series pyro.ops.stats makes a square matrix with half as many rows as there are draws,",
+        "so its memory grows with the square of the number of draws.",
         "",
     )
     return largest
@@ -191,7 +192,7 @@ def compare_tails(report: Report, repeats: int) -> float:
 
 
 def time_imports(report: Report) -> None:
-    """Report what importing a peer costs where pyro_ext.inference is imported already."""
+    """Report the time to import a peer after pyro_ext.inference has been imported."""
     lines = []
     for module in ("arviz", "dynesty"):
         code = (
@@ -234,7 +235,7 @@ def _timed(function: Callable[[], T]) -> tuple[T, float]:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small sizes, to see it run")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to see whether everything runs")
     parser.add_argument("--save", action="store_true", help="write the results into benchmarks/results/")
     return parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""How long ``import pyro_ext`` takes beside ``import pyro``, each in a fresh interpreter, best of several runs."""
+"""The time of ``import pyro_ext`` and of ``import pyro``, each in a new interpreter: the least of several runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WITH_SUBPACKAGES = "import pyro_ext.ops, pyro_ext.distributions, pyro_ext.infere
 
 
 def seconds(statement: str) -> float:
-    """Return the wall time, in seconds, of a fresh interpreter that runs ``statement`` and leaves."""
+    """Return the wall time, in seconds, of a new interpreter that runs ``statement`` and ends."""
     start = time.perf_counter()
     subprocess.run([sys.executable, "-c", statement], check=True)
     return time.perf_counter() - start
@@ -19,11 +19,11 @@ def seconds(statement: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=7, help="runs of each import (default: 7)")
+    parser.add_argument("--repeats", type=int, default=7, help="the number of runs of each import (default: 7)")
     repeats = parser.parse_args().repeats
     statements = ["pass", "import pyro", "import pyro_ext", WITH_SUBPACKAGES]
     best = dict.fromkeys(statements, float("inf"))
-    for _ in range(repeats + 1):  # interleaved, so that a busy machine slows all alike; the first round warms caches
+    for _ in range(repeats + 1):  # in turns, so that other work slows all alike; the first round fills caches
         best = {statement: min(best[statement], seconds(statement)) for statement in statements}
     bare = best["pass"]
     for statement in statements[1:]:

@@ -1,8 +1,8 @@
 """Relaxed permutations: milliseconds per batch for stick-breaking, its inverse, rounding and Sinkhorn scaling.
 
-Beside them stand the figures of the paper's own code (github.com/slinderman/birkhoff; its forward pass is compiled),
-measured apart, on two cores, since it needs a NumPy of its own: forward, and forward with gradient,
-of 64 matrices. At N = 50 and 100 its gradient was timed on four matrices and on one, and multiplied.
+They are compared with the paper's own code (github.com/slinderman/birkhoff; its forward pass is compiled). It needs an
+old NumPy, so it was measured separately, on two cores: forward, and forward with gradient, of 64 matrices. At N = 50
+and 100 its gradient was timed on four matrices and on one, and the time was multiplied.
 
 References:
     | Reparameterizing the Birkhoff polytope for variational permutation inference (Linderman et al., 2018)
@@ -76,14 +76,14 @@ def time_all(n: int, batch: int, dtype: torch.dtype, rounds: int) -> Times:
 
 
 def forward(loc: Tensor) -> Tensor:
-    """The map and its determinant, reduced to a number."""
+    """Return a number that depends on the transform and its determinant."""
     transform = BirkhoffStickBreaking(cache_size=1)
     x = transform(loc)
     return x.square().sum() + transform.log_abs_det_jacobian(loc, x).sum()
 
 
 def inverse(x: Tensor) -> None:
-    """The inverse map and its determinant."""
+    """Compute the inverse transform and its determinant."""
     transform = BirkhoffStickBreaking()
     transform.log_abs_det_jacobian(transform.inv(x), x)
 
@@ -95,7 +95,7 @@ def sample_and_density(loc: Tensor) -> Tensor:
 
 
 def rounding(potentials: Tensor) -> Tensor:
-    """Noise, rounding and density; ten Sinkhorn iterations as in the paper."""
+    """Return a number that depends on a rounded sample and its density; ten Sinkhorn iterations as in the paper."""
     d = RelaxedRoundingPermutation(potentials, 0.1, 0.5, num_iterations=10, validate_args=False)
     x = d.rsample()
     return x.square().sum() + d.log_prob(x).sum()
@@ -107,7 +107,7 @@ def both(function: Callable[[Tensor], Tensor], argument: Tensor) -> None:
 
 
 def compare(report: Report, times: dict[tuple[int, int], Times]) -> None:
-    """Report our float32 times beside those of the paper's code."""
+    """Report our times in float32 and those of the paper's code."""
     rows = []
     for n, (theirs_forward, theirs_gradient) in BIRKHOFF.items():
         ours = times[n, 64]
@@ -122,11 +122,11 @@ def compare(report: Report, times: dict[tuple[int, int], Times]) -> None:
             ]
         )
     header = ["N", "ours forward", "with gradient", "birkhoff forward", "with gradient", "speed-up", "with gradient"]
-    report.table("Stick-breaking, batch 64, beside the paper's code", header, rows)
+    report.table("Stick-breaking, batch 64, compared with the paper's code", header, rows)
 
 
 def time_exact(report: Report, rounds: int) -> None:
-    """Report the exact distributions: densities with gradient, and samples."""
+    """Report the times of the exact distributions: densities with gradient, and samples."""
     rows = []
     for n in (6, 10, 14, 18):
         torch.manual_seed(0)
@@ -159,9 +159,9 @@ def check(report: Report, times: dict[tuple[int, int], Times]) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="timing rounds (default: 5)")
-    parser.add_argument("--threads", type=int, default=2, help="of torch (default: 2)")
-    parser.add_argument("--quick", action="store_true", help="one round of everything, to see it run")
+    parser.add_argument("--rounds", type=int, default=5, help="the number of timed rounds (default: 5)")
+    parser.add_argument("--threads", type=int, default=2, help="the number of threads of PyTorch (default: 2)")
+    parser.add_argument("--quick", action="store_true", help="one round of everything, to see whether it runs")
     parser.add_argument("--save", action="store_true", help="write the results into benchmarks/results/")
     options = parser.parse_args()
     if options.quick:

@@ -1,9 +1,8 @@
-"""Posteriors of matching problems: Hellinger distances of variational distributions to the exact posterior.
+"""Posteriors of matching problems: Hellinger distances between variational distributions and the exact posterior.
 
 Each of the 6 observations of a problem comes from one of 6 points, at four levels of noise. Every family starts near
 the best matching and is fitted to 200 problems at once. Its configuration (temperature, bounds on scales, prior,
-learning rate) is chosen for each noise among those of a grid, by the mean distance on 40 other problems, and only
-then run on the 200.
+learning rate) is chosen from a grid for each noise, by the mean distance on 40 other problems, before the 200 are run.
 
 Where the probabilities of a family are not known, the frequencies of 5000 rounded samples stand in for them, which
 makes distances slightly too large. The probabilities of the exact posterior and of all other families are computed for
@@ -85,7 +84,7 @@ class Row:
 
     Attributes:
         name: the name of the row.
-        method: the name of the family, of ``build``.
+        method: the name of the family, an option of ``build``.
         steps: the number of steps of Adam.
         grid: the configurations to choose from.
     """
@@ -310,13 +309,15 @@ def _problems(noise: float, seed: int, number: int) -> PointProblems:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--problems", type=int, default=200, help="test problems per noise (default: 200)")
+    parser.add_argument("--problems", type=int, default=200, help="test problems for each noise (default: 200)")
     parser.add_argument("--selection", type=int, default=40, help="problems to choose configurations on (default: 40)")
     parser.add_argument(
-        "--samples", type=int, default=5000, help="samples of relaxed families, per problem (default: 5000)"
+        "--samples", type=int, default=5000, help="samples of each relaxed family for each problem (default: 5000)"
     )
-    parser.add_argument("--processes", type=int, default=1, help="run at once, of one thread each (default: 1)")
-    parser.add_argument("--quick", action="store_true", help="a few steps of everything, to see it run")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="the number of processes, each with one thread (default: 1)"
+    )
+    parser.add_argument("--quick", action="store_true", help="a few steps of everything, to see whether it runs")
     parser.add_argument("--save", action="store_true", help="write the results into benchmarks/results/")
     options = parser.parse_args()
     if options.quick:

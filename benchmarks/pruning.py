@@ -1,10 +1,11 @@
-"""The likelihood of trees: milliseconds for many topologies at once, beside loops over trees and torchtree.
+"""The likelihood of trees: milliseconds for many topologies at once, compared with loops over trees and torchtree.
 
-The data are the alignment DS1 and a hundred topologies for it, found under PYRO_EXT_DATA; without them, sequences and
-trees of the same size are drawn. No topologies come twice in a row, so that each time a plan is made of the passes over
-them. torchtree, if installed, evaluates many branch lengths on a single topology, which is all it can batch. The public
-code of variational phylogenetics is not run: its figures are quoted. All are timed in turns. What is compared with each
-other are medians, as other work on the machine slows all alike; limits in milliseconds are for the least times.
+The data are the alignment DS1 and a hundred topologies for it, which lie under PYRO_EXT_DATA; without them, sequences
+and trees of the same size are drawn. Successive batches hold different topologies, so that the order of computation is
+planned anew each time. torchtree, if installed, evaluates many branch lengths on a single topology, since it cannot
+batch topologies. The public code of variational phylogenetics is not run: its figures are quoted. All steps are timed
+in turns. Comparisons use medians, since other work on the machine slows all steps alike; limits in milliseconds apply
+to the least times.
 
 References:
     | Evolutionary trees from DNA sequences: a maximum likelihood approach (Felsenstein, 1981)
@@ -49,7 +50,7 @@ class Data(NamedTuple):
     trees: Tensor
 
     def to(self, dtype: torch.dtype) -> Data:
-        """Return the same in another type."""
+        """Return the same data in another type."""
         return Data(self.patterns.to(dtype), self.weights.to(dtype), self.trees)
 
 
@@ -58,18 +59,18 @@ def main() -> None:
     torch.manual_seed(0)
     report = Report("pruning", "The likelihood of trees: milliseconds")
     data = load(report)
-    report.text(f"- torchtree {_version('torchtree') or 'is not installed, and not compared with'}", "")
-    found: dict[str, dict[int, Times]] = {name: {} for name in DTYPES}
+    report.text(f"- torchtree {_version('torchtree') or 'is not installed, so it is left out'}", "")
+    times: dict[str, dict[int, Times]] = {name: {} for name in DTYPES}
     for threads in options.threads:
         torch.set_num_threads(threads)
         time_batches(report, data, threads, options.rounds)
         for name, dtype in DTYPES.items():
             title = f"{name}, {_threads(threads)}"
-            found[name][threads] = compare(report, data.to(dtype), title, options.rounds)
+            times[name][threads] = compare(report, data.to(dtype), title, options.rounds)
     torch.set_num_threads(1)
     growth = time_growth(report, options.rounds)
     report.text(f"- load average {os.getloadavg()[0]:.1f} at the end", "")
-    check(report, found, growth)
+    check(report, times, growth)
     if options.save:
         print(f"\nwritten to {report.save()}")
 
@@ -136,14 +137,14 @@ def length_steps(data: Data, batch: int) -> dict[str, Step]:
 
     def gtr() -> Tensor:
         models = GTR(rates, frequencies), GammaRates(shape, 4)
-        law = TreeLikelihood(next(trees), lengths, *models, weights=data.weights, validate_args=False)
-        return law.log_prob(data.patterns)
+        likelihood = TreeLikelihood(next(trees), lengths, *models, weights=data.weights, validate_args=False)
+        return likelihood.log_prob(data.patterns)
 
     return {"JC69": with_gradients(jc, lengths), "GTR+G4": with_gradients(gtr, lengths)}
 
 
 def compare(report: Report, data: Data, title: str, rounds: int) -> Times:
-    """Report the times of ten trees by all ways there are, with gradients in branch lengths; all must agree."""
+    """Report the times of ten trees by all methods, with gradients in branch lengths; their results must agree."""
     lengths, trees = branch_lengths(10, data).requires_grad_(), topologies(data.trees, 10)
     tips = data.patterns.mT.contiguous()
     one_tree = data.trees[0]
@@ -167,8 +168,8 @@ def compare(report: Report, data: Data, title: str, rounds: int) -> Times:
     }
     expected = ours(one_tree, lengths)
     node = node_by_node([one_tree.tolist()] * 10, lengths, tips, data.weights)
-    for found in (node, *(function(lengths).reshape(10) for function in shared.values())):
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+    for log_likelihoods in (node, *(function(lengths).reshape(10) for function in shared.values())):
+        torch.testing.assert_close(log_likelihoods, expected, rtol=1e-5, atol=0)
     times = interleaved_times({name: with_gradients(way, lengths) for name, way in ways.items()}, max(rounds // 2, 3))
     first = times["10 topologies at once"]
     rows = [[name, *_columns(t.wall, first.wall), f"{t.cpu:.1f}", f"{t.least:.1f}"] for name, t in times.items()]
@@ -201,34 +202,34 @@ def time_growth(report: Report, rounds: int) -> dict[int, float]:
     return last
 
 
-def check(report: Report, found: dict[str, dict[int, Times]], growth: dict[int, float]) -> None:
-    """Report which targets are met; ``found`` has the times by type and number of threads."""
+def check(report: Report, by_type: dict[str, dict[int, Times]], growth: dict[int, float]) -> None:
+    """Report which targets are met; ``by_type`` has the times by type and number of threads."""
     ours = "10 topologies at once"
     for name, target in TARGETS.items():
-        least = min(times[ours].least for times in found[name].values())
+        least = min(times[ours].least for times in by_type[name].values())
         report.check(least <= target, f"10 topologies with gradients, {name}, within {target:g} ms: {least:.1f} ms")
-        for threads, times in found[name].items():
+        for threads, times in by_type[name].items():
             ratio, title = times["tree after tree"].wall / times[ours].wall, f"{name}, {_threads(threads)}"
             report.check(ratio >= 2.5, f"at least 2.5 x our own loop over trees, {title}: {ratio:.2f} x")
-        best = {way: min(times[way].wall for times in found[name].values()) for way in times}
+        best = {way: min(times[way].wall for times in by_type[name].values()) for way in times}
         peers = [time for way, time in best.items() if "torchtree" in way]
         if peers:
             ratio = min(peers) / best[ours]
             report.check(ratio >= 1, f"no slower than torchtree's best, {name}: {ratio:.2f} x")
-    ratio = QUOTED[10]["at best"] / min(times[ours].least for times in found["float32"].values())
+    ratio = QUOTED[10]["at best"] / min(times[ours].least for times in by_type["float32"].values())
     report.check(ratio >= 4, f"at least 4 x the public code as quoted at its best: {ratio:.1f} x")
     sizes = [*growth]
     ratio = growth[sizes[-1]] / growth[sizes[0]]
-    report.check(ratio <= 1.25, f"time per taxon and pattern, {sizes[-1]} taxa beside {sizes[0]}: {ratio:.2f} x")
+    report.check(ratio <= 1.25, f"time per taxon and pattern, {sizes[-1]} taxa compared with {sizes[0]}: {ratio:.2f} x")
 
 
 def branch_lengths(batch: int, data: Data) -> Tensor:
-    """Draw lengths like those of DS1, .05 on average."""
+    """Draw branch lengths like those of DS1, with mean .05."""
     return torch.rand(batch, data.trees.shape[1] - 1, dtype=data.patterns.dtype) * 0.09 + 0.005
 
 
 def topologies(trees: Tensor, batch: int) -> Iterator[Tensor]:
-    """Yield batches of different topologies, more of them in turn than plans are remembered."""
+    """Yield batches of different topologies in turn, more batches than the cache of plans holds."""
     batches = [trees[torch.randperm(len(trees))[:batch]] for _ in range(NUM_DIFFERENT)]
     return (batches[i % NUM_DIFFERENT] for i in count())
 
@@ -257,9 +258,15 @@ def _version(package: str) -> str | None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=60, help="turns of the fast steps (default: 60)")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of torch, in turn (default: 1 2)")
-    parser.add_argument("--quick", action="store_true", help="a few turns of everything, to see it run")
+    parser.add_argument("--rounds", type=int, default=60, help="the number of turns of the fast steps (default: 60)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        nargs="+",
+        default=[1, 2],
+        help="numbers of threads of PyTorch, one after the other (default: 1 2)",
+    )
+    parser.add_argument("--quick", action="store_true", help="a few turns of everything, to see whether it runs")
     parser.add_argument("--save", action="store_true", help="write the results into benchmarks/results/")
     options = parser.parse_args()
     if options.quick:

@@ -1,8 +1,9 @@
-"""Relaxed categorical laws beside those of PyTorch and Pyro: how many draws are usable, and the time they take.
+"""Relaxed categorical distributions compared with those of PyTorch and Pyro: the share of usable draws, and the time.
 
-Both sides see the same logits, uniform in [-30, 30], in float32. A draw is usable if its log-probability, and the
-gradient of that through the draw, are finite; and if that is still so for a copy of the draw. A gradient of a sample
-that is exactly zero teaches a guide nothing. The time is that of a draw, its log-probability and the gradient.
+All see the same logits, uniform in [-30, 30], in float32. A draw is usable if its log-probability and the gradient of
+that through the draw are finite, and if the log-probability of a copy of the draw is finite too. If the gradient
+through a sample is exactly zero, a guide learns nothing from it. The time is that of a draw, its log-probability and
+the gradient.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ CHUNK = 50_000
 
 
 class Pair(NamedTuple):
-    """A law of ours and its counterpart, of ``num_categories`` categories (None where binary)."""
+    """A distribution of ours and its counterpart, with ``num_categories`` categories (None if it is binary)."""
 
     ours: Build
     theirs: Build
@@ -56,7 +57,7 @@ PAIRS = {
 
 
 class Shares(NamedTuple):
-    """Fractions of the draws."""
+    """Shares of the draws that are finite, or have a gradient other than zero."""
 
     finite: float
     finite_gradient: float
@@ -67,7 +68,7 @@ class Shares(NamedTuple):
 def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
-    report = Report("relaxed", "Relaxed categorical laws, ours beside PyTorch's and Pyro's")
+    report = Report("relaxed", "Relaxed categorical distributions, ours and those of PyTorch and Pyro")
     worst = 1.0
     rows, times = [], []
     for name, pair in PAIRS.items():
@@ -78,11 +79,11 @@ def main() -> None:
             rows.append([name, f"{temperature:g}", *(f"{_percent(a)} / {_percent(b)}" for a, b in pairs)])
         times.append([name, *_times(pair, options.rounds)])
     report.text(f"Each entry: ours / theirs, of {options.draws} draws.", "")
-    header = ["law", "T", "finite log-prob", "finite gradient", "finite, of a copy", "sample gradient not 0"]
+    header = ["distribution", "T", "finite log-prob", "finite gradient", "finite, of a copy", "sample gradient not 0"]
     report.table("Usable draws, percent", header, rows)
     report.table(
         f"Draw, log-probability and gradient of {CHUNK // 10} draws at T = 0.5, ms",
-        ["law", "ours", "theirs", "ratio"],
+        ["distribution", "ours", "theirs", "ratio"],
         times,
     )
     report.check(worst == 1, f"every draw of ours is usable: {100 * worst:g} % in the worst case")
@@ -135,9 +136,9 @@ def _times(pair: Pair, rounds: int) -> list[str]:
 
         return run
 
-    found = interleaved_times({"ours": step(pair.ours), "theirs": step(pair.theirs)}, rounds)
-    mine, other = found["ours"].cpu, found["theirs"].cpu
-    return [f"{mine:.2f}", f"{other:.2f}", f"{mine / other:.2f} x"]
+    times = interleaved_times({"ours": step(pair.ours), "theirs": step(pair.theirs)}, rounds)
+    own, theirs = times["ours"].cpu, times["theirs"].cpu
+    return [f"{own:.2f}", f"{theirs:.2f}", f"{own / theirs:.2f} x"]
 
 
 def _percent(share: float) -> str:
@@ -146,9 +147,11 @@ def _percent(share: float) -> str:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draws", type=int, default=200_000, help="per law and temperature (default: 200000)")
-    parser.add_argument("--rounds", type=int, default=20, help="timing rounds of three steps (default: 20)")
-    parser.add_argument("--threads", type=int, default=2, help="of torch (default: 2)")
+    parser.add_argument(
+        "--draws", type=int, default=200_000, help="draws for each distribution and temperature (default: 200000)"
+    )
+    parser.add_argument("--rounds", type=int, default=20, help="rounds of three timed steps (default: 20)")
+    parser.add_argument("--threads", type=int, default=2, help="the number of threads of PyTorch (default: 2)")
     parser.add_argument("--quick", action="store_true", help="few draws and rounds")
     parser.add_argument("--save", action="store_true", help="write the results into benchmarks/results/")
     options = parser.parse_args()

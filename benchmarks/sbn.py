@@ -1,6 +1,6 @@
-"""Subsplit Bayesian networks: seconds to read, index, fit, evaluate and sample real posteriors, beside a peer's.
+"""Subsplit Bayesian networks: seconds to read, index, fit, evaluate and sample real posteriors.
 
-The data are MrBayes runs on the alignments DS1, DS3 and DS8, found under PYRO_EXT_DATA. ``--peer FOLDER`` names a
+The data are runs of MrBayes on the alignments DS1 and DS8, which lie under PYRO_EXT_DATA. ``--peer FOLDER`` names a
 checkout of github.com/zcrabbit/sbn, ported to Python 3, whose code is timed on the same files.
 
 References:
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def time_ds1(report: Report) -> dict[str, float]:
-    """Time everything on the golden run and a short run of DS1."""
+    """Time all steps on the golden run and on a short run of DS1."""
     golden_files = _files("golden", "DS1")
     read, golden = _timed(lambda: read_trees(*golden_files, rooted=False, branch_lengths=False).unique())
     index, support = _timed(lambda: SubsplitSupport.from_trees(golden))
@@ -61,8 +61,8 @@ def time_ds1(report: Report) -> dict[str, float]:
     short_read, _ = _timed(lambda: read_trees(_files("short_runs", "DS1")[0], rooted=False, branch_lengths=False))
     short, _ = _timed(lambda: SubsplitSupport.from_trees(sample))
     average, _ = _timed(lambda: SubsplitBayesianNetwork.fit(sample))
-    em, (law, history) = _timed(lambda: SubsplitBayesianNetwork.fit(sample, method="em"))
-    kl, divergence = _timed(lambda: tree_kl(golden.parents, law, golden.weights, floor=_FLOOR))
+    em, (network, history) = _timed(lambda: SubsplitBayesianNetwork.fit(sample, method="em"))
+    kl, divergence = _timed(lambda: tree_kl(golden.parents, network, golden.weights, floor=_FLOOR))
     thousand = golden.parents[:1000]
     times = {
         "read and index": read + index,
@@ -72,9 +72,9 @@ def time_ds1(report: Report) -> dict[str, float]:
         "EM": em,
         "EM iteration": _iteration(sample),
         "KL of the golden run": kl,
-        "log_prob of 1,000": _best(lambda: law.log_prob(thousand)),
-        "sample 10,000": _best(lambda: law.sample((10_000,))),
-        "50 distinct trees": _best(lambda: law.sample_without_replacement(50)),
+        "log_prob of 1,000": _best(lambda: network.log_prob(thousand)),
+        "sample 10,000": _best(lambda: network.sample((10_000,))),
+        "50 distinct trees": _best(lambda: network.sample_without_replacement(50)),
     }
     notes = {
         "read and index": f"{len(golden_files)} files, {len(golden):,} trees, {support.num_parameters:,} splits",
@@ -88,14 +88,14 @@ def time_ds1(report: Report) -> dict[str, float]:
 
 
 def time_ds8(report: Report) -> tuple[float, float]:
-    """Time a fit by EM to a short run of DS8, held against another; return its seconds, and the memory in GB."""
+    """Time a fit by EM to a short run of DS8, evaluated on another; return the seconds and the memory in GB."""
     sample, other = (read_trees(path, rooted=False, branch_lengths=False) for path in _files("short_runs", "DS8")[:2])
-    seconds, (law, history) = _timed(lambda: SubsplitBayesianNetwork.fit(sample, method="em"))
-    evaluation, divergence = _timed(lambda: tree_kl(other, law, floor=_FLOOR))
-    coverage = law.subsplits.coverage(other)
+    seconds, (network, history) = _timed(lambda: SubsplitBayesianNetwork.fit(sample, method="em"))
+    evaluation, divergence = _timed(lambda: tree_kl(other, network, floor=_FLOOR))
+    coverage = network.subsplits.coverage(other)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     report.text(
-        f"- DS8, 64 taxa, {len(sample):,} trees, {law.subsplits.num_parameters:,} splits: EM in {seconds:.1f} s, "
+        f"- DS8, 64 taxa, {len(sample):,} trees, {network.subsplits.num_parameters:,} splits: EM in {seconds:.1f} s, "
         f"{history.num_iterations} iterations; divergence of another run of {len(other):,} trees, {coverage.trees:.0%} "
         f"of them in the support, {float(divergence):.3f} nats in {evaluation * 1e3:.0f} ms; "
         f"largest memory so far {peak:.2f} GB",
@@ -116,10 +116,10 @@ def time_reading(report: Report, num_trees: int) -> float:
 
 
 def compare(report: Report, peer: Peer, ours: dict[str, float]) -> None:
-    """Time the peer on the same short run, and print ratios."""
+    """Time the other implementation on the same short run, and report ratios."""
     times = peer.times(_files("short_runs", "DS1")[0])
     rows = [[name, f"{t * 1e3:.0f}", f"{ours[name] * 1e3:.1f}", f"{t / ours[name]:.0f}"] for name, t in times.items()]
-    report.table("Beside zcrabbit/sbn on DS1", ["", "its ms", "ours", "ratio"], rows)
+    report.table("Compared with zcrabbit/sbn on DS1", ["", "its ms", "ours", "ratio"], rows)
 
 
 def _iteration(sample: TreeSet) -> float:
@@ -151,9 +151,9 @@ def _best(call: Callable[[], object], rounds: int = 5) -> float:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trees", type=int, default=100_000, help="trees of 50 taxa to read")
+    parser.add_argument("--trees", type=int, default=100_000, help="the number of trees of 50 taxa to read")
     parser.add_argument("--peer", type=Path, help="a checkout of github.com/zcrabbit/sbn")
-    parser.add_argument("--threads", type=int, default=2, help="of PyTorch")
+    parser.add_argument("--threads", type=int, default=2, help="the number of threads of PyTorch")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/sbn-DATE-MACHINE.md")
     return parser.parse_args()
 

@@ -1,6 +1,6 @@
 """Large supports of subsplit networks: seconds and memory to build, index and fit many trees of many taxa.
 
-The trees are a random walk by nearest-neighbour interchanges, as a Markov chain over topologies would make them.
+The trees are those of a random walk by nearest-neighbour interchanges, like those of a Markov chain over topologies.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ def main() -> None:
     support = timed("support", lambda: SubsplitSupport.from_trees(trees))
     assert isinstance(support, SubsplitSupport)
     report.text(f"- {support!r}", "")
-    law = timed("simple average", lambda: SubsplitBayesianNetwork.from_trees(trees, support=support))
-    assert isinstance(law, SubsplitBayesianNetwork)
+    network = timed("simple average", lambda: SubsplitBayesianNetwork.from_trees(trees, support=support))
+    assert isinstance(network, SubsplitBayesianNetwork)
     timed(
         f"EM, {options.iterations} iterations",
         lambda: SubsplitBayesianNetwork.fit(
             trees, method="em", support=support, max_iterations=options.iterations, min_iterations=1
         ),
     )
-    timed("log_prob of 1000 trees", lambda: law.log_prob(trees[:1000]))
-    timed("1000 samples", lambda: law.sample((1000,)))
+    timed("log_prob of 1000 trees", lambda: network.log_prob(trees[:1000]))
+    timed("1000 samples", lambda: network.sample((1000,)))
     report.table("Seconds, and largest memory so far", ["step", "s", "GB"], steps)
     if options.save:
         print(f"\nwritten to {report.save()}")
 
 
 def random_walk(num_trees: int, num_taxa: int, moves: int, seed: int) -> Tensor:
-    """Return canonical trees ``(T, 2n - 2)``, each some interchanges away from the one before."""
+    """Return canonical trees ``(T, 2n - 2)``, each ``moves`` interchanges away from the one before."""
     rng = random.Random(seed)
     torch.manual_seed(seed)
     (parent,) = random_trees(num_taxa, 1).tolist()
@@ -69,7 +69,7 @@ def random_walk(num_trees: int, num_taxa: int, moves: int, seed: int) -> Tensor:
 
 
 def _interchange(parent: list[int], children: list[list[int]], node: int, rng: random.Random) -> None:
-    """Let the sister of an internal node and one of the node's children change places."""
+    """Exchange the sister of an internal node with one of the children of the node."""
     above = parent[node]
     if above == 0:
         return
@@ -85,12 +85,12 @@ def _peak_gb() -> float:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--taxa", type=int, default=500)
-    parser.add_argument("--trees", type=int, default=10_000)
-    parser.add_argument("--moves", type=int, default=5, help="interchanges between trees")
-    parser.add_argument("--iterations", type=int, default=3, help="of EM")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--taxa", type=int, default=500, help="the number of taxa")
+    parser.add_argument("--trees", type=int, default=10_000, help="the number of trees")
+    parser.add_argument("--moves", type=int, default=5, help="the number of interchanges between two trees")
+    parser.add_argument("--iterations", type=int, default=3, help="the number of iterations of EM")
+    parser.add_argument("--threads", type=int, default=2, help="the number of threads of PyTorch")
+    parser.add_argument("--seed", type=int, default=0, help="the seed of the random walk")
     parser.add_argument("--save", action="store_true", help="write the report into benchmarks/results")
     return parser.parse_args()
 

@@ -1,15 +1,15 @@
-"""The posterior of the trees of DS1, learnt from short runs: bounds, evidence and divergence in the course of training.
+"""The posterior of the trees of DS1, learnt from short runs: bounds, evidence and divergence during training.
 
 Each estimator is trained by ``pyro-ext fit phylo`` with the published recipe: 200,000 steps of Adam, the learning rate
 multiplied by 0.75 every 20,000 steps, the likelihood annealed over the first half. This takes hours. When the script is
-called again, a run that was stopped continues from its last checkpoint; ``--steps_at_once`` stops it on purpose. All
-figures but the training loss are at inverse temperature 1. ``--report_only`` prints the results so far. ``--save``
-keeps the curves as a CSV file beside the report, and ``--beside`` adds curves from such files, of estimators that are
-not run this time.
+called again, a stopped run continues from its last checkpoint; ``--steps_at_once`` stops it on purpose. All figures
+except the training loss are at inverse temperature 1. ``--report_only`` prints the results so far. ``--save`` saves the
+curves as a CSV file next to the report, and ``--beside`` adds curves from such files, for estimators that are not run
+this time.
 
-The data lie under PYRO_EXT_DATA: the alignment, ten short runs whose trees make up the support, and the golden runs to
-compare with. The publication's public code is not run: its milliseconds per step were measured with 10 particles on one
-thread of another machine, and its results are those of the notebook that comes with it.
+The data lie under PYRO_EXT_DATA: the alignment, ten short runs whose trees make up the support, and the golden runs,
+with which results are compared. The publication's public code is not run: its milliseconds per step were measured with
+10 particles on one thread of another machine, and its results are those of the notebook that comes with it.
 
 References:
     | Variational Bayesian phylogenetic inference (Zhang and Matsen, 2019)
@@ -32,9 +32,11 @@ from support.report import Report
 
 from pyro_ext.cli.__main__ import main as pyro_ext
 from pyro_ext.datasets.locate import data_root
+from pyro_ext.utils.files import write_text
+from pyro_ext.utils.tables import csv_table
 
-EVIDENCE, EVIDENCE_SD = -7108.42, 0.18  # stepping stone of MrBayes
-PUBLIC_STEP = (94.0, 116.0)  # milliseconds, 10 particles
+EVIDENCE, EVIDENCE_SD = -7108.42, 0.18  # by stepping-stone sampling of MrBayes
+PUBLIC_STEP = (94.0, 116.0)  # milliseconds with 10 particles
 STEPS_PER_EPOCH = 1000
 ELBOS = {
     "vimco": ["TraceVIMCO_ELBO", "--elbo.num_particles", "10", "--elbo.max_plate_nesting", "0"],
@@ -80,10 +82,10 @@ def main() -> None:
 
 
 def train(estimator: str, out: Path, options: argparse.Namespace) -> None:
-    """Begin a run, or continue it."""
+    """Start a run, or continue it."""
     root = data_root()
     if root is None:
-        sys.exit("PYRO_EXT_DATA must name the folder of data sets, with phylo/alignments, short_runs and golden")
+        sys.exit("PYRO_EXT_DATA must name a folder with phylo/alignments, phylo/short_runs and phylo/golden")
     data = root / "phylo"
     done = max(read_curve(out), default=0) if (out / "metrics.csv").is_file() else 0
     steps = min(options.steps, done + options.steps_at_once)
@@ -115,12 +117,13 @@ def read_curve(out: Path) -> Curve:
 
 def keep(curves: dict[str, Curve], path: Path) -> None:
     """Write the evaluations of all runs."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["estimator", "step", *KEPT], extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        for name, curve in curves.items():
-            rows = [row for row in curve.values() if "kl" in row]
-            writer.writerows({**row, "estimator": name, "step": int(row["step"])} for row in rows)
+    rows = [
+        {"estimator": name, "step": int(row["step"])} | {key: row[key] for key in KEPT if key in row}
+        for name, curve in curves.items()
+        for row in curve.values()
+        if "kl" in row
+    ]
+    write_text(path, csv_table(rows, ["estimator", "step", *KEPT]))
 
 
 def read_kept(path: Path) -> dict[str, Curve]:
@@ -134,7 +137,7 @@ def read_kept(path: Path) -> dict[str, Curve]:
 
 
 def describe(report: Report, curves: dict[str, Curve]) -> None:
-    """Tabulate the last evaluation of each run and the time of its steps."""
+    """Report the last evaluation of each run, the time of its steps, and evaluations during training."""
     header = ("estimator", "steps", "bound K=1", "bound K=10", "log evidence", "s.d.", "KL to golden", "ms per step")
     rows = []
     for name, curve in curves.items():
@@ -162,7 +165,7 @@ def describe(report: Report, curves: dict[str, Curve]) -> None:
         (f"{step:,}", *(_number(curves[name].get(step, {}).get(metric), metric) for name, metric in names))
         for step in shown
     ]
-    report.table("On the way", columns, table)
+    report.table("During training", columns, table)
 
 
 def _number(value: float | None, metric: str) -> str:
@@ -186,7 +189,7 @@ def judge(report: Report, name: str, curve: Curve, steps: int) -> None:
         report.text(f"- {name}: the run has {step:,} of {steps:,} steps")
     report.check(abs(last["log_evidence"] - EVIDENCE) <= 0.3, f"{name}: log evidence within .3 of {EVIDENCE}")
     report.check(last["kl"] <= 0.15, f"{name}: divergence from the golden run of at most .15 nats")
-    if name != "vimco":  # which is what the public code's milliseconds are of
+    if name != "vimco":  # the milliseconds of the public code are for this estimator
         return
     fastest = min(row["seconds"] for row in curve.values()) / STEPS_PER_EPOCH * 1000
     limit = PUBLIC_STEP[0] / 4
@@ -220,24 +223,24 @@ def draw(curves: dict[str, Curve], path: Path) -> None:
 
 
 def _range(curves: dict[str, Curve]) -> tuple[float, float]:
-    """Return limits of the axis of bounds that leave out the low values at the beginning."""
+    """Return limits for the axis of bounds, without the low values at the beginning."""
     last = min(last_evaluation(curve)[1]["lower_bound_1"] for curve in curves.values())
     return min(last, EVIDENCE) - 10, EVIDENCE + 2
 
 
 def _options(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--estimators", nargs="+", choices=[*ELBOS], default=[*ELBOS])
+    parser.add_argument("--estimators", nargs="+", choices=[*ELBOS], default=[*ELBOS], help="which estimators to train")
     parser.add_argument(
         "--steps", type=int, default=200_000, help="the number of steps of each run, a multiple of 1,000"
     )
     parser.add_argument("--steps_at_once", type=int, default=1_000_000, help="stop each run after this number of steps")
     parser.add_argument("--out", type=Path, default=Path("runs/variational_phylogeny"), help="the folder of the runs")
-    parser.add_argument("--beside", type=Path, nargs="*", default=[], help="CSV files of curves of other runs to show")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--beside", type=Path, nargs="*", default=[], help="CSV files with curves of other runs")
+    parser.add_argument("--seed", type=int, default=1, help="the seed of each run (default: 1)")
+    parser.add_argument("--threads", type=int, default=1, help="the number of threads of PyTorch (default: 1)")
     parser.add_argument("--report_only", action="store_true", help="do not train")
-    parser.add_argument("--save", action="store_true", help="keep report, curves and plot in benchmarks/results")
+    parser.add_argument("--save", action="store_true", help="write report, curves and plot into benchmarks/results")
     options = parser.parse_args(words)
     for name in ("steps", "steps_at_once"):
         value = getattr(options, name)

@@ -11,12 +11,12 @@ exclude_patterns = ["_build", "conf.py"]
 html_theme = "furo"
 html_title = f"pyro_ext {version}"
 
-# The classes of torch and Pyro that ours derive from have docstrings in other dialects: show our members only.
+# Base classes of torch and Pyro have docstrings in other formats, so only members of our own classes are shown.
 autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
-napoleon_use_ivar = True  # fields of records are described once, in the class
+napoleon_use_ivar = True  # fields of dataclasses are described once, in the class
 
 myst_enable_extensions = ["dollarmath"]
 nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}

@@ -8,9 +8,10 @@
 # %% [markdown]
 # # Discrete latent variables: from a five-line model to the right ELBO
 #
-# Pyro differentiates through continuous latent variables by reparameterisation. A discrete one has no such path: its
-# gradient is estimated from samples, and how well depends on the estimator. Here is a model small enough to know the
-# exact gradient, on which the estimators can be compared; the change from one to the next is one argument.
+# Pyro differentiates through continuous latent variables by reparameterisation. This is not possible for a discrete
+# variable: the gradient is estimated from samples, and its variance depends on the estimator. The model of this page is
+# so small that its exact gradient is known, so we can compare the estimators. To change the estimator, change one
+# argument.
 
 # %%
 import os
@@ -26,7 +27,7 @@ from torch.distributions import constraints
 from pyro_ext.inference import TraceLeaveOneOut_ELBO, TraceSumAndSample_ELBO, TraceUnorderedSet_ELBO
 
 SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
-REPLICATES = 500 if SMOKE_TEST else 20_000  # independent gradient estimates per estimator
+REPLICATES = 500 if SMOKE_TEST else 20_000  # the number of independent estimates of the gradient
 STEPS = 50 if SMOKE_TEST else 400
 pyro.set_rng_seed(0)
 
@@ -36,9 +37,9 @@ pyro.set_rng_seed(0)
 # A signal comes from one of eight stations and is heard with noise; which station was it? The guide holds one logit per
 # station, and variational inference moves the logits towards the posterior.
 #
-# Both take their logits from outside, and both are written for a whole plate of *independent copies* of the problem.
-# That is only for the measurements below: with a row of guide logits per copy, one backward pass gives as many
-# independent gradient estimates as there are rows.
+# Both functions take the logits of the guide as an argument, and both have a plate of *independent copies* of the
+# problem. This is only needed for the measurements below: each copy has its own row of logits, so one backward pass
+# gives as many independent gradient estimates as there are rows.
 
 # %%
 STATIONS = torch.linspace(-3.0, 3.0, 8)
@@ -60,8 +61,9 @@ def guide(logits):
 # %% [markdown]
 # ## The exact gradient
 #
-# With one site of eight categories Pyro can enumerate. This is the reference, and where it is affordable it is also the
-# right choice. It stops being affordable as sites multiply: twenty variables of ten categories have $10^{20}$ values.
+# With one site of eight categories Pyro can enumerate all values. The result is our reference. Where enumeration is
+# affordable, it is also the best choice. With many sites it is too expensive: twenty variables of ten categories have
+# $10^{20}$ joint values.
 
 
 # %%
@@ -78,18 +80,17 @@ print("exact gradient:", exact.numpy().round(4))
 # %% [markdown]
 # ## Four estimators, the same budget
 #
-# Every one of them may look at $k$ values of the latent variable per step.
+# Each of them evaluates the model for $k$ values of the latent variable per step.
 #
-# - `Trace_ELBO`: $k$ independent draws, each weighing its score $\nabla \log q(z)$ with the whole log weight
-#   $f(z) = \log p(x, z) - \log q(z)$. Nothing centres $f$, so the variance is large.
-# - `TraceLeaveOneOut_ELBO`: the same draws; each one's baseline is the mean of $f$ over the others.
-# - `TraceSumAndSample_ELBO`: the most probable values are summed exactly, and only the rest is sampled.
-# - `TraceUnorderedSet_ELBO`: $k$ *distinct* values, without replacement, each weighted by
-#   $p(s) R(S, s)$, where the leave-one-out ratio $R$ makes the estimate that of an average over all orders in which the
-#   set could have been drawn.
+# - `Trace_ELBO` takes $k$ independent draws, and multiplies the score $\nabla \log q(z)$ of each by its log weight
+#   $f(z) = \log p(x, z) - \log q(z)$. There is no baseline for $f$, so the variance is large.
+# - `TraceLeaveOneOut_ELBO` takes the same draws; the baseline of each draw is the mean of $f$ over the others.
+# - `TraceSumAndSample_ELBO` sums over the most probable values exactly, and samples only the rest.
+# - `TraceUnorderedSet_ELBO` draws $k$ *distinct* values, without replacement. Each has the weight $p(s) R(S, s)$; with
+#   the leave-one-out ratio $R$ the estimate is the average over all orders in which the set $S$ can be drawn.
 #
-# All four are unbiased. First, that can be seen: the mean over many estimates, minus the exact gradient, in standard
-# errors.
+# All four are unbiased. The following output shows it: the mean of many estimates minus the exact gradient, divided by
+# the standard error.
 
 # %%
 ESTIMATORS = {
@@ -106,11 +107,11 @@ for name, make in ESTIMATORS.items():
     print(f"{name:15} k=4  largest deviation of the mean: {largest:.1f} standard errors")
 
 # %% [markdown]
-# ## The variance picture
+# ## Comparison of variances
 #
-# What differs is the variance (summed over the eight logits). Without a baseline it falls as $1/k$ from a high start.
-# With one it starts lower. The unordered set never evaluates a value twice, and its variance falls to zero: once $k$
-# reaches the eight values there are, the estimate is the exact gradient.
+# The estimators differ in their variance (summed over the eight logits). Without a baseline it is high and falls as
+# $1/k$. With a baseline it is lower. The unordered set never evaluates a value twice, and its variance falls to zero:
+# with $k = 8$, the number of values, the estimate is the exact gradient.
 
 # %%
 BUDGETS = range(2, 9)
@@ -123,21 +124,21 @@ for name, values in variance.items():
     print(f"{name:15}", *(f"{value:9.2g}" for value in values))
 
 # %%
-EXACT = 1e-9  # what is left of the variance of an exact gradient is rounding
+EXACT = 1e-9  # an exact gradient has only the variance of rounding errors, which is smaller
 fig, ax = plt.subplots(figsize=(6, 4), layout="constrained")
 for name, values in variance.items():
     shown = [(k, value) for k, value in zip(BUDGETS, values, strict=True) if value > EXACT]
     ax.plot(*zip(*shown, strict=True), marker="o", label=name)
 ax.set(yscale="log", xlabel="model evaluations k", ylabel="variance of the gradient", xticks=list(BUDGETS))
-ax.set_title("at k = 8 the last two are exact: no variance left to draw", fontsize="medium")
+ax.set_title("at k = 8 the last two are exact, without variance", fontsize="medium")
 ax.legend()
 plt.show()
 
 # %% [markdown]
-# ## What it is worth
+# ## The effect on training
 #
-# The same model with the guide's probabilities as a parameter, trained with `SVI` at equal budgets. The only difference
-# between the lines is the ELBO. The bound on the evidence cannot exceed the log evidence, drawn dashed.
+# We train the same model with `SVI`; the probabilities of the guide are a parameter. All runs have the same number of
+# model evaluations, and only the ELBO differs. The bound cannot exceed the log evidence, which is the dashed line.
 
 
 # %%
@@ -174,25 +175,25 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# ## Which one to take
+# ## Which estimator to use
 #
-# | the latent variable | take |
+# | the latent variable | use |
 # |---|---|
 # | few values, few sites | `TraceEnum_ELBO`: exact |
 # | many values, or several variables in one `.to_event` site | `TraceUnorderedSet_ELBO(num_samples=4)` |
-# | nearly all mass on a few values | `TraceSumAndSample_ELBO` |
+# | nearly all probability on a few values | `TraceSumAndSample_ELBO` |
 # | infinite support (Poisson), or spaces so large that draws hardly ever repeat | `TraceLeaveOneOut_ELBO` |
 # | binary | `TraceDisARM_ELBO`: two evaluations |
 # | several sites, each depending on the one before | `TraceUnorderedBeam_ELBO` |
-# | any of them, and a tighter bound is wanted | `TraceVIMCO_ELBO` |
+# | any of these, if you need a tighter bound | `TraceVIMCO_ELBO` |
 #
-# When in doubt, measure: `pyro-ext compare` does for a model what this page did for a toy.
+# If you are not sure, measure: `pyro-ext compare` makes the same comparison for a model of yours.
 #
-# ## Where to go next
+# ## Further reading
 #
 # - A real model: `pyro_ext.models.categorical_vae`, trained by `make demo` or `pyro-ext fit categorical_vae`.
-# - One site treated unlike the others: `pyro_ext.inference.config_sample_set`, or `infer={"estimator": ...}`.
-# - Sets as random variables of their own: `pyro_ext.distributions.UnorderedSet`.
+# - Another estimator for a single site: `pyro_ext.inference.config_sample_set`, or `infer={"estimator": ...}`.
+# - Sets as random variables: `pyro_ext.distributions.UnorderedSet`.
 # - Kool, van Hoof & Welling 2020, *Estimating gradients for discrete random variables by sampling without replacement*,
 #   [arXiv 2002.06043](https://arxiv.org/abs/2002.06043); Liu et al. 2019, *Rao-Blackwellized stochastic gradients for
 #   discrete distributions*, [arXiv 1810.04777](https://arxiv.org/abs/1810.04777).

@@ -8,10 +8,11 @@
 # %% [markdown]
 # # Permutations: relaxed, rounded and exact, and the posterior of a matching
 #
-# Which neuron is which, which measurement belongs to which target, in what order did things happen: the unknown is a
-# permutation. There are $N!$ of them and none has a gradient. Two ways lead on. One replaces the permutation matrix by
-# a matrix close to it that has a gradient; the other keeps it discrete, with exact probabilities, and estimates the
-# gradient from draws. This page shows both at work, first in plots, then on a posterior small enough to be known.
+# Which neuron is which, which measurement belongs to which target, in what order did things happen? The unknown is a
+# permutation. There are $N!$ permutations, and one cannot differentiate with respect to a permutation. There are two
+# solutions. One replaces the permutation matrix by a matrix close to it that has a gradient; the other keeps it
+# discrete, with exact probabilities, and estimates the gradient from draws. This page shows both, first in plots, then
+# for a posterior that is small enough to be known.
 
 # %%
 import os
@@ -76,8 +77,8 @@ for ax, temperature in zip(axes[0], TEMPERATURES, strict=True):
 plt.show()
 
 # %% [markdown]
-# How fast that happens differs, so that the same temperature means something else in another distribution. In numbers,
-# the mean over draws of the largest entry in a row; 1 would be a permutation.
+# The three distributions approach permutations at different rates, so the same temperature does not mean the same in
+# all of them. The next output is the mean over draws of the largest entry in a row; for a permutation it is 1.
 
 # %%
 for name, relaxed in RELAXED.items():
@@ -88,11 +89,11 @@ for name, relaxed in RELAXED.items():
 # ## Their limits: two discrete distributions
 #
 # The limit of stick-breaking at temperature zero is a distribution of permutations whose probabilities are known
-# exactly: each cell that still has a choice is a coin. It is `StickBreakingPermutation`, and `zero_temperature_limit()`
-# returns it. For the six permutations of three things, the permutations nearest to relaxed draws tend to it as the
-# temperature falls.
+# exactly: each cell that is not determined by others is zero or one, like a coin with two sides. This distribution is
+# `StickBreakingPermutation`, and `zero_temperature_limit()` returns it. For the six permutations of three things, the
+# permutations nearest to relaxed draws tend to it as the temperature falls.
 #
-# Gumbel-Sinkhorn tends to `GumbelMatching`, the best matching under perturbed scores. That can be drawn from, but its
+# Gumbel-Sinkhorn tends to `GumbelMatching`, the best matching under perturbed scores. One can draw from it, but its
 # probabilities have no closed form. `PermutationMatching`, the exponential family
 # $P(X) \propto \exp \langle L, X \rangle$, is *another* distribution with the same scores $L$, and gives
 # probabilities, samples, marginals and entropy exactly. It sums over subsets of columns, which is affordable up to
@@ -134,10 +135,11 @@ plt.show()
 # %% [markdown]
 # ## Rounding jumps, and its gradient does not see it
 #
-# Where the nearest permutation changes, a rounded matrix jumps. The gradient through the draw misses the jumps, and
-# the colder, the more of the effect is in them. Straight-through counts rounding as the identity and keeps more than
-# half of the gradient; the score function is unbiased and noisy. Here is the derivative of $E[X_{11}]$ in the first
-# log-potential. The other two distributions have no such problem: their maps from noise to matrix are continuous.
+# Where the nearest permutation changes, a rounded matrix jumps. The gradient through the draw does not see the jumps,
+# and the lower the temperature, the more of the true gradient comes from them. Straight-through treats rounding as the
+# identity and keeps more than half of the gradient; the score function is unbiased and noisy. The next output is the
+# derivative of $E[X_{11}]$ with respect to the first log-potential. The other two distributions have no such problem:
+# their maps from noise to matrix are continuous.
 
 # %%
 many = 2_000 if SMOKE_TEST else 200_000
@@ -157,7 +159,7 @@ for gradient in ("pathwise", "straight_through", "score_function"):
 # solved at once, in a plate.
 #
 # The log-likelihood is $\langle L, X \rangle$ with $L_{ij} = \log N(y_i; c_j, \sigma^2)$, so that the posterior *is* a
-# `PermutationMatching`, one line. Enumerating all 720 orders says the same.
+# `PermutationMatching`, written in one line. Enumeration of all 720 orders gives the same result.
 
 # %%
 NOISE = 0.5
@@ -180,8 +182,8 @@ print("probability of the true order:", posterior.log_prob(TRUE).exp()[:5].numpy
 # %% [markdown]
 # ## Three guides
 #
-# Now suppose that the posterior were unknown, as it is with a likelihood that is not linear in $X$. All three guides
-# have as many parameters as a matrix has cells, or twice as many.
+# Now suppose that the posterior is unknown, as it is with a likelihood that is not linear in $X$. All three guides have
+# about as many parameters as a matrix has cells, or twice as many.
 #
 # **Exact**: the site is a permutation in model and guide, the bound is that of the model itself, and the gradient
 # comes from sets of eight distinct permutations.
@@ -209,8 +211,9 @@ def exact_guide():
 # %% [markdown]
 # **Relaxed stick-breaking**: the site is a doubly stochastic matrix in both. The model needs a prior on such matrices,
 # and the natural one is of the same family, since the divergence of the two is then that of their Gaussians. It is a
-# bound on another model: one in which a point may come from between the places, and where the prior has favourites: in
-# its limit each free cell is a fair coin, so that the first point comes from the first place every second time.
+# bound for another model: one in which a point may come from between the places, and whose prior prefers some
+# permutations. In its limit each free cell is a fair coin, so the first point comes from the first place with
+# probability one half.
 
 
 # %%
@@ -236,7 +239,7 @@ def stick_guide(temperature):
 
 # %% [markdown]
 # **Gumbel-Sinkhorn**: the matrix has no density, so the noise is the site and the matrix a function of it. With all
-# scores equal the prior favours no permutation.
+# scores equal, all permutations have the same prior probability.
 
 
 # %%
@@ -333,12 +336,13 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# At equal steps the exact guide is nearer than either relaxation at any temperature, and it goes on improving, where
-# the relaxed ones have come to rest: a longer training does not mend that their model is another one. No guide
-# arrives at zero. The posterior is spread over 720 orders, the guide has 25 parameters, and a bound of this kind
-# prefers to cover one mode well. With all 720 values in each step, an exact gradient, 300 steps end at about 0.2.
+# After the same number of steps the exact guide is nearer to the posterior than both relaxations at any temperature. It
+# also improves with more steps, while the relaxed guides have converged: their model is another one, which longer
+# training does not change. No guide reaches zero. The posterior is spread over 720 orders, the guide has 25 parameters,
+# and a bound of this kind prefers to cover one mode well. With all 720 values in each step, an exact gradient, 300
+# steps end at about 0.2.
 #
-# For one problem, here is what that means: the probability of each point (row) to have come from each place (column),
+# The next plot shows one problem: the probability of each point (row) to have come from each place (column),
 # and the most probable orders one by one.
 
 # %%
@@ -366,14 +370,14 @@ bars.legend()
 plt.show()
 
 # %% [markdown]
-# ## Which one to take
+# ## Which one to use
 #
-# | | take |
+# | you have, or need | use |
 # |---|---|
-# | scores that add up, $N$ up to 18 | `PermutationMatching`: no guide is needed |
+# | a log-probability that is a sum of scores, $N$ up to 18 | `PermutationMatching`: no guide is needed |
 # | a discrete model, $N$ up to 8 | a `StickBreakingPermutation` guide, `TraceUnorderedSet_ELBO` |
-# | a discrete model, larger | the same guide, `TraceLeaveOneOut_ELBO`, which lists nothing |
-# | gradients through the matrix, a prior without favourites | `GumbelSinkhorn`, the noise being the site |
+# | a discrete model, larger | the same guide, `TraceLeaveOneOut_ELBO`, which does not list permutations |
+# | gradients through the matrix, a uniform prior | `GumbelSinkhorn`, with its noise as the site |
 # | a density on doubly stochastic matrices | `RelaxedStickBreakingPermutation` |
 # | some cells known to be empty | `GumbelSinkhorn` with scores of $-\infty$, `RelaxedRoundingPermutation(mask=...)` |
 # | a ranking by one score per item | `PlackettLuce` |

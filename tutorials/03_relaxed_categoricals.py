@@ -8,10 +8,11 @@
 # %% [markdown]
 # # Relaxed categorical variables: temperature, bias and variance, and three objectives
 #
-# A categorical variable has no gradient, so replace it by one that has: a vector of weights that a temperature draws
-# towards the corners of the simplex. The price is a bias, and the choice of a temperature trades it for variance. This
-# page shows the trade on a problem whose exact gradient is known, then relaxes an existing model in one line and
-# compares the three things that may stand in its bound.
+# A sample of a categorical variable has no gradient. A *relaxed* sample has one: it is a vector of weights, and the
+# lower the temperature, the nearer it is to a corner of the simplex, which stands for one category. The gradient is
+# biased, and the temperature decides between more bias and more variance. This page measures both on a problem whose
+# exact gradient is known. It then relaxes an existing model in one line, and compares the three terms that can be used
+# in its bound.
 
 # %%
 import os
@@ -30,15 +31,16 @@ from pyro_ext.distributions import (
 from pyro_ext.inference import RelaxReparam, TemperatureSchedule, relax
 
 SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
-REPLICATES = 500 if SMOKE_TEST else 20_000  # independent gradient estimates per point
+REPLICATES = 500 if SMOKE_TEST else 20_000  # the number of independent estimates of the gradient
 STEPS = 30 if SMOKE_TEST else 400
 pyro.set_rng_seed(0)
 
 # %% [markdown]
-# ## What a relaxed draw looks like
+# ## What a relaxed sample looks like
 #
-# $x = \mathrm{softmax}((\log p + G) / \lambda)$ with independent Gumbel noise $G$. Its largest entry is distributed as
-# the category is, at *every* temperature $\lambda$; only how much the others keep depends on it.
+# A relaxed sample is $x = \mathrm{softmax}((\log p + G) / \lambda)$ with independent Gumbel noise $G$. The position of
+# its largest entry has the distribution of the category, at *every* temperature $\lambda$. The temperature only decides
+# how large the other entries are.
 
 # %%
 PROBS = torch.tensor([0.5, 0.3, 0.2])
@@ -57,12 +59,13 @@ plt.show()
 # %% [markdown]
 # ## Bias and variance
 #
-# The toy: the gradient of $E[f(z)]$ in the logits of eight categories, $f(z) = (z \cdot v - 0.7)^2$ with values $v$
-# from -3 to 3. The sum over the categories is exact. Three estimators run through the relaxation:
+# Our example is the gradient of $E[f(z)]$ with respect to the logits of eight categories, with
+# $f(z) = (z \cdot v - 0.7)^2$ and values $v$ from -3 to 3. A sum over the categories gives it exactly. Three estimators
+# use the relaxation:
 #
-# - **relaxed**: $f$ sees the soft weights, so even its value is biased;
-# - **straight-through**: $f$ sees a one-hot vector, and the gradient is taken as that of the soft one;
-# - **Gumbel-Rao**: straight-through, averaged over the noise that would have led to the same category.
+# - **relaxed**: $f$ is evaluated at the soft weights, so even its value is biased;
+# - **straight-through**: $f$ is evaluated at a one-hot vector, and its gradient is passed to the soft weights;
+# - **Gumbel-Rao**: straight-through, averaged over all noise that leads to the same category.
 
 # %%
 VALUES = torch.linspace(-3.0, 3.0, 8)
@@ -73,7 +76,7 @@ def f(z):
     return (z @ VALUES - 0.7).square()
 
 
-LAWS = {
+DISTRIBUTIONS = {
     "relaxed": lambda t, logits: RelaxedOneHotCategorical(t, logits=logits),
     "straight-through": lambda t, logits: RelaxedOneHotCategoricalStraightThrough(t, logits=logits),
     "Gumbel-Rao, 50 inner draws": lambda t, logits: GumbelRaoOneHotCategorical(t, logits, num_inner=50),
@@ -83,30 +86,31 @@ logits = LOGITS.clone().requires_grad_()
 (exact,) = torch.autograd.grad(logits.softmax(-1) @ f(torch.eye(8)), logits)
 
 
-def estimates(law, temperature):
+def estimates(name, temperature):
     """Return independent gradient estimates, shape (REPLICATES, 8)."""
     logits = LOGITS.repeat(REPLICATES, 1).requires_grad_()
-    return torch.autograd.grad(f(LAWS[law](temperature, logits).rsample()).sum(), logits)[0]
+    return torch.autograd.grad(f(DISTRIBUTIONS[name](temperature, logits).rsample()).sum(), logits)[0]
 
 
 GRID = [0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0]
 bias, variance = {}, {}
-for law in LAWS:
-    found = [estimates(law, t) for t in GRID]
-    bias[law] = [float((g.mean(0) - exact).norm() / exact.norm()) for g in found]
-    variance[law] = [float(g.var(0).sum()) for g in found]
-    print(f"{law:27} bias    ", *(f"{value:8.2f}" for value in bias[law]))
-    print(f"{law:27} variance", *(f"{value:8.2f}" for value in variance[law]))
+for name in DISTRIBUTIONS:
+    gradients = [estimates(name, t) for t in GRID]
+    bias[name] = [float((g.mean(0) - exact).norm() / exact.norm()) for g in gradients]
+    variance[name] = [float(g.var(0).sum()) for g in gradients]
+    print(f"{name:27} bias    ", *(f"{value:8.2f}" for value in bias[name]))
+    print(f"{name:27} variance", *(f"{value:8.2f}" for value in variance[name]))
 
 # %% [markdown]
-# A cold relaxation is nearly unbiased and very noisy, a warm one the reverse. Rao-Blackwellisation lowers the variance
-# at the cold end and leaves the bias what it is. (At the cold end the bias shown is mostly noise of the mean.)
+# At low temperature the gradient is nearly unbiased but very noisy; at high temperature it is the other way round.
+# Rao-Blackwellisation lowers the variance at low temperatures and does not change the bias. (At the lowest temperatures
+# the bias shown is mostly the error of the mean.)
 
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-for law in LAWS:
-    left.loglog(GRID, bias[law], marker="o", label=law)
-    right.loglog(GRID, variance[law], marker="o", label=law)
+for name in DISTRIBUTIONS:
+    left.loglog(GRID, bias[name], marker="o", label=name)
+    right.loglog(GRID, variance[name], marker="o", label=name)
 left.set(xlabel="temperature", title="relative bias of the gradient")
 right.set(xlabel="temperature", title="variance of the gradient")
 left.legend()
@@ -115,8 +119,8 @@ plt.show()
 # %% [markdown]
 # ## Relaxing an existing model
 #
-# A signal comes from one of the eight places and is heard with noise. Model and guide are ordinary Pyro programs with a
-# one-hot site. `relax` turns their discrete sites into relaxed ones; nothing else changes.
+# A signal comes from one of eight places and is heard with noise. Model and guide are ordinary Pyro programs with a
+# one-hot site. `relax` replaces their discrete sites by relaxed ones; nothing else changes.
 
 # %%
 HEARD = torch.tensor(0.7)
@@ -136,17 +140,17 @@ log_evidence = dist.Normal(VALUES, 1.0).log_prob(HEARD).logsumexp(0) - torch.ten
 print(f"log evidence of the discrete model: {log_evidence:.3f}")
 
 # %% [markdown]
-# In the place of $\log p(z) - \log q(z)$ there may stand, for relaxed weights $x$ and probabilities $P$ of the model
-# and $Q$ of the guide,
+# The bound contains the term $\log p(z) - \log q(z)$. For relaxed weights $x$, with probabilities $P$ of the model and
+# $Q$ of the guide, there are three choices for this term:
 #
-# | `objective` | term | a bound? |
+# | `objective` | term | is the result a bound? |
 # |---|---|---|
-# | `"relaxed_density"` | $\log p_\lambda(x) - \log q_\lambda(x)$, relaxed densities | on the relaxed model |
+# | `"relaxed_density"` | $\log p_\lambda(x) - \log q_\lambda(x)$, relaxed densities | yes, for the relaxed model |
 # | `"relaxed_categorical"` | $\sum_k x_k \log (P_k / Q_k)$ | no |
-# | `"categorical"` | $-\mathrm{KL}(Q \Vert P)$, exact | no; of the discrete model once values are hard |
+# | `"categorical"` | $-\mathrm{KL}(Q \Vert P)$, exact | only with straight-through values, for the discrete model |
 #
-# Each is trained below at three temperatures. What counts in the end is the bound of the *discrete* model that the
-# trained guide reaches, which here is known exactly.
+# Below, a guide is trained with each of them at three temperatures. The results are compared by the bound of the
+# *discrete* model that the trained guide reaches, which is known exactly here.
 
 
 # %%
@@ -188,16 +192,17 @@ axes[-1].legend()
 plt.show()
 
 # %% [markdown]
-# A warm relaxed model is another model: its decoder sees averages of places, so the best guide of it is not that of the
-# discrete one. The density's bound is a true one, of a model in which weights near the corners are what prior and guide
-# quarrel about; as a way to train a *discrete* model, the two that are no bounds do better here.
+# At high temperature the relaxed model is a different model: its likelihood sees averages of places, so its best guide
+# is not the best guide of the discrete model. `"relaxed_density"` gives a true bound, but a bound of the relaxed model,
+# where relaxed densities of the prior and of the guide are compared. For training a *discrete* model, the two
+# objectives that are not bounds work better here.
 #
 # ## A falling temperature
 #
-# Begin warm, for gradients with little noise, and end cold, for little bias. `TemperatureSchedule` is a module with a
-# `step()`; Jang et al. use `TemperatureSchedule.jang()`. With the fit engine, put `schedule.set_num_steps` among the
-# `schedules` of what is fitted. Straight-through values are what the decoder will see at test time, so they are trained
-# with here.
+# Start at a high temperature, where gradients have little noise, and end at a low one, where they have little bias.
+# `TemperatureSchedule` is a module with a method `step()`; Jang et al. use `TemperatureSchedule.jang()`. In a
+# `TrainingPlan`, add `schedule.set_num_steps` to its `schedules`. At test time the model sees one-hot values, so we
+# train with straight-through values here.
 
 # %%
 schedule = TemperatureSchedule.exponential(2.0, rate=0.01, floor=0.2)
@@ -205,10 +210,11 @@ bounds = train("categorical", schedule, straight_through=True)
 print(f"from 2.0 to {float(schedule()):.2f}: discrete bound {bounds[-1]:.3f}")
 
 # %% [markdown]
-# ## Cold, in single precision
+# ## Low temperature in single precision
 #
-# At a temperature of 0.05 most weights underflow to zero in float32, and the density in PyTorch's class is then not a
-# number. Ours is finite; and `relax` infers log-weights, which do not underflow, so that its densities are exact.
+# At a temperature of 0.05 most weights underflow to zero in float32, and then the density of PyTorch's class is NaN.
+# Ours is finite. Moreover, the sites made by `relax` are log-weights, which do not underflow, so their densities are
+# exact.
 
 # %%
 logits = torch.tensor([10.0, -10.0, 0.0])
@@ -219,14 +225,14 @@ for name, d in (("PyTorch", theirs), ("pyro_ext", ours)):
     print(f"{name:8} finite log-probabilities: {d.log_prob(x).isfinite().float().mean():.0%}")
 
 # %% [markdown]
-# ## Which one to take
+# ## Which one to use
 #
-# | | take |
+# | you need | use |
 # |---|---|
-# | a bound is wanted, or a relaxed model is the goal | `RelaxReparam(t, "relaxed_density")`, t about 0.5 |
-# | a discrete model, trained on hard values | `RelaxReparam(t, "categorical", straight_through=True)`, t to 0.5 |
-# | variance at low temperatures hurts | `GumbelRaoOneHotCategorical` |
-# | an unbiased gradient | no relaxation: `TraceUnorderedSet_ELBO` and its kin, see the first tutorial |
+# | a bound, or a relaxed model | `RelaxReparam(t, "relaxed_density")` with t about 0.5 |
+# | a model trained on hard values | `RelaxReparam(t, "categorical", straight_through=True)`, t falling to 0.5 |
+# | less variance at low temperatures | `GumbelRaoOneHotCategorical` |
+# | an unbiased gradient | no relaxation, but an ELBO such as `TraceUnorderedSet_ELBO`, see the first tutorial |
 #
 # - Maddison, Mnih & Teh 2017, *The Concrete distribution*, [arXiv 1611.00712](https://arxiv.org/abs/1611.00712).
 # - Jang, Gu & Poole 2017, *Categorical reparameterization with Gumbel-softmax*,

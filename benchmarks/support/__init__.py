@@ -1,1 +1,1 @@
-"""What the benchmark scripts share: moments of gradients, timing, reports, the models and the peer."""
+"""What the benchmark scripts share: moments of gradients, timing, reports, models and the code of peers."""

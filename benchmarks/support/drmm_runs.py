@@ -1,4 +1,4 @@
-"""Runs of the Deep Rendering Mixture Model; the result of each is kept in a file once it is complete."""
+"""Runs of the Deep Rendering Mixture Model; the result of each is saved in a file once it is complete."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Budget:
 
     Args:
         epochs: the number of epochs.
-        lr: the learning rate at the start; it decays to a fiftieth by the end, in ten steps.
-        options: further options of the model.
+        lr: the learning rate at the start; in ten steps it falls to a fiftieth of this value by the end.
+        options: further options of the model, by name.
     """
 
     epochs: int
@@ -118,7 +118,7 @@ def trained(
 
 
 def cluster(data: Splits, layers: list[Layer], seed: int, steps: int = 5) -> dict[str, float]:
-    """Train without labels by hard EM; return errors, and the per cent of images outside the cluster of their class."""
+    """Train without labels by hard EM; return errors: the percentage of images outside the cluster of their class."""
     assert data.image_shape is not None
     assert data.train.y is not None
     x, y = data.train.x.view(-1, 1, *data.image_shape), data.train.y
@@ -138,7 +138,7 @@ def cluster(data: Splits, layers: list[Layer], seed: int, steps: int = 5) -> dic
 
 
 def k_means(data: Splits, seed: int) -> float:
-    """Return the per cent of images outside the cluster of their class for k-means on pixels."""
+    """Return the percentage of images outside the cluster of their class for k-means on pixels."""
     from sklearn.cluster import KMeans
 
     assert data.train.y is not None

@@ -1,4 +1,4 @@
-"""Models of known evidence, and what Pyro's NUTS, dynesty and ArviZ make of them."""
+"""Models of known evidence, and their estimates by Pyro's NUTS, dynesty and ArviZ."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ F64 = torch.float64
 
 
 def processor_seconds() -> float:
-    """Return the processor time of this process and its children, which other work on the machine hardly changes."""
+    """Return the processor time of this process and its children; other work on the machine hardly changes it."""
     return sum(os.times()[:4])
 
 
 @dataclass(frozen=True)
 class KnownEvidence:
-    """A model whose evidence is known in closed form, in PyTorch and again in NumPy.
+    """A model whose evidence is known in closed form, written in PyTorch and in NumPy.
 
     Args:
-        name: what the model is called in tables.
+        name: the name of the model in tables.
         model: the Pyro model; ``model(power)`` raises its likelihood to a power.
         site: the name of its only latent site, a vector.
         dim: the number of elements of the latent vector.
         exact: the logarithm of the evidence.
-        prior_quantile: maps the unit cube to the prior, as dynesty asks for it.
+        prior_quantile: the map from the unit cube to the prior that dynesty needs.
         log_likelihood: the log-likelihood of one latent vector, in NumPy.
     """
 
@@ -118,7 +118,7 @@ def nuts_draws(
     """Return draws of Pyro's NUTS, ``(chains, draws, dim)``, and the processor seconds they took."""
     kernel = NUTS(known.model, jit_compile=jit, ignore_jit_warnings=True)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it says that chains are run one after another
+        warnings.simplefilter("ignore")  # Pyro warns that chains are run one after another
         sampler = MCMC(kernel, draws, warmup_steps=warmup, num_chains=chains, disable_progbar=True)
         begin = processor_seconds()
         sampler.run(power)
@@ -141,11 +141,11 @@ def dynesty_run(known: KnownEvidence, num_live: int, seed: int, pyro_model: bool
     """Return log-evidence, standard error, likelihood evaluations and processor seconds of dynesty's random walks.
 
     Args:
-        known: the model.
-        num_live: the number of live points.
-        seed: of dynesty's generator.
-        pyro_model: whether the likelihood is that of the Pyro model, run for one point at a time as dynesty calls it,
-            or the NumPy function written by hand.
+        known: the model, whose evidence is known.
+        num_live: the number of live points of the sampler.
+        seed: the seed of dynesty's random generator.
+        pyro_model: whether the likelihood is that of the Pyro model, evaluated at one point at a time as dynesty calls
+            it; otherwise it is the function written in NumPy.
     """
     problem = Problem(known.model, vectorize=True)
 

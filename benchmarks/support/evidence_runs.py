@@ -1,4 +1,4 @@
-"""Estimates of the evidence kept line by line in a file, so that a run that was stopped can be continued."""
+"""Estimates of the evidence, saved line by line in a file so that a stopped run can be continued."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["Group", "Record", "Store", "run_group"]
 
 @dataclass(frozen=True)
 class Group:
-    """Methods run together because they share draws.
+    """Methods that run together because they share samples.
 
     Args:
-        name: what the group is called.
-        methods: the names of the methods in it.
-        settings: the numbers of samples, steps and chains.
+        name: the name of the group.
+        methods: the names of the methods in the group.
+        settings: the numbers of samples, steps and chains of these methods.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Group:
 class Record:
     """One estimate: the tree, the method, its settings and the result.
 
-    ``share`` is the share of a processor core that the group had: seconds times share is the time on an idle machine.
+    ``share`` is the share of a processor core that the group had; seconds times share is the time on an idle machine.
     """
 
     tree: int
@@ -61,10 +61,10 @@ class Record:
 
 
 class Store:
-    """Records in a file, one JSON object per line; a line that a stopped run left unfinished is ignored.
+    """Records in a file, one JSON object per line; a line that a stopped run left incomplete is ignored.
 
     Args:
-        path: the file, which is made if it does not exist.
+        path: the file; it is created if it does not exist.
     """
 
     def __init__(self, path: Path) -> None:

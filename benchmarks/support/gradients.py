@@ -16,10 +16,10 @@ Step = Callable[[], None]
 
 
 class Moments:
-    """Streaming moments of gradient vectors, of whichever side; memory is two vectors, whatever the number of repeats.
+    """Moments of gradient vectors, updated vector by vector; at no time are more than two vectors in memory.
 
     Args:
-        direction: a fixed vector, shape ``(P,)``; the estimates' components along it are recorded, to test for bias.
+        direction: a fixed vector, shape ``(P,)``; the component of each gradient along it is kept, to test for bias.
     """
 
     def __init__(self, direction: Tensor | None = None) -> None:
@@ -30,7 +30,7 @@ class Moments:
         self._components: list[float] = []
 
     def add(self, gradient: Tensor) -> None:
-        """Take in one estimate, shape ``(P,)``."""
+        """Add one estimate of the gradient, shape ``(P,)``."""
         gradient = gradient.double()
         self.count += 1
         difference = gradient - self.mean
@@ -41,12 +41,12 @@ class Moments:
 
     @property
     def variance(self) -> float:
-        """The variance summed over parameters."""
+        """The sum of the variances of all components."""
         return self._deviations / max(self.count - 1, 1)
 
     @property
     def log_variance(self) -> float:
-        """The log of :attr:`variance`, -inf where there is none."""
+        """The logarithm of :attr:`variance`; -inf if the variance is 0."""
         return math.log(self.variance) if self.variance > 0 else -math.inf
 
     @property
@@ -61,9 +61,9 @@ class Reference:
     """What gradient estimates are compared with.
 
     Attributes:
-        direction: a unit vector, shape ``(P,)``.
-        component: the true gradient's component along it.
-        error: the standard error of ``component``, 0 where it is exact.
+        direction: a unit vector, shape ``(P,)``, along which estimates are compared.
+        component: the component of the true gradient along ``direction``.
+        error: the standard error of ``component``; 0 if it is exact.
     """
 
     direction: Tensor
@@ -77,12 +77,12 @@ class Reference:
 
 
 def z_score(estimate: float, error: float, truth: float, truth_error: float = 0.0) -> float:
-    """Return the distance from the truth in standard errors, where errors below 1e-5 of the truth are float32's."""
+    """Return the distance from the truth in standard errors of at least 1e-5 of the truth, the error of float32."""
     return abs(estimate - truth) / max(math.hypot(error, truth_error), 1e-5 * abs(truth))
 
 
 def flat_gradient(parameters: Sequence[torch.nn.Parameter]) -> Tensor:
-    """Return the gradients as one vector, zeros where there is none."""
+    """Return the gradients as one vector, with zeros for parameters that have no gradient."""
     return torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters])
 
 

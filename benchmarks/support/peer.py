@@ -1,8 +1,8 @@
-"""The same steps done by Storchastic, through its public interface.
+"""The same gradient steps done by Storchastic, through its public interface.
 
-Importing ``storch`` replaces four functions of torch (they then look for its own tensors) and switches the validation
-of distributions off. So this module is imported after everything else, puts validation back to Pyro's default, and
-switches it off only while Storchastic works.
+Importing ``storch`` replaces four functions of torch by its own and switches the validation of distributions off. So
+this module is imported after all others. It sets validation back to Pyro's default, and switches it off only while
+Storchastic computes.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.distributions import Bernoulli, OneHotCategorical
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from pyro_ext.inference import Built
+from pyro_ext.inference import TrainingPlan
 from pyro_ext.models import categorical_vae
+from support import vae
 from support.gradients import Step
 from support.toy import P
 
@@ -55,22 +56,22 @@ def toy_step(logit: torch.nn.Parameter, name: str, k: int) -> Step:
             storch.add_cost((b - P).square().sum(-1), "cost")
             storch.backward()
         assert logit.grad is not None
-        logit.grad *= len(logit)  # its plates are means, ours are sums
+        logit.grad *= len(logit)  # Storchastic takes the mean over a plate, Pyro the sum
 
     return one_step
 
 
-def vae_step(vae: Built, x: Tensor, name: str, k: int) -> Step:
-    """Return a step that leaves the gradient of the mean loss per image, KL term in closed form, in ``.grad``."""
+def vae_step(plan: TrainingPlan, x: Tensor, name: str, k: int) -> Step:
+    """Return a step that leaves the gradient of the mean loss per image in ``.grad``; the KL term is in closed form."""
     method = METHODS[name](k)
-    model, guide = vae.model, vae.guide
+    model, guide = vae.bound(plan).model, vae.bound(plan).guide
     assert isinstance(model, categorical_vae.Model)
     assert isinstance(guide, categorical_vae.Guide)
 
     @storch.deterministic
     def reconstruction(z: Tensor, images: Tensor) -> Tensor:
         pixels = model.decoder(z.flatten(-2))
-        targets = images.flatten(-2).expand_as(pixels)  # comes with as many event dims as z has
+        targets = images.flatten(-2).expand_as(pixels)  # Storchastic gives it as many event dims as z has
         return binary_cross_entropy_with_logits(pixels, targets, reduction="none").sum(-1)
 
     @storch.deterministic

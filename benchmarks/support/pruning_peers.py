@@ -11,15 +11,15 @@ from pyro_ext.phylo import JC69
 
 __all__ = ["QUOTED", "node_by_node", "torchtree_functions"]
 
-# The public code of variational phylogenetics, github.com/zcrabbit/vbpi-torch: a loop over trees in float32, measured
-# separately on one thread; number of topologies of DS1 -> milliseconds with gradients.
+# The public code of variational phylogenetics, github.com/zcrabbit/vbpi-torch, is a loop over trees in float32. It was
+# measured separately on one thread: number of topologies of DS1 -> milliseconds with gradients.
 QUOTED = {1: {"at best": 4.7, "at worst": 7.7}, 10: {"at best": 51.0, "at worst": 79.0}}
 
 Function = Callable[[Tensor], Tensor]
 
 
 def node_by_node(trees: list[list[int]], lengths: Tensor, tips: Tensor, weights: Tensor) -> Tensor:
-    """Return the log-likelihoods ``(B,)`` of canonical unrooted trees, one after the other, by ordinary autograd.
+    """Return the log-likelihoods ``(B,)`` of canonical unrooted trees, computed tree by tree with ordinary autograd.
 
     Args:
         trees: the parents of the nodes of each tree.
@@ -43,7 +43,7 @@ def node_by_node(trees: list[list[int]], lengths: Tensor, tips: Tensor, weights:
 def torchtree_functions(parents: list[int], tips: Tensor, weights: Tensor) -> dict[str, Function]:
     """Return torchtree's functions of branch lengths ``(B, E)`` on a single topology; none if it is not installed.
 
-    Its trees have a root of degree two; here it lies on the edge of taxon 0, at a distance of 0 from that taxon.
+    Trees of torchtree have a root of degree two. Here it lies on the edge of taxon 0, at a distance of 0 from it.
 
     Args:
         parents: the parents of the nodes of a canonical unrooted tree.

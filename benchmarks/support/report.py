@@ -1,4 +1,4 @@
-"""Results as Markdown: printed while they come, kept in a dated file if asked for."""
+"""Results as Markdown: printed as soon as they are known, and saved in a dated file on request."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from pathlib import Path
 
 import torch
 
+from pyro_ext.utils.files import write_text
+from pyro_ext.utils.tables import markdown_table
+
 __all__ = ["Report"]
 
 _FOLDER = Path(__file__).resolve().parents[1] / "results"
@@ -22,8 +25,8 @@ class Report:
     """Collects the lines of a report.
 
     Args:
-        name: the script's name, the first part of the file's.
-        title: the first line.
+        name: the name of the script, with which the name of the file begins.
+        title: the heading of the report.
     """
 
     def __init__(self, name: str, title: str) -> None:
@@ -38,15 +41,8 @@ class Report:
         self._lines.extend(lines)
 
     def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], labels: int = 1) -> None:
-        """Add a table, its columns padded to one width: the first ``labels`` hold text, the others numbers."""
-        widths = [max(3, *(len(row[i]) for row in (header, *rows))) for i in range(len(header))]
-        rule = ["-" * width if i < labels else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-        lines = []
-        for row in (header, rule, *rows):
-            cells = zip(row, widths, strict=True)
-            padded = [cell.ljust(w) if i < labels else cell.rjust(w) for i, (cell, w) in enumerate(cells)]
-            lines.append(f"| {' | '.join(padded)} |")
-        self.text(f"## {title}", "", *lines, "")
+        """Add a table whose first ``labels`` columns hold text and the others numbers."""
+        self.text(f"## {title}", "", *markdown_table(rows, header, left=range(labels)).splitlines(), "")
 
     def check(self, passed: bool, requirement: str) -> None:
         """Add a line that says whether a requirement is met."""
@@ -56,7 +52,7 @@ class Report:
         """Write the report into ``benchmarks/results`` and return its path."""
         path = _FOLDER / f"{self.name}-{datetime.date.today().isoformat()}-{_slug(_processor())}.md"
         path.parent.mkdir(exist_ok=True)
-        path.write_text("\n".join(self._lines).rstrip() + "\n", encoding="utf-8")
+        write_text(path, "\n".join(self._lines).rstrip() + "\n")
         return path
 
 
@@ -80,8 +76,8 @@ def _version(package: str) -> str | None:
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
-    return found.group(1).strip() if found else platform.processor() or platform.machine()
+    line = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
+    return line.group(1).strip() if line else platform.processor() or platform.machine()
 
 
 def _slug(text: str) -> str:

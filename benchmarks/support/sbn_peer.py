@@ -1,4 +1,4 @@
-"""The code of github.com/zcrabbit/sbn, from a checkout ported to Python 3, timed on one file of trees."""
+"""Times of the code of github.com/zcrabbit/sbn, from a checkout ported to Python 3, on one file of trees."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["Peer"]
 
 
 class Peer:
-    """A checkout of the peer.
+    """A checkout of the other implementation.
 
     Args:
-        folder: the folder of ``models.py`` and ``utils.py``, which need ete3, bitarray and Biopython.
+        folder: the folder with ``models.py`` and ``utils.py``; both need ete3, bitarray and Biopython.
 
     Raises:
-        SystemExit: if they are not there, or cannot be imported.
+        SystemExit: if these files do not exist or cannot be imported.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -30,10 +30,12 @@ class Peer:
         try:
             self._models, self._utils = import_module("models"), import_module("utils")
         except (ImportError, SyntaxError) as error:
-            raise SystemExit(f"--peer: {folder} cannot be imported: {error}; port it, install what it needs") from error
+            raise SystemExit(
+                f"--peer: {folder} cannot be imported: {error}; port it to Python 3 and install what it needs"
+            ) from error
 
     def times(self, path: Path) -> dict[str, float]:
-        """Return the seconds to read a file, to fit by the simple average, and of an update by EM.
+        """Return the seconds to read a file, to fit by the simple average, and to make one iteration of EM.
 
         Args:
             path: a ``.trprobs`` file of MrBayes, plain or gzipped.

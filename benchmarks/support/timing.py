@@ -1,4 +1,4 @@
-"""Times per step, taken in turns so that a busy machine slows all alike."""
+"""Times per step. The steps are timed in turns, so that other work on the machine slows all of them alike."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class StepTime:
     """Milliseconds per step over the rounds.
 
     Attributes:
-        wall: the median on the clock, to compare with that of a step timed in turns with this one.
-        cpu: the median of processor time, of all threads together.
-        least: the least on the clock, for what a step takes if the machine does nothing else.
+        wall: the median of elapsed time, to be compared with that of a step timed in turns with this one.
+        cpu: the median of processor time, summed over all threads.
+        least: the least elapsed time, which estimates what a step takes if the machine does nothing else.
     """
 
     wall: float
@@ -31,19 +31,19 @@ def interleaved_times(steps: Mapping[str, Step], rounds: int = 20, inner: int = 
     """Time all steps in turns.
 
     Args:
-        steps: name -> a step.
-        rounds: how many turns each gets, after one that is not counted.
-        inner: steps per turn.
+        steps: the steps by name.
+        rounds: the number of turns of each step; one more at the beginning is not counted.
+        inner: the number of steps in a turn.
     """
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for _ in range(rounds + 1):
         for name, step in steps.items():
             taken[name].append(_one_turn(step, inner))
-    found = {}
+    times = {}
     for name, turns in taken.items():
         walls, cpus = zip(*turns[1:], strict=True)
-        found[name] = StepTime(median(walls), median(cpus), min(walls))
-    return found
+        times[name] = StepTime(median(walls), median(cpus), min(walls))
+    return times
 
 
 def _one_turn(step: Step, inner: int) -> tuple[float, float]:

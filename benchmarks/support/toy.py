@@ -1,7 +1,7 @@
 r"""Three Bernoulli variables that share one logit, the toy of Liu et al. (2019) and Kool et al. (2020).
 
 The cost is :math:`f(b) = \sum_i (b_i - p_i)^2` with p = (0.6, 0.51, 0.48); the eight joint values of b are one site.
-Replicates stand side by side in a plate, each with a logit of its own, so that one step gives independent gradients.
+The replicates form a plate, and each has a logit of its own, so that one step gives independent gradients.
 
 References:
     | Rao-Blackwellized stochastic gradients for discrete distributions (Liu et al., 2019), section 5.1
@@ -24,7 +24,7 @@ P = torch.tensor([0.6, 0.51, 0.48])
 
 
 def true_gradient(eta: float) -> float:
-    """Return the derivative of E f in the logit: f is separable, so it is a sum of three closed forms."""
+    """Return the derivative of E f in the logit, a sum of three closed forms since f is a sum over variables."""
     q = torch.tensor(eta, dtype=torch.float64).sigmoid()
     return float(((1 - 2 * P.double()) * q * (1 - q)).sum())
 
@@ -38,12 +38,11 @@ def step(logit: torch.nn.Parameter, elbo: ELBO) -> Step:
     """Return a step that leaves the gradient of every replicate's cost in ``logit.grad``."""
 
     def sites(logits: Tensor) -> Tensor:
-        law = dist.Bernoulli(logits=logits.unsqueeze(-1).expand(-1, 3)).to_event(1)
-        return pyro.sample("b", law)
+        return pyro.sample("b", dist.Bernoulli(logits=logits.unsqueeze(-1).expand(-1, 3)).to_event(1))
 
     def model() -> None:
         with pyro.plate("replicates", len(logit)):
-            b = sites(logit.detach())  # the same law as the guide's: its log-probability cancels
+            b = sites(logit.detach())  # the distribution of the guide: the two log-probabilities cancel
             pyro.factor("cost", -(b - P).square().sum(-1))
 
     def guide() -> None:

@@ -1,4 +1,4 @@
-"""Scores of estimated probabilities of trees against those of a long run."""
+"""Scores that compare estimated probabilities of trees with those of a long run."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["Gold", "Scores"]
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of a method against the long run.
+    """The scores of a method, compared with the long run.
 
     Attributes:
-        kl: the divergence of the estimated probabilities of trees from those of the run, in nats.
-        rmsd: the root mean square difference of split frequencies.
-        asdsf: the average standard deviation of split frequencies.
-        bias: the mean error of the log-evidence of a tree, against its value by the run.
-        spread: the standard deviation of that error over trees.
+        kl: the KL divergence between the probabilities of trees in the run and the estimated ones, in nats.
+        rmsd: the root mean square difference between split frequencies.
+        asdsf: the average standard deviation of split frequencies between the two sets of probabilities.
+        bias: the mean error of the log-evidence of a tree; its value in the run counts as exact.
+        spread: the standard deviation over trees of the error of the log-evidence.
     """
 
     kl: float
@@ -39,8 +39,8 @@ class Gold:
     .. math::  \log p(D \mid \tau) = \log p(\tau \mid D) + \log p(D) + \log (2n - 5)!!
 
     Args:
-        trees: the trees in falling order of probability; the weights are their probabilities, not rescaled.
-        log_evidence: :math:`\log p(D)`, of all trees together.
+        trees: the trees, the most probable first; their weights are their probabilities in the run, not rescaled.
+        log_evidence: the log-evidence :math:`\log p(D)` of all trees together.
     """
 
     trees: TreeSet
@@ -57,10 +57,10 @@ class Gold:
         return self.trees.weights.log() + self.log_evidence + count
 
     def scores(self, log_evidence: Tensor) -> Scores:
-        """Return the scores of estimates for the first T trees, among which all probabilities are made to sum to 1.
+        """Return the scores of estimates for the first T trees, whose probabilities are rescaled to sum to 1.
 
         Args:
-            log_evidence: an estimate for each of these trees, shape ``(T,)``.
+            log_evidence: the estimated log-evidence of each of the first T trees, shape ``(T,)``.
         """
         trees = self.trees[: len(log_evidence)]
         log_p, log_q = trees.probabilities().log(), log_evidence.log_softmax(0)

@@ -1,4 +1,4 @@
-"""The digits autoencoder as the benchmarks use it: built, trained, and stepped on one batch."""
+"""The digits autoencoder as the benchmarks use it: built, trained, and differentiated on one batch."""
 
 from __future__ import annotations
 
@@ -8,54 +8,64 @@ import torch
 from pyro.infer import ELBO
 
 from pyro_ext.datasets import Batch, IndexedDataset, Splits
-from pyro_ext.inference import Built, LocalELBOModule
+from pyro_ext.inference import ELBOObjective, TrainingPlan
 from pyro_ext.models import categorical_vae
 from support.gradients import Step
 
-__all__ = ["BATCH_SIZE", "autoencoder", "negative_bound", "parameter_groups", "step", "train"]
+__all__ = ["BATCH_SIZE", "autoencoder", "bound", "negative_bound", "parameter_groups", "step", "train"]
 
 BATCH_SIZE = 100
 
 
-def autoencoder(splits: Splits, num_latents: int, seed: int = 0) -> Built:
+def autoencoder(splits: Splits, num_latents: int, seed: int = 0) -> TrainingPlan:
     """Build the autoencoder with N latent variables of 10 categories at seeded initial weights."""
     torch.manual_seed(seed)
     return categorical_vae.build(splits, num_latents=num_latents, evaluation_samples=64)
 
 
-def parameter_groups(vae: Built) -> dict[str, list[torch.nn.Parameter]]:
+def bound(plan: TrainingPlan) -> ELBOObjective:
+    """Return the objective of the autoencoder, which holds its model and its guide."""
+    return plan.elbo_objective("this benchmark")
+
+
+def parameter_groups(plan: TrainingPlan) -> dict[str, list[torch.nn.Parameter]]:
     """Return the parameters of the encoder and of the decoder."""
-    return {"encoder": list(vae.guide.parameters()), "decoder": list(vae.model.parameters())}  # type: ignore[attr-defined]
+    return {"encoder": [*bound(plan).guide.parameters()], "decoder": [*bound(plan).model.parameters()]}
 
 
-def step(vae: Built, elbo: ELBO, batch: Batch) -> Step:
+def step(plan: TrainingPlan, elbo: ELBO, batch: Batch) -> Step:
     """Return a step that leaves the gradient of the mean loss per image in ``.grad``."""
-    module = LocalELBOModule(vae.model, vae.guide, elbo)
-    size = vae.model.size  # type: ignore[attr-defined]
+    objective = _with_elbo(plan, elbo)
 
     def one_step() -> None:
-        module.zero_grad(set_to_none=True)
-        (module(*batch) / size).backward()
+        objective.zero_grad(set_to_none=True)
+        objective(*batch).total.backward()
 
     return one_step
 
 
-def train(vae: Built, elbo: ELBO, data: IndexedDataset, epochs: int, seed: int = 0) -> None:
-    """Train in place with Adam at 1e-3 on shuffled batches of 100."""
+def train(plan: TrainingPlan, elbo: ELBO, data: IndexedDataset, epochs: int, seed: int = 0) -> None:
+    """Train in place with Adam at a learning rate of 1e-3 on shuffled batches of 100."""
     torch.manual_seed(seed)
-    module = LocalELBOModule(vae.model, vae.guide, elbo)
-    optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
+    objective = _with_elbo(plan, elbo)
+    optimizer = torch.optim.Adam(objective.parameters(), lr=1e-3)
     for _ in range(epochs):
         for batch in _shuffled(data):
             optimizer.zero_grad(set_to_none=True)
-            module(*batch).backward()
+            objective(*batch).total.backward()
             optimizer.step()
 
 
-def negative_bound(vae: Built, data: IndexedDataset) -> float:
-    """Return the negative ELBO per image, 64 codes drawn for each and the KL term in closed form."""
-    assert vae.evaluate is not None
-    return vae.evaluate([data.__getitems__(range(len(data)))])["neg_elbo"]  # type: ignore[arg-type]
+def negative_bound(plan: TrainingPlan, data: IndexedDataset) -> float:
+    """Return the negative ELBO per image, with 64 codes drawn for each and the KL term in closed form."""
+    assert plan.evaluate is not None
+    return plan.evaluate([data.__getitems__(range(len(data)))])["neg_elbo"]  # type: ignore[arg-type]
+
+
+def _with_elbo(plan: TrainingPlan, elbo: ELBO) -> ELBOObjective:
+    """Return the objective of the same model and guide with another ELBO, per image."""
+    model, guide = bound(plan).model, bound(plan).guide
+    return ELBOObjective(model, guide, elbo, size=model.size)
 
 
 def _shuffled(data: IndexedDataset) -> Iterator[Batch]:
