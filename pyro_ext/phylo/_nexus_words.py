@@ -13,7 +13,7 @@ __all__ = ["TaxaBlocks", "folded", "linked_taxa", "options", "translation", "wor
 _WORD = re.compile(QUOTED + rb"|\S++")
 _PAIR_WORD = rb"(" + QUOTED + rb"|[^\s,]++)"
 _PAIR = re.compile(rb"\s*+" + _PAIR_WORD + rb"\s++" + _PAIR_WORD + rb"\s*+(,|\Z)")
-_MIXED = rb"[A-Za-z]+\s*\([^()]*\)"
+_MIXED = rb"[A-Za-z]*+\s*+\([^()]*+\)"
 _OPTION = re.compile(rb"\s*+([A-Za-z]\w*+)(?:\s*+=\s*+(" + QUOTED + rb"|" + _MIXED + rb"|\S++))?\s*+")
 _LINK = re.compile(rb"\btaxa\s*+=\s*+(" + QUOTED + rb"|\S++)", re.IGNORECASE)
 
