@@ -1,10 +1,8 @@
-"""Reading alignments from files: FASTA, PHYLIP, NEXUS, and Clustal and Stockholm, which Biopython reads."""
+"""Reading alignments from files: FASTA, PHYLIP, NEXUS, Clustal and Stockholm."""
 
 from __future__ import annotations
 
-import io
 import re
-import warnings
 from pathlib import Path
 
 from pyro_ext.phylo._lexer import Problem
@@ -51,7 +49,6 @@ def read_alignment(
     Raises:
         ValueError: if the file is empty or in none of these formats, a taxon comes twice, the lengths differ, or a
             character is unknown; the message names the file, and taxon and column where the error concerns one.
-        ImportError: for Clustal and Stockholm, if Biopython is not installed.
         OSError: if the file cannot be opened.
 
     References:
@@ -117,7 +114,7 @@ def _records(content: bytes, kind: str, names: str) -> list[tuple[str, str]]:
     if kind == "fasta":
         return _fasta_records(text, names == "joined")
     if kind != "phylip":
-        return _biopython_records(text, kind)
+        return _block_records(text, kind)
     try:
         return phylip_records(content.decode("utf-8", "surrogateescape"), names == "ten")
     except ValueError as error:
@@ -136,20 +133,29 @@ def _fasta_records(text: str, join: bool) -> list[tuple[str, str]]:
     return records
 
 
-def _biopython_records(text: str, kind: str) -> list[tuple[str, str]]:
-    try:
-        from Bio import AlignIO
-    except ImportError as error:
-        raise ImportError(f"reading {kind} needs Biopython: pip install 'pyro-ext[phylo]'") from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            alignments = list(AlignIO.parse(io.StringIO(text), kind))
-        records = [(record.id, str(record.seq)) for alignment in alignments[:1] for record in alignment]
-    except Exception as error:  # Biopython's parsers raise many kinds
-        raise ValueError(f"this is no alignment in {kind} that Biopython can read") from error
-    if len(alignments) > 1:
-        raise ValueError(f"there are {len(alignments)} alignments in this file: keep one of them")
+def _block_records(text: str, kind: str) -> list[tuple[str, str]]:
+    """Return names and sequences from Clustal or Stockholm, whose blocks have a name and a part of a sequence a line.
+
+    Raises:
+        ValueError: if a line is none of these, a file in Stockholm does not end, or there are several alignments.
+    """
+    rows: dict[str, list[str]] = {}
+    ends = 0
+    for number, line in enumerate(text.split("\n")[1:], 2):
+        words = re.findall(r"\S+", line, re.ASCII)
+        if not words or (line[0] == "#" if kind == "stockholm" else line[0] in " \t"):
+            continue  # annotations; in Clustal, marks of conserved columns begin with blanks
+        if words == ["//"] and kind == "stockholm":
+            ends += 1
+        elif ends:
+            raise ValueError("there are several alignments in this file: keep one of them")
+        elif len(words) == 2 or (len(words) == 3 and re.fullmatch("[0-9]+", words[2]) and kind == "clustal"):
+            rows.setdefault(words[0], []).append(words[1])
+        else:
+            raise ValueError(f"no alignment in {kind}: line {number} is no name and sequence with a blank between")
+    if kind == "stockholm" and not ends:
+        raise ValueError("no alignment in stockholm: the file is truncated, as there is no line '//' at its end")
+    records = [(name, "".join(parts)) for name, parts in rows.items()]
     return [(name, cells.replace(".", "-")) for name, cells in records] if kind == "stockholm" else records
 
 
