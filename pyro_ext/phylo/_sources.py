@@ -8,14 +8,14 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 __all__ = ["check_text", "pieces"]
 
-_OPENERS: dict[bytes, tuple[str, Callable[..., IO[bytes]]]] = {
-    b"\x1f\x8b": ("gzip", gzip.GzipFile),
-    b"BZh": ("bzip2", bz2.BZ2File),
-    b"\xfd7zXZ": ("xz", lzma.LZMAFile),
+_OPENERS: dict[bytes, tuple[str, Callable[[Any], Any]]] = {
+    b"\x1f\x8b": ("gzip", gzip.open),
+    b"BZh": ("bzip2", bz2.open),
+    b"\xfd7zXZ": ("xz", lzma.open),
 }
 _SIGNATURES = {
     b"\xff\xfe": "UTF-16: convert the file to UTF-8",
@@ -43,7 +43,7 @@ def pieces(path: Path, size: int, advance: Callable[[int], object] | None = None
         begin = raw.read(_LEAST)
         raw.seek(0)
         kind, opener = next((of for mark, of in _OPENERS.items() if begin.startswith(mark)), ("", None))
-        source = raw if opener is None else opener(raw) if opener is not gzip.GzipFile else opener(fileobj=raw)
+        source: IO[bytes] = raw if opener is None else opener(raw)
         before, is_first = 0, True
         while piece := _read(source, max(size, _LEAST) if is_first else size, kind, path):
             check_text(piece, str(path), is_first)

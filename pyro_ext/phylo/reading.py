@@ -191,7 +191,7 @@ def parse_trees(text: str, *, taxa: Sequence[str] | None = None, rooted: bool | 
         >>> parse_trees("((a:1,b:2):1,c:3);").branch_lengths
         tensor([[1., 2., 3., 1.]], dtype=torch.float64)
     """
-    content = text.encode("utf-8", "surrogateescape").removeprefix(b"\xef\xbb\xbf")
+    content = text.encode("utf-8", "surrogatepass").removeprefix(b"\xef\xbb\xbf")
     check_text(content, "<text>", True)
     chunks = _split(iter([content]), "<text>")
     sets = list(_with_weight(_sets("<text>", chunks, Assembly(taxa, rooted, True), False), "<text>"))
