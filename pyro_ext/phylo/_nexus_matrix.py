@@ -9,8 +9,8 @@ from itertools import count
 
 import numpy as np
 
-from pyro_ext.phylo._lexer import Chunk, Problem
-from pyro_ext.phylo._nexus_words import QUOTED, TaxaBlocks, count_in, folded, linked_taxa, options
+from pyro_ext.phylo._lexer import QUOTED, Chunk, Problem
+from pyro_ext.phylo._nexus_words import TaxaBlocks, count_in, folded, linked_taxa, options
 from pyro_ext.phylo.alignment import BITS
 
 __all__ = ["nexus_sequences"]
