@@ -25,12 +25,16 @@ class Assembly:
         taxa: the names of the taxa that all trees must have; by default those of the first tree.
         rooted: whether to take the trees as rooted; by default as the text says.
         branch_lengths: whether to read branch lengths.
+
+    Attributes:
+        bare_weights: the numbers that stand before trees of this file, outside of ``[&W ...]``.
     """
 
     def __init__(self, taxa: Sequence[str] | None, rooted: bool | None, branch_lengths: bool) -> None:
         self.taxa = None if taxa is None else tuple(sorted(taxa))
         if taxa is not None and len(set(taxa)) < len(taxa):
             raise ValueError(f"taxa holds a name twice: {', '.join(sorted(taxa))}")
+        self.bare_weights: list[float] = []
         self._rooted = rooted
         self._is_given = rooted is not None
         self._want_lengths = branch_lengths
@@ -44,7 +48,8 @@ class Assembly:
             Problem: if one is no tree, or of another kind than the first.
         """
         starts, ends = chunk.bodies(batch.statements)
-        heads = headers(chunk, batch.statements, starts)
+        heads = headers(chunk, batch, starts)
+        self.bare_weights += [head.weight for head in heads if head.is_bare and head.weight is not None]
         tokens = tokenize(chunk, starts, ends)
         if self.taxa is None:
             self.taxa = first_labels(tokens, batch.aliases)

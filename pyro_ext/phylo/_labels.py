@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -80,22 +80,29 @@ class LabelTable:
         """
         numbers = self._search(body, starts, stops)
         missing = np.flatnonzero(numbers < 0)
+        at_once = 64  # twice as many each time, so that the table is built anew only a few times
         while len(missing):
-            label = body[starts[missing[0]] : stops[missing[0]]].tobytes()
-            if not self._learn(label):
+            labels = (body[starts[k] : stops[k]].tobytes() for k in missing[:at_once])
+            if not self._learn(labels):
                 break
             numbers[missing] = self._search(body, starts[missing], stops[missing])
             missing = missing[numbers[missing] < 0]
+            at_once *= 2
         return numbers
 
-    def _learn(self, label: bytes) -> bool:
-        try:
-            number = self._numbers.get(self.name(unquote(label)))
-        except UnicodeDecodeError:
+    def _learn(self, labels: Iterable[bytes]) -> bool:
+        """Add spellings until one is of no known taxon; return whether the first was known."""
+        size = len(self._spellings)
+        for label in labels:
+            try:
+                number = self._numbers.get(self.name(unquote(label)))
+            except UnicodeDecodeError:
+                break
+            if number is None:
+                break
+            self._spellings[label] = number
+        if len(self._spellings) == size:
             return False
-        if number is None:
-            return False
-        self._spellings[label] = number
         self._build()
         return True
 

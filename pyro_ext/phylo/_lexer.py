@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["CLOSE", "COLON", "COMMA", "COMMENT", "END", "OPEN", "Chunk", "Problem", "Tokens", "tokenize"]
+__all__ = ["CLOSE", "COLON", "COMMA", "COMMENT", "END", "OPEN", "QUOTED", "Chunk", "Problem", "Tokens", "tokenize"]
 
 OPEN, COMMA, CLOSE, COLON, END = 1, 2, 3, 4, 5
 _CODES = np.zeros(256, np.uint8)
@@ -26,10 +26,21 @@ def _comment(end: bytes, depth: int = 6) -> bytes:
 COMMENT = _comment(rb"\]")
 """The pattern of a comment."""
 
-# A quote opens a label and never stands within one; a comment or label that is not closed reaches to the end.
-_COMMENT_OR_QUOTE = re.compile(
-    rb"(" + _comment(rb"(?:\]|\Z)") + rb")|(?:(?<=[(,)\]\s])|\A)(?:'(?:[^']|'')*(?:'|\Z)|\"[^\"]*(?:\"|\Z))"
-)
+QUOTED = rb"'[^']*+(?:''[^']*+)*+'|\"[^\"]*+\""
+"""The pattern of a label in quotes."""
+
+
+def _hidden_pattern(before: bytes) -> re.Pattern[bytes]:
+    """Return the pattern of comments and quoted labels.
+
+    A quote opens a label after one of the characters ``before``, and is else a part of a word, as in O'Brien; a comment
+    or label that is not closed reaches to the end.
+    """
+    quoted = rb"(?:'[^']*+(?:''[^']*+)*+(?:'|\Z)|\"[^\"]*+(?:\"|\Z))"
+    return re.compile(rb"(" + _comment(rb"(?:\]|\Z)") + rb")|(?:(?<=[" + before + rb"])|\A)" + quoted)
+
+
+_IN_NEWICK, _IN_NEXUS = _hidden_pattern(rb"(,)\]\s"), _hidden_pattern(rb"(,)\]\s=*")
 
 
 class Problem(ValueError):
@@ -49,6 +60,10 @@ class Problem(ValueError):
 class Chunk:
     """A piece of text, and the positions at which its statements end.
 
+    Args:
+        text: the bytes of the text.
+        is_nexus: whether the text is NEXUS, in which a quote may also stand behind ``=`` or ``*``.
+
     Attributes:
         text: the bytes of the text.
         array: the bytes of the text as an array.
@@ -58,10 +73,10 @@ class Chunk:
         opens: the positions of the opening parentheses.
     """
 
-    def __init__(self, text: bytes) -> None:
+    def __init__(self, text: bytes, is_nexus: bool = False) -> None:
         self.text = text
         self.array = np.frombuffer(text, np.uint8)
-        self.comment, self.quoted = _hidden(text, self.array)
+        self.comment, self.quoted = _hidden(text, self.array, _IN_NEXUS if is_nexus else _IN_NEWICK)
         self.ends, self.opens = (self._visible(character) for character in b";(")
 
     def _visible(self, character: int) -> np.ndarray:
@@ -187,7 +202,7 @@ def _tokens(body: np.ndarray, quoted: np.ndarray | None, kept: np.ndarray | None
     return Tokens(body, quoted, at, code, depth, np.flatnonzero(code == END), kept, first)
 
 
-def _hidden(text: bytes, array: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _hidden(text: bytes, array: np.ndarray, pattern: re.Pattern[bytes]) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Find comments and quoted labels."""
     if b"'" not in text and b'"' not in text:
         if b"[" not in text:
@@ -197,7 +212,7 @@ def _hidden(text: bytes, array: np.ndarray) -> tuple[np.ndarray | None, np.ndarr
         if not len(inside) or inside.min() >= 0:
             return (inside > 0) | (step < 0), None
     marks: tuple[list[int], list[int]] = ([], [])
-    for match in _COMMENT_OR_QUOTE.finditer(text):
+    for match in pattern.finditer(text):
         marks[match.group(1) is None].extend(match.span())
     comment, quoted = (_spans(np.array(spans, np.int64), len(text)) for spans in marks)
     return comment, quoted

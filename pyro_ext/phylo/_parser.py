@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pyro_ext.phylo._labels import LabelTable, read_label
+from pyro_ext.phylo._labels import LabelTable, read_label, unquote
 from pyro_ext.phylo._lexer import CLOSE, COLON, COMMA, OPEN, Problem, Tokens
 
 __all__ = ["Parsed", "first_labels", "parse"]
@@ -63,7 +63,10 @@ def first_labels(tokens: Tokens, aliases: Mapping[str, str]) -> tuple[str, ...]:
     nodes = _nodes(tokens)
     for token in nodes.leaf[nodes.leaf < tokens.ends[0]]:
         raw = tokens.body[tokens.at[token] + 1 : tokens.at[token + 1]].tobytes()
-        label = read_label(raw, tokens.place(token), 0)
+        try:
+            label = unquote(raw)
+        except UnicodeDecodeError:
+            label = read_label(raw, tokens.place(token), 0)  # which says where it is
         name = aliases.get(label, label)
         if name in names:
             raise Problem(f"taxon {name!r} comes twice", tokens.place(token), 0)

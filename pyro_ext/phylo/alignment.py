@@ -22,16 +22,12 @@ _CODES = {
 }
 """The states that each IUPAC code may stand for; a gap may stand for any state."""
 
+BITS = {code: sum(1 << STATES.index(state) for state in states) for code, states in _CODES.items()}
+"""The states of each IUPAC code, one bit for each of the four."""
 
-def _bits() -> np.ndarray:
-    table = np.zeros(256, np.uint8)
-    for code, states in _CODES.items():
-        bits = sum(1 << STATES.index(state) for state in states)
-        table[[ord(code), ord(code.lower())]] = bits
-    return table
-
-
-_BITS = _bits()
+_TABLE = np.zeros(128, np.uint8)
+for _code, _states in BITS.items():
+    _TABLE[[ord(_code), ord(_code.lower())]] = _states
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -163,12 +159,18 @@ def _columns(sequences: Mapping[str, str]) -> np.ndarray:
             raise ValueError(
                 f"taxon {taxon!r} has {len(text)} characters but {reference!r} has {length}: sequences must be aligned"
             )
-        row = _BITS[np.frombuffer(text.encode("latin-1", "replace"), np.uint8)]
+        row = state_bits(text)
         if not row.all():
             column = int(np.argmax(row == 0))
             raise ValueError(
                 f"taxon {taxon!r} has {text[column]!r} in column {column + 1}, which is no nucleotide; "
-                f"expected one of {''.join(_CODES)}"
+                f"expected one of {''.join(BITS)}"
             )
         rows.append(row)
     return np.stack(rows)
+
+
+def state_bits(text: str) -> np.ndarray:
+    """Return the states of each character as bits, 0 where it is no nucleotide."""
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    return np.where(codes < len(_TABLE), _TABLE[np.minimum(codes, len(_TABLE) - 1)], np.uint8(0))

@@ -1,22 +1,21 @@
-"""Reading trees from files: Newick, NEXUS, MrBayes ``.t`` and ``.trprobs``, BEAST ``.trees``, plain or gzipped."""
+"""Reading trees from files: Newick, NEXUS, MrBayes ``.t`` and ``.trprobs``, BEAST and RevBayes ``.trees``."""
 
 from __future__ import annotations
 
-import gzip
 import re
 import sys
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from pyro_ext.phylo._assembly import Assembly
 from pyro_ext.phylo._lexer import COMMENT, Chunk, Problem
-from pyro_ext.phylo._statements import Batch, NewickFile, NexusFile, tree_name
+from pyro_ext.phylo._sources import check_text, pieces
+from pyro_ext.phylo._statements import Batch, NewickFile, NexusFile, SamplerLog, is_nexus, tree_file, tree_name
 from pyro_ext.phylo.trees import TreeSet
 from pyro_ext.utils.checks import optional_positive_int
 
@@ -24,13 +23,7 @@ __all__ = ["iter_trees", "parse_trees", "read_trees", "reference_sample"]
 
 _CHUNK_BYTES = 2**21
 _LONG = 2**23  # bytes; longer files show a progress bar on a terminal
-_SIGNATURES = {
-    b"\xff\xfe": "UTF-16: convert the file to UTF-8",
-    b"\xfe\xff": "UTF-16: convert the file to UTF-8",
-    b"BZh": "compressed with bzip2: unpack it, or use gzip",
-    b"\xfd7zXZ": "compressed with xz: unpack it, or use gzip",
-    b"PK\x03\x04": "a zip archive: unpack it",
-}
+_LONGEST = 2**30  # bytes of a statement; in a longer one there is no tree
 _NOTHING = re.compile(rb"(?:\s|" + COMMENT + rb")*")
 
 
@@ -44,9 +37,11 @@ def read_trees(
 ) -> TreeSet:
     r"""Read all trees of one or several files.
 
-    Newick and NEXUS are told apart by their content, and so is gzip. A NEXUS file may have ``translate``, quoted names
-    and comments; ``[&W p]`` becomes the tree's weight, and so does a number before a tree in Newick. Underscores in
-    names are kept. Names of internal nodes and annotations such as ``[&rate=1]`` are ignored.
+    Newick, NEXUS and the logs of RevBayes are told apart by their content, and so are files compressed with gzip,
+    bzip2 or xz. A NEXUS file may have ``translate``, quoted names and comments; numbers of taxa are those of
+    TAXLABELS, in the block of taxa that LINK names if there are several. ``[&W p]`` becomes the tree's weight, and so
+    does a number before a tree in Newick, unless these numbers rise as iterations do. Underscores in names are kept.
+    Names of internal nodes and annotations such as ``[&rate=1]`` are ignored.
 
     Args:
         *paths: the files; all trees must have the same taxa.
@@ -129,7 +124,7 @@ def iter_trees(
     shown = sys.stderr.isatty() and total >= _LONG if progress is None else progress
     with tqdm(total=total, unit="B", unit_scale=True, desc="trees", disable=not shown) as bar:
         for path in files:
-            chunks = _file_chunks(path, bar)
+            chunks = _split(pieces(path, _CHUNK_BYTES, bar.update), str(path))
             yield from _with_weight(_sets(str(path), chunks, assembly, allow_truncated), str(path))
 
 
@@ -196,7 +191,9 @@ def parse_trees(text: str, *, taxa: Sequence[str] | None = None, rooted: bool | 
         >>> parse_trees("((a:1,b:2):1,c:3);").branch_lengths
         tensor([[1., 2., 3., 1.]], dtype=torch.float64)
     """
-    chunks = _split(iter([text.encode()]))
+    content = text.encode("utf-8", "surrogatepass").removeprefix(b"\xef\xbb\xbf")
+    check_text(content, "<text>", True)
+    chunks = _split(iter([content]), "<text>")
     sets = list(_with_weight(_sets("<text>", chunks, Assembly(taxa, rooted, True), False), "<text>"))
     return sets[0].concatenate(*sets[1:])
 
@@ -205,13 +202,13 @@ def _sets(
     path: str, chunks: Iterator[tuple[Chunk, int, bool]], assembly: Assembly, allow_truncated: bool
 ) -> Iterator[TreeSet]:
     """Yield the trees of a file; errors say where in the file they are."""
-    kind: NewickFile | NexusFile | None = None
+    kind: NewickFile | NexusFile | SamplerLog | None = None
     count, is_empty = 0, True
+    assembly.bare_weights = []
     for chunk, line, is_last in chunks:
         is_empty = is_empty and not chunk.text.strip()
         if kind is None:
-            _check_signature(path, chunk.text)
-            kind = NexusFile() if chunk.text.lstrip()[:6].lower() == b"#nexus" else NewickFile()
+            kind, chunk = tree_file(chunk)
         batch = None
         try:
             for batch in kind.batches(chunk):
@@ -224,15 +221,24 @@ def _sets(
             raise ValueError(_message(path, line, chunk, batch, count, error)) from error
     if is_empty:
         raise ValueError(f"{path}: the file is empty")
+    _check_bare_weights(path, assembly.bare_weights)
     if not count:
         raise ValueError(f"{path}: there are no trees in this file; expected Newick, or NEXUS with a block of trees")
 
 
-def _check_signature(path: str, text: bytes) -> None:
-    """Refuse a file whose first bytes are those of another format."""
-    for begin, what in _SIGNATURES.items():
-        if text.startswith(begin):
-            raise ValueError(f"{path}: this is {what}")
+def _check_bare_weights(path: str, weights: list[float]) -> None:
+    """Refuse numbers before trees that rise, all of them or mostly by the same step, as the iterations of a sampler."""
+    numbers = np.array(weights)
+    steps = np.diff(numbers)
+    if not len(steps) or (numbers != np.round(numbers)).any():
+        return
+    rising, how_often = np.unique(steps[steps > 0], return_counts=True)
+    if len(rising) and ((steps > 0).all() or how_often.max() > len(steps) / 2):
+        some = ", ".join(f"{number:g}" for number in weights[:3])
+        raise ValueError(
+            f"{path}: the numbers before the trees, {some}, ... rise like the iterations of a sampler, which are no "
+            f"weights: remove them, or if they are weights, write them as [&W {weights[0]:g}]"
+        )
 
 
 def _message(path: str, line: int, chunk: Chunk, batch: Batch | None, count: int, error: Problem) -> str:
@@ -246,7 +252,7 @@ def _message(path: str, line: int, chunk: Chunk, batch: Batch | None, count: int
     return f"{where}, tree {count + error.tree + 1}{f' ({name})' if name else ''}: {error.message}"
 
 
-def _check_rest(chunk: Chunk, kind: NewickFile | NexusFile, count: int) -> None:
+def _check_rest(chunk: Chunk, kind: NewickFile | NexusFile | SamplerLog, count: int) -> None:
     """Refuse a truncated file."""
     at = int(chunk.ends[-1]) + 1 if len(chunk.ends) else 0
     rest = chunk.text[at:]
@@ -272,37 +278,21 @@ def _with_weight(sets: Iterator[TreeSet], path: str) -> Iterator[TreeSet]:
         raise ValueError(f"{path}: all trees have weight 0")
 
 
-def _file_chunks(path: Path, bar: tqdm) -> Iterator[tuple[Chunk, int, bool]]:
-    with path.open("rb") as raw:
-        zipped = raw.read(2) == b"\x1f\x8b"
-        raw.seek(0)
-        source: IO[bytes] = gzip.GzipFile(fileobj=raw) if zipped else raw  # type: ignore[assignment]
-        try:
-            yield from _split(_pieces(source, raw, bar))
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise ValueError(f"{path}: not a whole gzip file ({error}); get it again") from error
-
-
-def _pieces(source: IO[bytes], raw: IO[bytes], bar: tqdm) -> Iterator[bytes]:
-    before = 0
-    while piece := source.read(_CHUNK_BYTES):
-        yield piece
-        bar.update(raw.tell() - before)
-        before = raw.tell()
-
-
-def _split(pieces: Iterator[bytes]) -> Iterator[tuple[Chunk, int, bool]]:
+def _split(parts: Iterator[bytes], path: str) -> Iterator[tuple[Chunk, int, bool]]:
     """Yield chunks of whole statements, the line each begins in, and whether it is the last; that may be incomplete."""
     waiting: list[bytes] = []
     line, size, least = 1, 0, 1
-    first = True
-    for piece in pieces:
-        waiting.append(piece.removeprefix(b"\xef\xbb\xbf") if first else piece)
-        first = False
-        size += len(piece)
-        if size < least or b";" not in piece:
+    nexus: bool | None = None
+    for part in parts:
+        waiting.append(part)
+        size += len(part)
+        if size > _LONGEST:
+            raise ValueError(f"{path}, line {line}: a statement of more than {_LONGEST} bytes has no ';' at its end")
+        if size < least or b";" not in part:
             continue
-        chunk = Chunk(b"".join(waiting))
+        text = b"".join(waiting)
+        nexus = is_nexus(text) if nexus is None else nexus
+        chunk = Chunk(text, nexus)
         if not len(chunk.ends):
             waiting, least = [chunk.text], 2 * size  # so that long statements are not scanned too often
             continue
@@ -311,4 +301,5 @@ def _split(pieces: Iterator[bytes]) -> Iterator[tuple[Chunk, int, bool]]:
         yield chunk, line, False
         line += chunk.text.count(b"\n", 0, cut)
         waiting, size, least = [rest], len(rest), 1
-    yield Chunk(b"".join(waiting)), line, True
+    text = b"".join(waiting)
+    yield Chunk(text, is_nexus(text) if nexus is None else nexus), line, True

@@ -200,6 +200,7 @@ GOOD = "(a,b,(c,d));\n"
         ("[&W 0] " + GOOD * 1, "all trees have weight 0"),
         ("[&W 1] " + GOOD + GOOD, "tree 2: the tree has no weight but others have one"),
         (GOOD + "[&W 1] " + GOOD, "tree 2: the tree has a weight but others have none"),
+        ("(a,\ud800,c);", r"'\\xed\\xa0\\x80' is no UTF-8: convert the file"),
         ("abc " + GOOD, "tree 1: 'abc' before the tree: expected nothing, or 'tree NAME ='"),
     ],
 )

@@ -99,6 +99,40 @@ def test_numbers_of_taxlabels_stand_for_them():
     assert len(trees.unique()) == 1
 
 
+def nexus(tree, *blocks, translate=""):
+    blocks = "".join(f"begin {block} end;\n" for block in blocks)
+    return f"#NEXUS\n{blocks}begin trees; {translate} tree t = [&U] {tree}; end;"
+
+
+TWO = ("taxa; title one; taxlabels a b c d;", "taxa; title 'number two'; taxlabels w x y z;")
+
+
+@pytest.mark.parametrize(
+    ("text", "newick"),
+    [
+        (nexus("(1,2,(3,4))", "taxa; dimensions ntax=4; taxlabels A O'Neil C D'Arcy;"), "(A,(C,'D''Arcy'),'O''Neil');"),
+        (nexus("(1,2,(3,4))", "taxa; taxlabels swine-1 'a b' c=d \"e f\";"), "('a b',('c=d','e f'),swine-1);"),
+        (nexus("(1,2,(3,4))", *TWO, translate="link taxa = one;"), "(a,b,(c,d));"),
+        (nexus("(1,2,(3,4))", *TWO, translate="Title x; LINK characters=m Taxa='Number_Two';"), "(w,x,(y,z));"),
+        (nexus("(b,a,(c,d))", *TWO), "(a,b,(c,d));"),
+        (nexus("(1,2,(3,4))", *TWO, translate="translate 1 p, 2 q, 3 r, 4 s;"), "(p,q,(r,s));"),
+        (nexus("(1,2,(3,4))", TWO[0], TWO[0]), "(a,b,(c,d));"),
+        (nexus("(1,2,(3,4))", "data; dimensions ntax=4; taxlabels a b c d;"), "(a,b,(c,d));"),
+        (nexus("(1,2,(3,4))", TWO[0], translate="translate 1 A, 2 B, 3 C;"), "(A,B,(C,d));"),
+        (nexus("(1,2,(3,4))", translate="translate 1 O'Brien, 2 b, 3 'c''s', 4 d;"), "('O''Brien',b,('c''s',d));"),
+        (nexus("(2,1,(3,4))", "taxa; taxlabels 4 3 2 1;"), "(1,2,(3,4));"),
+        (nexus("(a,b,c)", 'characters; format symbols=" 0 1 2 "; matrix a 01 b 02 c 12;'), "(a,b,c);"),
+        (nexus("(a,b,c)", 'characters; format missing=";"symbols="(;" equate="x=\'";'), "(a,b,c);"),
+        (nexus("(a,b,c)", "notes; text taxon=1 text='don''t; see (x)';"), "(a,b,c);"),
+        (nexus("(a,b,c)", "notes; text taxon=1 text= 'end; begin trees; tree x = (1,2,3);';"), "(a,b,c);"),
+        (nexus("(a,b,c)").replace("tree t", "tree *'t; (1)'"), "(a,b,c);"),
+        ("(a='b,c,d'e);", "('a=''b',c,'d''e');"),
+    ],
+)
+def test_labels(text, newick):
+    assert parse_trees(text).to_newick() == [newick]
+
+
 def test_comments_anywhere_and_deep():
     text = MRBAYES.replace("begin trees;", "begin [here [come [some [very; deep]] ones]] trees;")
     text = text.replace("[&W 0.700000]", "[a [b [c [d; ']]]] [&W 0.7]")
@@ -155,6 +189,12 @@ def edited(old, new, text=MRBAYES):
         (edited("tree tree_2", "tre tree_2"), "line 14: 'tre' stands where 'tree NAME = "),
         (edited("tree_2 [p = 0.3, P = 1.0] =", "tree_2"), "line 14, tree 2 .*: 'tree tree_2' before the tree"),
         (edited("end;", "begin trees;"), "line 15: a block begins within a block of trees"),
+        (nexus("(1,2,3)", "taxa; dimensions ntax=4; taxlabels a b c;"), "TAXLABELS has 3 names, but NTAX is 4"),
+        (nexus("(1,2,3)", "taxa; dimensions ntax=x; taxlabels a b c;"), "line 2: NTAX=x is no number"),
+        (nexus("(1,2,3)", "taxa; dimensions ?; taxlabels a b c;"), "'[?]' stands where a word such as"),
+        (nexus("(1,2,3)", "taxa; taxlabels a b a;"), "line 2: TAXLABELS has taxon 'a' twice"),
+        (nexus("(1,2,3)", *TWO), "line 4: taxon 1 is a number, and there are several blocks of taxa: write 'link taxa"),
+        (nexus("(1,2,3)", *TWO, translate="link taxa=three;"), "line 4: there is no TAXA block with the title 'three'"),
         (MRBAYES + "tree late = (1,2,3,4);", "line 16: a tree stands outside of all blocks"),
     ],
 )

@@ -3,7 +3,10 @@
 import bz2
 import gzip
 import json
+import lzma
 import os
+import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -31,8 +34,11 @@ def trees():
 def test_plain_and_compressed(tmp_path, trees):
     text = "\n".join(trees.to_newick()).encode()
     (tmp_path / "plain").write_bytes(text)
-    (tmp_path / "zipped").write_bytes(gzip.compress(text))
-    for name in ("plain", "zipped"):
+    packers = {"gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress}
+    for name, compress in packers.items():
+        half = len(text) // 2
+        (tmp_path / name).write_bytes(compress(text[:half]) + compress(text[half:]))
+    for name in ("plain", *packers):
         assert (read_trees(tmp_path / name).parents == trees.parents).all()
         assert (read_trees(str(tmp_path / name)).parents == trees.parents).all()
 
@@ -75,6 +81,10 @@ def write(path, content):
 
 
 GOOD = "(a,b,(c,d));\n"
+LOG = """Iteration\tLikelihood\tpsi
+0\t-9\t((a[&index=1]:1.0,b[&index=2]:1.0)[&index=4]:1.0,c[&index=3]:2.0)[&index=5]:0.0;
+10\t-8\t((a[&index=1]:1.0,c[&index=2]:1.0)[&index=4]:1.0,b[&index=3]:2.0)[&index=5]:0.0;
+"""
 
 
 @pytest.mark.parametrize(
@@ -90,9 +100,21 @@ GOOD = "(a,b,(c,d));\n"
         ([b"(a,\xff,c);"], 0, "is no UTF-8"),
         ([b"#NEXUS begin trees;\ntranslate 1 a, 2 \xe9, 3 c;"], 0, "line 2: .* is no UTF-8"),
         ([b"#NEXUS begin trees;\ntree \xe9 = (a,b);\ntree \xe9 = (a,c);"], 0, r"line 3, tree 2 \(\ufffd\): unknown"),
-        ([b"\x89PNG\r\n\x1a\n\0\0"], 0, "has no ';'"),
+        ([gzip.compress(GOOD.encode()) + b"and more"], 0, "not a whole gzip file"),
+        ([GOOD, bz2.compress(GOOD.encode() * 99)[:-12]], 1, "not a whole bzip2 file"),
+        ([lzma.compress(GOOD.encode() * 99)[:-12]], 0, "not a whole xz file"),
+        ([b"BZh is no compressed text"], 0, "not a whole bzip2 file"),
+        ([b"PK\x03\x04 and more"], 0, "this is a zip archive: unpack it"),
+        ([b"\x89PNG\r\n\x1a\n"], 0, "has no ';'"),
+        ([b"\x89PNG\r\n\x1a\n\0\0"], 0, "the file holds zero bytes, so it is no text"),
         (["(a,b,c);".encode("utf-16")], 0, "this is UTF-16: convert the file to UTF-8"),
-        ([GOOD, bz2.compress(GOOD.encode())], 1, "this is compressed with bzip2: unpack it, or use gzip"),
+        (["(a,b,c);".encode("utf-16-le")], 0, "no text, or UTF-16: convert it to UTF-8"),
+        ([gzip.compress("(a,b,c);".encode("utf-16"))], 0, "this is UTF-16: convert the file to UTF-8"),
+        (["0 (a,b,c);10 (a,b,c);20 (a,b,c);"], 0, r"0, 10, 20, \.\.\. rise like the iterations .* as \[&W 0\]"),
+        (["0 (a,b,c);10 (a,b,c);20 (a,b,c);" * 2], 0, "rise like the iterations of a sampler"),
+        (["2 (a,b,c);3 (a,b,c);"], 0, "rise like the iterations of a sampler"),
+        ([LOG.replace("\t-9", "")], 0, "line 2, tree 1: this log has 3 columns, and a tree stands in another than"),
+        ([LOG.replace(";\n", ";\t5\n")], 0, "line 3, tree 2: this log has 3 columns, and a tree stands in another"),
     ],
 )
 def test_bad_files_are_named(tmp_path, contents, which, message):
@@ -107,6 +129,68 @@ def test_lines_are_counted_over_pieces(tmp_path, monkeypatch):
     path = write(tmp_path / "long.nwk", GOOD * 100 + "(a,b,(c,x));\n" + GOOD * 100)
     with pytest.raises(ValueError, match="line 101, tree 101: unknown taxon 'x'"):
         read_trees(path)
+
+
+def test_logs_of_revbayes(tmp_path):
+    expected = ["((a:1.0,b:1.0):1.0,c:2.0);", "((a:1.0,c:1.0):1.0,b:2.0);"]
+    for text in (LOG, "#RevBayes version (1.2.1)\n#Build from here\n" + LOG, LOG.replace("\n", "\r\n")):
+        trees = read_trees(write(tmp_path / "log.trees", text))
+        assert trees.to_newick() == expected
+        assert trees.weights is None
+
+
+@pytest.mark.parametrize("numbers", [(3, 2, 1), (1, 1, 1), (5, 1, 7, 2), (0.25, 0.5, 0.75), (7,)])
+def test_numbers_that_are_weights(tmp_path, numbers):
+    path = write(tmp_path / "counted.nwk", "".join(f"{number}\t{GOOD}" for number in numbers))
+    assert read_trees(path).weights.tolist() == list(numbers)
+
+
+def test_weights_in_comments_may_rise(tmp_path):
+    path = write(tmp_path / "weighted.nwk", "".join(f"[&W {number}] {GOOD}" for number in (0, 10, 20)))
+    assert read_trees(path).weights.tolist() == [0, 10, 20]
+
+
+def test_what_grows_when_unpacked_is_not_held(tmp_path, monkeypatch):
+    """A file that unpacks to zeros, or to a text without an end, is left at the first piece that tells so."""
+    monkeypatch.setattr("pyro_ext.phylo.reading._LONGEST", 2**22)
+    for character, message in ((b"\0", "zero bytes"), (b" ", "line 1: a statement of more than 4194304 bytes")):
+        path = write(tmp_path / "large.nwk.gz", gzip.compress(GOOD.encode() + character * 2**26))
+        tracemalloc.start()
+        with pytest.raises(ValueError, match=message) as error:
+            read_trees(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+        tracemalloc.stop()
+        assert str(error.value).startswith(str(path))
+
+
+def seconds(path):
+    begin = time.perf_counter()
+    read_trees(path)
+    return time.perf_counter() - begin
+
+
+def balanced(labels):
+    while len(labels) > 1:
+        odd = labels[len(labels) // 2 * 2 :]
+        labels = [f"({a},{b})" for a, b in zip(labels[0::2], labels[1::2], strict=False)] + odd
+    return labels[0]
+
+
+@pytest.mark.slow
+def test_time_grows_with_the_number_of_labels_only(tmp_path):
+    """Quoted labels, TRANSLATE and numbers of TAXLABELS; compared with plain labels, with some allowance for noise."""
+    n = 20_000
+    names, numbers = [f"t{k}" for k in range(n)], balanced([str(k) for k in range(1, n + 1)])
+    translate = ",\n".join(f"{k} {name}" for k, name in enumerate(names, 1))
+    texts = {
+        "plain": balanced(names) + ";",
+        "quoted": balanced([f"'t {k}'" for k in range(n)]) + ";",
+        "translated": f"#NEXUS begin trees; translate {translate}; tree x = [&R] {numbers}; end;",
+        "numbered": f"#NEXUS begin taxa; taxlabels {' '.join(names)}; end; begin trees; tree x = {numbers}; end;",
+    }
+    times = {name: min(seconds(write(tmp_path / name, text)) for _ in range(2)) for name, text in texts.items()}
+    assert max(times.values()) < 3 * times["plain"], times
+    assert seconds(write(tmp_path / "many", balanced([f"'t {k}'" for k in range(50_000)]) + ";")) < 30
 
 
 def test_no_files():
