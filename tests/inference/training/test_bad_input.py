@@ -44,8 +44,8 @@ WRONG = [
     ),
     (
         {"data": 3},
-        "data must be Splits, arrays, a dataset with a length and items by index, or a DataLoader over one, got int; for "
-        "several arrays that belong together use IndexedTuples",
+        "data must be Splits, arrays, a dataset with a length and items by index, or a DataLoader over one, got int; "
+        "for several arrays that belong together use IndexedTuples",
     ),
     ({"data": {"training": torch.ones(3)}}, "data must have the keys 'train', 'valid' and 'test' only, got training"),
     ({"data": IndexedDataset(torch.zeros(0, 5))}, "data must hold at least one training point, got none"),
