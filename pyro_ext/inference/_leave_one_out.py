@@ -11,10 +11,10 @@ from torch import Tensor
 from pyro_ext.inference._traces import Plates, Term, has_score, log_weight_terms, plates_of, sample_sites
 from pyro_ext.inference.elbo import checked_loss, value_with_gradient_of
 
-__all__ = ["leave_one_out_loss"]
+__all__ = ["leave_one_out_loss", "refuse_enumeration"]
 
 
-def leave_one_out_loss(traces: Sequence[tuple[Any, Any]]) -> Tensor:
+def leave_one_out_loss(traces: Sequence[tuple[Any, Any]], baseline: bool = True) -> Tensor:
     r"""Return the negative ELBO, averaged over independent runs, with a leave-one-out baseline at every site.
 
     The gradient for a site that is not reparameterised is
@@ -28,6 +28,7 @@ def leave_one_out_loss(traces: Sequence[tuple[Any, Any]]) -> Tensor:
 
     Args:
         traces: pairs of a model trace and a guide trace, each an independent run.
+        baseline: whether to subtract the mean over the other runs.
 
     Raises:
         ValueError: if a latent model site is absent from the guide.
@@ -36,7 +37,7 @@ def leave_one_out_loss(traces: Sequence[tuple[Any, Any]]) -> Tensor:
     zero = _zero(terms)
     value = sum((term.value.detach().sum() for run in terms for term in run), zero)
     surrogate = sum((_finite(t.surrogate).sum() for run in terms for t in run if t.surrogate is not None), zero)
-    for score, signal in _scores(traces, terms):
+    for score, signal in _scores(traces, terms, baseline):
         surrogate = surrogate + (score.masked_fill(score.detach().isinf(), 0.0) * signal).sum()
     loss = value_with_gradient_of(-value / len(traces), -surrogate / len(traces))
     return checked_loss(loss, traces)
@@ -51,7 +52,9 @@ def _finite(x: Tensor) -> Tensor:
     return x.masked_fill(x.detach().isinf(), 0.0)
 
 
-def _scores(traces: Sequence[tuple[Any, Any]], terms: Sequence[Sequence[Term]]) -> list[tuple[Tensor, Tensor]]:
+def _scores(
+    traces: Sequence[tuple[Any, Any]], terms: Sequence[Sequence[Term]], baseline: bool
+) -> list[tuple[Tensor, Tensor]]:
     """Return, for each site of each run, the score-function term and what multiplies it."""
     sites: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for (_, guide_trace), run in zip(traces, terms, strict=True):
@@ -60,7 +63,7 @@ def _scores(traces: Sequence[tuple[Any, Any]], terms: Sequence[Sequence[Term]]) 
             if has_score(site):
                 score = site["score_parts"].score_function
                 sites.setdefault(name, []).append((score, _cost_within(costs, plates_of(site)).expand(score.shape)))
-    return [pair for runs in sites.values() for pair in _minus_mean_of_others(runs)]
+    return [pair for runs in sites.values() for pair in _signals(runs, baseline)]
 
 
 def _costs(terms: Sequence[Term]) -> dict[Plates, Tensor]:
@@ -83,7 +86,7 @@ def _cost_within(costs: dict[Plates, Tensor], plates: Plates) -> Tensor:
     return total
 
 
-def _minus_mean_of_others(runs: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+def _signals(runs: list[tuple[Tensor, Tensor]], baseline: bool) -> list[tuple[Tensor, Tensor]]:
     """Subtract from the cost of each run the mean over the others of the same shape; 0 where one is infinite."""
     groups: dict[torch.Size, list[int]] = {}
     for i, (_, cost) in enumerate(runs):
@@ -94,7 +97,25 @@ def _minus_mean_of_others(runs: list[tuple[Tensor, Tensor]]) -> list[tuple[Tenso
         finite = cost.isfinite().all(0)
         cost = torch.where(finite, cost, 0.0)
         n = len(members)
-        signal = (n * cost - cost.sum(0)) / (n - 1) if n > 1 else cost
+        signal = (n * cost - cost.sum(0)) / (n - 1) if baseline and n > 1 else cost
         for i, own in zip(members, signal, strict=True):
             pairs[i] = (runs[i][0], own)
     return pairs
+
+
+def refuse_enumeration(model_trace: Any, guide_trace: Any, elbo: str) -> None:
+    """Raise NotImplementedError for a model site that is to be summed out instead of sampled in the guide.
+
+    Args:
+        model_trace: the trace of the model.
+        guide_trace: the trace of the guide.
+        elbo: what cannot sum it out, for the message.
+    """
+    guide = sample_sites(guide_trace)
+    for name, site in sample_sites(model_trace).items():
+        if not site["is_observed"] and name not in guide and site["infer"].get("enumerate"):
+            raise NotImplementedError(
+                f"model site {name!r} is marked infer={{'enumerate': {site['infer']['enumerate']!r}}} and is not in "
+                f"the guide: {elbo} does not sum sites out of the model. Use TraceUnorderedSet_ELBO or another "
+                "ELBO of sample sets, which do, or sample the site in the guide"
+            )

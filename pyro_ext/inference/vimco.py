@@ -14,7 +14,8 @@ from pyro.ops.provenance import get_provenance, track_provenance
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_ext.inference._leave_one_out import leave_one_out_loss
+from pyro_ext.inference._leave_one_out import leave_one_out_loss, refuse_enumeration
+from pyro_ext.inference._programs import ProgramWatch
 from pyro_ext.inference._traces import (
     Plates,
     SharedSubsample,
@@ -33,6 +34,10 @@ from pyro_ext.inference.elbo import DifferentiableELBO, ModelOrGuide, checked_lo
 __all__ = ["TraceVIMCO_ELBO"]
 
 _PARTICLE_PLATE = "num_particles_vectorized"  # the name Pyro gives it
+_PARTICLES = (
+    "the particles, an extra dim on the left of every value",
+    "Write it so that it does, or use vectorize_particles=False, which runs it once per particle",
+)
 _LATENT = frozenset({"latent"})
 
 Traces = tuple[Any, Any]
@@ -118,15 +123,17 @@ class TraceVIMCO_ELBO(DifferentiableELBO, Trace_ELBO):
 
     def _checked_traces(self, model: ModelOrGuide, guide: ModelOrGuide, args: Any, kwargs: Any) -> Iterator[Traces]:
         for traces in self._get_traces(model, guide, args, kwargs):
-            _refuse_enumeration(*traces)
+            refuse_enumeration(*traces, "TraceVIMCO_ELBO")
             yield traces
 
     def _run_vectorized(
         self, nesting: int, model: ModelOrGuide, guide: ModelOrGuide, args: Any, kwargs: Any
     ) -> tuple[_Particles, list[Traces]]:
         dependence = _ParticleDependence(self.num_particles)
-        traces = self._get_vectorized_trace(dependence(model), guide, args, kwargs)
-        _refuse_enumeration(*traces)
+        watch = ProgramWatch(model, guide, *_PARTICLES)
+        with watch.explaining(args, kwargs):
+            traces = self._get_vectorized_trace(dependence(watch.model), watch.guide, args, kwargs)
+        refuse_enumeration(*traces, "TraceVIMCO_ELBO")
         terms = [_without_particle_plate(term) for term in log_weight_terms(*traces)]
         plates = _bound_plates(terms, dependence.sites(-nesting))
         totals = _totals(terms, traces[1], plates, nesting - 1)
@@ -219,18 +226,6 @@ def _in_one_shape(totals: _Totals, shape: tuple[int, ...]) -> tuple[Tensor, Tens
     """
     shape = torch.broadcast_shapes(totals.log_weight.shape, totals.score.shape, shape)
     return totals.log_weight.expand(shape), totals.score.expand(shape)
-
-
-def _refuse_enumeration(model_trace: Any, guide_trace: Any) -> None:
-    """Raise NotImplementedError for a model site that is to be summed out instead of sampled in the guide."""
-    guide = sample_sites(guide_trace)
-    for name, site in sample_sites(model_trace).items():
-        if not site["is_observed"] and name not in guide and site["infer"].get("enumerate"):
-            raise NotImplementedError(
-                f"model site {name!r} is marked infer={{'enumerate': {site['infer']['enumerate']!r}}} and is not in "
-                "the guide: TraceVIMCO_ELBO does not sum sites out of the model. Use TraceUnorderedSet_ELBO or another "
-                "sample-set ELBO, which do, or sample the site in the guide"
-            )
 
 
 def _loss(particles: _Particles) -> Tensor:
