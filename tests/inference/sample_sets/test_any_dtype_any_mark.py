@@ -203,11 +203,18 @@ class Guide(pyro.nn.PyroModule):
             pyro.sample("z", dist.OneHotCategorical(logits=self.logits))
 
 
+@pytest.fixture
+def compiler():
+    """Importing the compiler turns the validation of distributions off; put it on again."""
+    yield torch.compile
+    torch.distributions.Distribution.set_default_validate_args(True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("elbo", FAMILY)
-def test_compiled_equals_eager(elbo):
+def test_compiled_equals_eager(elbo, compiler):
     module, x, results = elbo(2, max_plate_nesting=1)(Model(), Guide()), torch.arange(4.0), []
-    for run in (module, torch.compile(module, backend="eager")):
+    for run in (module, compiler(module, backend="eager")):
         for _ in range(2):
             module.zero_grad()
             pyro.set_rng_seed(0)
