@@ -103,13 +103,13 @@ def _signals(runs: list[tuple[Tensor, Tensor]], baseline: bool) -> list[tuple[Te
     return pairs
 
 
-def refuse_enumeration(model_trace: Any, guide_trace: Any, elbo: str) -> None:
+def refuse_enumeration(elbo: str, model_trace: Any, guide_trace: Any) -> None:
     """Raise NotImplementedError for a model site that is to be summed out instead of sampled in the guide.
 
     Args:
+        elbo: what cannot sum it out, for the message.
         model_trace: the trace of the model.
         guide_trace: the trace of the guide.
-        elbo: what cannot sum it out, for the message.
     """
     guide = sample_sites(guide_trace)
     for name, site in sample_sites(model_trace).items():

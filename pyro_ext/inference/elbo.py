@@ -129,7 +129,7 @@ def checked_loss(loss: torch.Tensor, traces: Iterable[tuple[Any, Any]] = ()) -> 
 
 def _blame(traces: Iterable[tuple[Any, Any]]) -> str:
     """Return which sites have a log-probability that is not finite; nothing if none has."""
-    sites = {}
+    sites: dict[str, None] = {}
     for role, trace in ((role, trace) for pair in traces for role, trace in zip(("model", "guide"), pair, strict=True)):
         for name, site in trace.nodes.items():
             log_prob = site.get("log_prob") if site["type"] == "sample" else None

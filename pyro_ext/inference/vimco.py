@@ -123,7 +123,7 @@ class TraceVIMCO_ELBO(DifferentiableELBO, Trace_ELBO):
 
     def _checked_traces(self, model: ModelOrGuide, guide: ModelOrGuide, args: Any, kwargs: Any) -> Iterator[Traces]:
         for traces in self._get_traces(model, guide, args, kwargs):
-            refuse_enumeration(*traces, "TraceVIMCO_ELBO")
+            refuse_enumeration("TraceVIMCO_ELBO", *traces)
             yield traces
 
     def _run_vectorized(
@@ -133,7 +133,7 @@ class TraceVIMCO_ELBO(DifferentiableELBO, Trace_ELBO):
         watch = ProgramWatch(model, guide, *_PARTICLES)
         with watch.explaining(args, kwargs):
             traces = self._get_vectorized_trace(dependence(watch.model), watch.guide, args, kwargs)
-        refuse_enumeration(*traces, "TraceVIMCO_ELBO")
+        refuse_enumeration("TraceVIMCO_ELBO", *traces)
         terms = [_without_particle_plate(term) for term in log_weight_terms(*traces)]
         plates = _bound_plates(terms, dependence.sites(-nesting))
         totals = _totals(terms, traces[1], plates, nesting - 1)

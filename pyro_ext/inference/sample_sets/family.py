@@ -188,6 +188,6 @@ class TraceLeaveOneOut_ELBO(TraceSampleSet_ELBO):
             traces = get_importance_trace(
                 "flat", self.max_plate_nesting, shared(model), shared(check(guide)), args, kwargs
             )
-            refuse_enumeration(*traces, "TraceLeaveOneOut_ELBO(vectorize_samples=False)")
+            refuse_enumeration("TraceLeaveOneOut_ELBO(vectorize_samples=False)", *traces)
             runs.append(traces)
         return runs
