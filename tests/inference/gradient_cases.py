@@ -6,6 +6,8 @@ into one more plate with a copy of the parameters for every element, so that one
 gradient samples.
 """
 
+import math
+
 import pyro
 import torch
 from pyro import distributions as dist
@@ -13,7 +15,8 @@ from pyro import poutine
 from pyro.infer import TraceEnum_ELBO, config_enumerate
 from pyro.ops.indexing import Vindex
 
-from tests.inference.feeding import gradients
+from pyro_ext.inference._traces import sample_sites
+from tests.inference.feeding import Feed, gradients
 
 F64 = torch.float64
 ZEROS = torch.zeros(3, dtype=F64)
@@ -276,6 +279,208 @@ class UnscopedDependentChain(DependentChain):
     """The same with a dependent guide."""
 
     scope = staticmethod(list)
+
+
+class Plates:
+    """Bernoulli sites independent of each other in the guide, in some arrangement of plates.
+
+    ``bound_dims`` are the dims of the plates common to all of them, inside which a multi-sample bound is taken.
+    """
+
+    bound_dims = ()
+
+    def bernoulli(self, name, logits):
+        return pyro.sample(name, dist.Bernoulli(logits=logits))
+
+    def prior(self, name):
+        return pyro.sample(name, dist.Bernoulli(torch.tensor(0.4, dtype=F64)))
+
+    def observe(self, name, loc, x):
+        pyro.sample(name, dist.Normal(loc, 0.8), obs=x)
+
+
+class GlobalInPlates(Plates):
+    """One global site under data in a plate."""
+
+    nesting = 1
+    shapes = {"qa": (1,), "loc": (1,)}  # noqa: RUF012
+
+    def model(self, t):
+        a = self.prior("a")
+        with data_plate():
+            self.observe("x", t["loc"] * a, X)
+
+    def guide(self, t):
+        self.bernoulli("a", t["qa"])
+
+
+class LocalInPlates(Plates):
+    """One site for each datum."""
+
+    nesting = 1
+    bound_dims = (-1,)
+    shapes = {"qb": (2,), "loc": (1,)}  # noqa: RUF012
+
+    def model(self, t):
+        with data_plate():
+            b = self.prior("b")
+            self.observe("x", t["loc"] * b, X)
+
+    def guide(self, t):
+        with data_plate():
+            self.bernoulli("b", t["qb"])
+
+
+class GlobalAndLocalInPlates(Plates):
+    """A global site and one for each datum."""
+
+    nesting = 1
+    shapes = {"qa": (1,), "qb": (2,), "loc": (1,)}  # noqa: RUF012
+
+    def model(self, t):
+        a = self.prior("a")
+        with data_plate():
+            b = self.prior("b")
+            self.observe("x", t["loc"] * b - a * b + a, X)
+
+    def guide(self, t):
+        self.bernoulli("a", t["qa"])
+        with data_plate():
+            self.bernoulli("b", t["qb"])
+
+
+class NestedInPlates(Plates):
+    """A site in an outer plate, another in a plate inside it."""
+
+    nesting = 2
+    bound_dims = (-1,)
+    shapes = {"qb": (1, 2), "qc": (2, 2), "loc": (1, 1)}  # noqa: RUF012
+    x = fixed(2, 2, seed=101)
+
+    def model(self, t):
+        with pyro.plate("outer", 2, dim=-1):
+            b = self.prior("b")
+            with pyro.plate("inner", 2, dim=-2):
+                c = self.prior("c")
+                self.observe("x", t["loc"] * c - b * c + b, self.x)
+
+    def guide(self, t):
+        with pyro.plate("outer", 2, dim=-1):
+            self.bernoulli("b", t["qb"])
+            with pyro.plate("inner", 2, dim=-2):
+                self.bernoulli("c", t["qc"])
+
+
+class CrossedInPlates(Plates):
+    """A site for each row and one for each column of a table."""
+
+    nesting = 2
+    shapes = {"qr": (2, 1), "qc": (1, 2), "loc": (1, 1)}  # noqa: RUF012
+    x = fixed(2, 2, seed=102)
+
+    def model(self, t):
+        rows, columns = pyro.plate("rows", 2, dim=-2), pyro.plate("columns", 2, dim=-1)
+        with rows:
+            r = self.prior("r")
+        with columns:
+            c = self.prior("c")
+        with rows, columns:
+            self.observe("x", t["loc"] * c - 2 * r * c + r, self.x)
+
+    def guide(self, t):
+        with pyro.plate("rows", 2, dim=-2):
+            self.bernoulli("r", t["qr"])
+        with pyro.plate("columns", 2, dim=-1):
+            self.bernoulli("c", t["qc"])
+
+
+class OneAfterTheOtherInPlates(Plates):
+    """Two plates in one dim, of the same size, each with sites and data of its own."""
+
+    nesting = 1
+    shapes = {"qb": (2,), "qc": (2,), "loc": (1,)}  # noqa: RUF012
+    x = fixed(2, seed=103)
+
+    def model(self, t):
+        with pyro.plate("first", 2, dim=-1):
+            b = self.prior("b")
+            self.observe("x", t["loc"] * b, X)
+        with pyro.plate("second", 2, dim=-1):
+            c = self.prior("c")
+            self.observe("y", 2 * c, self.x)
+
+    def guide(self, t):
+        with pyro.plate("first", 2, dim=-1):
+            self.bernoulli("b", t["qb"])
+        with pyro.plate("second", 2, dim=-1):
+            self.bernoulli("c", t["qc"])
+
+
+class LoopedPlate(Plates):
+    """A global site and one in each step of a sequential plate, with data in a plate inside it."""
+
+    nesting = 1
+    shapes = {"qa": (1,), "qb": (2, 1), "loc": (1,)}  # noqa: RUF012
+
+    def model(self, t):
+        a = self.prior("a")
+        for i in pyro.plate("steps", 2):
+            b = self.prior(f"b{i}")
+            with pyro.plate(f"data{i}", 2, dim=-1):
+                self.observe(f"x{i}", t["loc"] * b + a * (i - b), X)
+
+    def guide(self, t):
+        self.bernoulli("a", t["qa"])
+        for i in pyro.plate("steps", 2):
+            self.bernoulli(f"b{i}", t["qb"][..., i, :])
+
+
+PLATES = [
+    GlobalInPlates,
+    LocalInPlates,
+    GlobalAndLocalInPlates,
+    NestedInPlates,
+    CrossedInPlates,
+    OneAfterTheOtherInPlates,
+    LoopedPlate,
+]
+
+
+def configurations(case, leaves):
+    """Return every joint value of the guide's sites, a list of dictionaries."""
+    values = {name: site["value"] for name, site in sample_sites(poutine.trace(case.guide).get_trace(leaves)).items()}
+    bits = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=F64)] * sum(v.numel() for v in values.values()))
+    bits = bits.reshape(len(bits), -1)
+    joint = []
+    for row in bits:
+        pieces = row.split([v.numel() for v in values.values()])
+        joint.append({name: piece.reshape(values[name].shape) for name, piece in zip(values, pieces, strict=True)})
+    return joint
+
+
+def enumerated_gradient(case, num_particles=1):
+    """Return the gradient of the expected (multi-sample) loss of a case of ``PLATES``, by a sum over all values.
+
+    The bound of several particles sums over all tuples of joint values.
+    """
+    leaves = {name: leaf[0].detach().requires_grad_() for name, leaf in parameters(case, 1).items()}
+    log_weights, log_probs = [], []
+    for values in configurations(case, leaves):
+        guide = poutine.trace(Feed(**values)(case.guide)).get_trace(leaves)
+        model = poutine.trace(poutine.replay(case.model, trace=guide)).get_trace(leaves)
+        log_weight = 0.0
+        for trace, sign in ((model, 1.0), (guide, -1.0)):
+            trace.compute_log_prob()
+            for site in sample_sites(trace).values():
+                summed = [d for d in range(-site["log_prob"].dim(), 0) if d not in case.bound_dims]
+                log_weight = log_weight + sign * (site["log_prob"].sum(summed) if summed else site["log_prob"])
+        log_weights.append(log_weight.reshape(-1))
+        log_probs.append(guide.log_prob_sum())
+    log_weight, log_prob = torch.stack(log_weights), torch.stack(log_probs)
+    tuples = torch.cartesian_prod(*[torch.arange(len(log_prob))] * num_particles).reshape(-1, num_particles)
+    bound = log_weight[tuples].logsumexp(1).sum(-1) - log_weight.shape[-1] * math.log(num_particles)
+    loss = -(log_prob[tuples].sum(-1).exp() * bound).sum()
+    return torch.cat([g.flatten() for g in gradients(loss, list(leaves.values()))])
 
 
 def parameters(case, copies):

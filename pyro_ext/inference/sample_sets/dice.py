@@ -19,7 +19,7 @@ from torch.distributions import kl_divergence
 
 from pyro_ext.inference.sample_sets.messenger import SET_KEY, SiteSet
 
-__all__ = ["expected_elbo"]
+__all__ = ["expected_elbo", "plate_escape_message"]
 
 Costs = dict[frozenset[str], list[Tensor]]
 
@@ -50,7 +50,7 @@ def expected_elbo(model_trace: Any, guide_trace: Any, baseline: bool, analytic_k
         costs, ordering = _costs(model_trace, guide_trace, analytic_kl)
         _check_plate_escape(costs, guide_trace, ordering)
         dice = _SampleSetDice(guide_trace, ordering, sets)
-        elbo = torch.as_tensor(dice.compute_expectation(_in_one_dtype(costs, dice.log_probs)))
+        elbo = torch.as_tensor(dice.compute_expectation(_in_one_dtype(costs, dice)))
         if not torch.is_grad_enabled():
             return elbo, elbo
         return elbo, elbo + _score_terms(elbo, guide_trace, sets, baseline)
@@ -97,14 +97,22 @@ def _costs(model_trace: Any, guide_trace: Any, analytic_kl: bool) -> tuple[Costs
     return costs, ordering
 
 
-def _in_one_dtype(costs: Costs, log_factors: Costs) -> Costs:
-    """Promote the costs to the widest dtype around: sites on integers have costs in the default dtype."""
-    tensors = [t for group in (costs, log_factors) for terms in group.values() for t in terms if isinstance(t, Tensor)]
-    widest = functools.reduce(torch.promote_types, (t.dtype for t in tensors), torch.get_default_dtype())
+def _in_one_dtype(costs: Costs, dice: Dice) -> Costs:
+    """Promote costs, and the factors of ``dice`` in place, to the widest dtype among them, at least float32.
+
+    Sites on integers have costs in the default dtype; contractions take tensors of one dtype only.
+    """
+    tensors = [t for group in (costs, dice.log_probs) for terms in group.values() for t in terms]
+    dtypes = (t.dtype for t in tensors if isinstance(t, Tensor))
+    widest = functools.reduce(torch.promote_types, dtypes, torch.float32)
+    for ordinal, terms in dice.log_probs.items():
+        dice.log_probs[ordinal] = [_cast(term, widest) for term in terms]
     return {ordinal: [_cast(term, widest) for term in terms] for ordinal, terms in costs.items()}
 
 
 def _cast(term: Tensor, dtype: torch.dtype) -> Tensor:
+    if not isinstance(term, Tensor):
+        return term
     cast = term.to(dtype)
     cast._pyro_dims = term._pyro_dims  # type: ignore[attr-defined]
     return cast
@@ -144,6 +152,8 @@ def _score_terms(elbo: Tensor, guide_trace: Any, sets: dict[str, SiteSet], basel
             continue
         if baseline:
             weighted_cost = drawn.minus_baseline(weighted_cost)
+        # an infinite cost has no gradient: its element of the plate is left out
+        weighted_cost = weighted_cost.masked_fill(~weighted_cost.isfinite(), 0.0)
         # values of probability zero have log q = -inf, and weight zero
         score = torch.where(score.detach().isinf(), torch.zeros_like(score), score)
         total = total + (weighted_cost.detach() * score).sum()
@@ -219,10 +229,17 @@ def _check_plate_escape(
         for symbol in set().union(*(set(term._pyro_dims) for term in terms)) & owner.keys():
             name = owner[symbol]
             if not ordering[name] <= ordinal:
-                raise ValueError(_plate_escape_message(guide_trace, name, ordering[name] - ordinal))
+                raise ValueError(plate_escape_message(guide_trace, name, ordering[name] - ordinal))
 
 
-def _plate_escape_message(guide_trace: Any, name: str, missing: frozenset[str]) -> str:
+def plate_escape_message(guide_trace: Any, name: str, missing: frozenset[str]) -> str:
+    """Return what is wrong with a site that sites outside its plates depend on, and the way out.
+
+    Args:
+        guide_trace: the packed trace of the guide.
+        name: the name of the site.
+        missing: the symbols of the plates of the site that are not around the dependent site.
+    """
     plates = sorted(plate for plate, symbol in guide_trace.plate_to_symbol.items() if symbol in missing)
     where = ", ".join(f"pyro.plate({plate!r})" for plate in plates)
     return (

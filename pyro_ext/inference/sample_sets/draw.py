@@ -30,7 +30,7 @@ from pyro_ext.ops.sets.product import (
 
 __all__ = ["ESTIMATORS", "SampleSet", "SetOptions", "draw_sample_set"]
 
-ESTIMATORS = ("unordered_set", "sum_and_sample", "leave_one_out", "exact")
+ESTIMATORS = ("unordered_set", "sum_and_sample", "leave_one_out", "exact", "reinforce")
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,11 @@ def draw_sample_set(fn: Any, options: SetOptions) -> SampleSet:
 
 
 def _laid_out(values: Tensor, weights: SetWeights, fn: Any) -> SampleSet:
-    """Move the set dims to the left and cast to the dtype of the distribution."""
-    dtype = parameter_dtype(fn)
+    """Move the set dims to the left and cast to the dtype of the distribution, at least float32.
+
+    Half precision has too few digits for weights that add up to one.
+    """
+    dtype = torch.promote_types(parameter_dtype(fn), torch.float32)
     ones = (1,) * (len(fn.batch_shape) + 1 - weights.log_weight.dim())
     log_weight = weights.log_weight.movedim(-1, 0).to(dtype)
     baseline = weights.baseline.movedim((-2, -1), (0, 1)).to(dtype)

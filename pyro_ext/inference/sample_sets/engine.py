@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import queue
 from collections.abc import Callable, Iterator
@@ -14,12 +15,14 @@ from pyro.infer.enum import iter_discrete_escape, iter_discrete_extend
 from pyro.poutine.enum_messenger import EnumMessenger
 from torch import Tensor
 
+from pyro_ext.inference._programs import ProgramWatch
 from pyro_ext.inference._traces import refuse_guide_messenger
 from pyro_ext.inference.elbo import DifferentiableELBO, ModelOrGuide, checked_loss, value_with_gradient_of
 from pyro_ext.inference.sample_sets.dice import expected_elbo
 from pyro_ext.inference.sample_sets.draw import SampleSet, SetOptions, draw_sample_set
 from pyro_ext.inference.sample_sets.messenger import ProbabilityCheckMessenger, SampleSetMessenger
 from pyro_ext.inference.sample_sets.options import checked_options
+from pyro_ext.inference.sample_sets.plate_escape import check_single_values
 
 __all__ = ["TraceSampleSet_ELBO"]
 
@@ -34,13 +37,14 @@ class TraceSampleSet_ELBO(DifferentiableELBO, TraceEnum_ELBO):
     .. math:: \sum_s w_s \left[ (f(s) - b_s) \nabla \log q(s) + \nabla f(s) \right],
 
     where f is the cost downstream of the site only. Sites marked ``.to_event`` get joint sets. A single site may
-    choose for itself by ``infer={"estimator": ..., "num_samples": ...}``; see :func:`config_sample_set`.
+    choose for itself by ``infer={"estimator": ..., "num_samples": ...}``, where ``"reinforce"`` opts it out of sets;
+    see :func:`config_sample_set`.
     Use one of the subclasses unless sites differ.
 
     Args:
         num_samples: the size k of the set of each site; a finite support of at most k values is enumerated exactly.
-        estimator: how sets are drawn and weighed: ``"unordered_set"``, ``"sum_and_sample"``, ``"leave_one_out"`` or
-            ``"exact"``.
+        estimator: how sets are drawn and weighed: ``"unordered_set"``, ``"sum_and_sample"``, ``"leave_one_out"``,
+            ``"exact"``, or ``"reinforce"`` for one plain draw, without a set and its dim.
         baseline: whether to subtract the built-in baseline :math:`b_s`.
         analytic_kl: whether to use closed-form Kullback-Leibler divergences where Pyro knows them.
         num_summed: how many of the k values ``"sum_and_sample"`` sums, the rest being sampled; ``"optimal"`` chooses
@@ -54,7 +58,8 @@ class TraceSampleSet_ELBO(DifferentiableELBO, TraceEnum_ELBO):
 
     Raises:
         ValueError: on construction, for an argument out of range; in use, naming the site, for supports that cannot
-            be enumerated, plates that a dependency escapes, unknown ``infer`` keys and too many joint values.
+            be enumerated, plates that a dependency escapes, unknown ``infer`` keys, too many joint values, and
+            programs that do not broadcast over the dims of the sets.
         NotImplementedError: if the guide is a messenger.
 
     References:
@@ -109,15 +114,26 @@ class TraceSampleSet_ELBO(DifferentiableELBO, TraceEnum_ELBO):
         return f"{self.options}, baseline={self.baseline}, analytic_kl={self.analytic_kl}"
 
     def differentiable_loss(self, model: ModelOrGuide, guide: ModelOrGuide, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the negative ELBO estimate; its gradient is the estimator."""
+        """Return the negative ELBO estimate; its gradient is the estimator.
+
+        Under ``torch.compile`` it runs as it is, uncompiled: how many joint values there are is known only when model
+        and guide have run.
+        """
+        if torch.compiler.is_compiling():
+            return torch.compiler.disable(self._estimate)(model, guide, args, kwargs)
+        return self._estimate(model, guide, args, kwargs)
+
+    def _estimate(self, model: ModelOrGuide, guide: ModelOrGuide, args: Any, kwargs: Any) -> Tensor:
         values, surrogates = [], []
-        for model_trace, guide_trace in self._get_traces(model, guide, args, kwargs):
+        traces = list(self._get_traces(model, guide, args, kwargs))
+        dtype = _widest_dtype(traces)
+        for model_trace, guide_trace in traces:
             value, surrogate = expected_elbo(model_trace, guide_trace, self.baseline, self.analytic_kl)
             values.append(value.detach())
             surrogates.append(surrogate)
         value = -torch.stack(values).sum() / self.num_particles
         surrogate = -torch.stack(surrogates).sum() / self.num_particles
-        return checked_loss(value_with_gradient_of(value, surrogate))
+        return checked_loss(value_with_gradient_of(value.to(dtype), surrogate.to(dtype)), traces)
 
     def _draw(self, fn: Any, options: SetOptions) -> SampleSet:
         """Draw the sample set of a site."""
@@ -133,11 +149,32 @@ class TraceSampleSet_ELBO(DifferentiableELBO, TraceEnum_ELBO):
         if self.vectorize_particles:
             guide = self._vectorized_num_particles(guide)
             model = self._vectorized_num_particles(model)
-        guide = SampleSetMessenger(-1 - int(self.max_plate_nesting), self.options, self._draw)(guide)
-        model = EnumMessenger()(model)  # its dims lie left of the guide's
+        plain = model, guide
+        watch = ProgramWatch(model, guide, *self._left_dims())
+        guide = SampleSetMessenger(-1 - int(self.max_plate_nesting), self.options, self._draw)(watch.guide)
+        model = EnumMessenger()(watch.model)  # its dims lie left of the guide's
         pending: queue.LifoQueue[Any] = queue.LifoQueue()
         guide = poutine.queue(guide, pending, escape_fn=iter_discrete_escape, extend_fn=iter_discrete_extend)
         for _ in range(1 if self.vectorize_particles else self.num_particles):
             pending.put(poutine.Trace())
             while not pending.empty():
-                yield self._get_trace(model, guide, args, kwargs)
+                with watch.explaining(args, kwargs):
+                    traces = self._get_trace(model, guide, args, kwargs)
+                check_single_values(traces, *plain, args, kwargs)
+                yield traces
+
+    def _left_dims(self) -> tuple[str, str]:
+        """Return what puts dims on the left of values, and how to do without them."""
+        others = "" if not self.vectorize_particles else "vectorize_particles=False and "
+        return (
+            "the sample sets, whose values have extra dims on the left",
+            f"Write it so that it does, or use {others}TraceLeaveOneOut_ELBO(vectorize_samples=False), which runs it "
+            "once per sample",
+        )
+
+
+def _widest_dtype(traces: list[tuple[Any, Any]]) -> torch.dtype:
+    """Return the dtype that the log-probabilities of all sites add up to, the default one if there are none."""
+    sites = [site for pair in traces for trace in pair for site in trace.nodes.values() if site["type"] == "sample"]
+    dtypes = {site["log_prob"].dtype for site in sites if isinstance(site.get("log_prob"), Tensor)}
+    return functools.reduce(torch.promote_types, dtypes) if dtypes else torch.get_default_dtype()

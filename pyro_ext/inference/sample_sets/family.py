@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
+import torch
+from pyro.infer.enum import get_importance_trace
+from torch import Tensor
+
+from pyro_ext.inference._leave_one_out import leave_one_out_loss, refuse_enumeration
+from pyro_ext.inference._programs import ProgramWatch
+from pyro_ext.inference._traces import SharedSubsample, plate_nesting, refuse_guide_messenger
+from pyro_ext.inference.elbo import ModelOrGuide
 from pyro_ext.inference.sample_sets.engine import TraceSampleSet_ELBO
+from pyro_ext.inference.sample_sets.messenger import OneDrawMessenger
 
 __all__ = ["TraceLeaveOneOut_ELBO", "TraceSumAndSample_ELBO", "TraceUnorderedSet_ELBO"]
+
+_PARTICLES = (
+    "the particles, an extra dim on the left of every value",
+    "Write it so that it does, or use vectorize_particles=False, which runs it once per particle",
+)
 
 
 class TraceUnorderedSet_ELBO(TraceSampleSet_ELBO):
@@ -100,13 +115,24 @@ class TraceLeaveOneOut_ELBO(TraceSampleSet_ELBO):
     .. math:: \nabla E_q f \approx \frac{1}{k} \sum_s \left( f(s) - \frac{1}{k-1} \sum_{s' \neq s} f(s') \right)
         \nabla \log q(s) + \nabla f(s)
 
-    It takes any non-reparameterised site, infinite supports too.
+    It takes any non-reparameterised site, infinite supports too. Every site has k draws, for each value of the sites
+    it depends on, in one run of the program, whose operations must broadcast over dims on the left. With
+    ``vectorize_samples=False`` the program runs k times, each time with one draw per site, as
+    :class:`pyro.infer.Trace_ELBO` runs it: it may do whatever it likes, such as index parameters by a latent value or
+    sample a random number of sites; f is then the part of the log weight that the site's plates allow it to influence.
 
     Args:
         num_samples: the number k of draws per site.
         baseline: whether to subtract the built-in baseline.
         analytic_kl: whether to use closed-form Kullback-Leibler divergences where Pyro knows them.
+        vectorize_samples: whether the k draws of a site are one dim in a single run of the program, or k runs of it,
+            which share the data drawn by subsampling plates.
         **kwargs: further arguments of :class:`TraceSampleSet_ELBO`, ``num_particles`` among them.
+
+    Raises:
+        ValueError: also if ``analytic_kl`` is combined with ``vectorize_samples=False``, or a site is marked with
+            another estimator or number of samples there.
+        NotImplementedError: also for model sites to be summed out, with ``vectorize_samples=False``.
 
     References:
         | Buy 4 REINFORCE Samples, Get a Baseline for Free! (Kool et al., 2019)
@@ -122,5 +148,46 @@ class TraceLeaveOneOut_ELBO(TraceSampleSet_ELBO):
         >>> loss = TraceLeaveOneOut_ELBO(num_samples=8).loss(model, guide)
     """
 
-    def __init__(self, num_samples: int = 4, baseline: bool = True, analytic_kl: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        num_samples: int = 4,
+        baseline: bool = True,
+        analytic_kl: bool = False,
+        vectorize_samples: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        if analytic_kl and not vectorize_samples:
+            raise ValueError(
+                "analytic_kl=True needs vectorize_samples=True: runs of the program are compared by samples"
+            )
         super().__init__(num_samples, estimator="leave_one_out", baseline=baseline, analytic_kl=analytic_kl, **kwargs)
+        self.vectorize_samples = vectorize_samples
+
+    def extra_repr(self) -> str:
+        """Return the estimator, its sizes, and how its draws are run, for ``repr``."""
+        return f"{super().extra_repr()}, vectorize_samples={self.vectorize_samples}"
+
+    def _estimate(self, model: ModelOrGuide, guide: ModelOrGuide, args: Any, kwargs: Any) -> Tensor:
+        if self.vectorize_samples:
+            return super()._estimate(model, guide, args, kwargs)
+        refuse_guide_messenger(guide, self)
+        repeats, watch = self.num_particles, ProgramWatch(model, guide, *_PARTICLES)
+        if self.vectorize_particles:
+            plate_nesting(self, model, guide, args, kwargs)
+            model, guide = self._vectorized_num_particles(watch.model), self._vectorized_num_particles(watch.guide)
+            repeats = 1
+        with watch.explaining(args, kwargs) if self.vectorize_particles else contextlib.nullcontext():
+            sets = [self._runs(model, guide, args, kwargs) for _ in range(repeats)]
+        return torch.stack([leave_one_out_loss(runs, self.baseline) for runs in sets]).sum() / self.num_particles
+
+    def _runs(self, model: ModelOrGuide, guide: ModelOrGuide, args: Any, kwargs: Any) -> list[tuple[Any, Any]]:
+        """Return the traces of k independent runs on the same data."""
+        shared, check = SharedSubsample(), OneDrawMessenger(self.options)
+        runs = []
+        for _ in range(self.options.num_samples):
+            traces = get_importance_trace(
+                "flat", self.max_plate_nesting, shared(model), shared(check(guide)), args, kwargs
+            )
+            refuse_enumeration("TraceLeaveOneOut_ELBO(vectorize_samples=False)", *traces)
+            runs.append(traces)
+        return runs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,11 +17,12 @@ from torch import Tensor
 
 from pyro_ext.distributions.distinct import SamplesWithoutReplacement
 from pyro_ext.distributions.structure import unwrap
+from pyro_ext.inference._programs import SiteError
 from pyro_ext.inference.sample_sets.draw import SampleSet, SetOptions, draw_sample_set
 from pyro_ext.inference.sample_sets.finite import InfiniteSupportError, finite_distribution
 from pyro_ext.inference.sample_sets.options import is_set_site, site_options
 
-__all__ = ["SET_KEY", "ProbabilityCheckMessenger", "SampleSetMessenger", "SiteSet"]
+__all__ = ["SET_KEY", "OneDrawMessenger", "ProbabilityCheckMessenger", "SampleSetMessenger", "SiteSet"]
 
 SET_KEY = "_sample_set"
 
@@ -29,7 +31,7 @@ class SiteSet:
     """The sample set of a site, laid out along the site's enumeration dim.
 
     Attributes:
-        dim: the enumeration dim, a negative number.
+        dim: the enumeration dim, a negative number; None for a plain draw, which has no such dim.
         log_weight: the log-weights, in the shape of the site's ``log_prob``, of size k at ``dim``.
         perturbation: zeros of the shape of ``log_weight``, with gradient; the gradient of an expectation with respect
             to them is weight times cost.
@@ -37,9 +39,14 @@ class SiteSet:
             with a single row where all rows are the same.
     """
 
-    def __init__(self, drawn: SampleSet, batch_shape: torch.Size, dim: int) -> None:
+    def __init__(self, drawn: SampleSet, batch_shape: torch.Size, dim: int | None) -> None:
         self.dim = dim
         num_batch_dims = len(batch_shape)
+        if dim is None:
+            self.log_weight = drawn.log_weight[0].expand(batch_shape)
+            self.baseline = drawn.baseline[0]
+            self.perturbation = torch.zeros_like(self.log_weight).requires_grad_()
+            return
         log_weight = drawn.log_weight.expand(drawn.log_weight.shape[:1] + batch_shape)
         self.log_weight = _placed(log_weight, num_batch_dims, dim)
         self.baseline = _placed(drawn.baseline, num_batch_dims, dim)
@@ -47,6 +54,8 @@ class SiteSet:
 
     def minus_baseline(self, weighted_cost: Tensor) -> Tensor:
         """Return w (f - b), given w f in the shape of ``log_weight``."""
+        if self.dim is None:
+            return weighted_cost
         if self.baseline.shape[0] == 1:
             return weighted_cost - weighted_cost.sum(self.dim, keepdim=True) * self.baseline[0]
         rows = weighted_cost.unsqueeze(0).transpose(0, self.dim)
@@ -82,7 +91,32 @@ def naming_site(name: str) -> Iterator[None]:
     except InfiniteSupportError:
         raise
     except ValueError as error:
-        raise ValueError(f"site {name!r}: {error}") from error
+        raise SiteError(f"site {name!r}: {error}") from error
+
+
+class OneDrawMessenger(Messenger):
+    """Refuses guide sites whose marks ask for what runs with one draw per site cannot give.
+
+    Args:
+        options: the estimator and the number of runs.
+    """
+
+    def __init__(self, options: SetOptions) -> None:
+        super().__init__()
+        self._options = options
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["type"] != "sample" or msg["is_observed"] or getattr(msg["fn"], "has_rsample", True):
+            return
+        mark = {key: msg["infer"][key] for key in ("enumerate",) if msg["infer"].get(key)}
+        options = self._options if mark else site_options(msg, self._options)
+        allowed = [replace(self._options, estimator=name) for name in (self._options.estimator, "reinforce")]
+        if mark or options not in allowed:
+            asked = mark or {"estimator": options.estimator, "num_samples": options.num_samples}
+            raise SiteError(
+                f"site {msg['name']!r} is marked infer={asked}, but vectorize_samples=False draws every site once in "
+                f"each of {self._options.num_samples} runs: remove the mark, or use vectorize_samples=True"
+            )
 
 
 class _Drawn(TorchDistribution):
@@ -120,6 +154,12 @@ class SampleSetMessenger(EnumMessenger):
             super()._pyro_sample(msg)
             return
         fn, options = msg["fn"], site_options(msg, self._options)
+        if options.estimator == "reinforce":
+            drawn = draw_sample_set(fn, replace(options, estimator="leave_one_out", num_samples=1))
+            msg["value"], msg["done"] = drawn.values[0], True
+            infer = {key: value for key, value in msg["infer"].items() if key not in ("enumerate", "num_samples")}
+            msg["infer"] = {**infer, SET_KEY: SiteSet(drawn, fn.batch_shape, None)}
+            return
         drawn = self._draw_named(msg["name"], fn, options)
         self._check_leaves(msg["name"], fn, drawn, options)
         msg["fn"] = _Drawn(fn, drawn.values)
@@ -134,7 +174,7 @@ class SampleSetMessenger(EnumMessenger):
             with naming_site(name):
                 return self._draw(fn, options)
         except InfiniteSupportError as error:
-            raise ValueError(
+            raise SiteError(
                 f"site {name!r}: {error}, as the {options.estimator} estimator needs; "
                 'mark it infer={"estimator": "leave_one_out"}, or use TraceLeaveOneOut_ELBO'
             ) from error
@@ -145,7 +185,7 @@ class SampleSetMessenger(EnumMessenger):
         upstream = math.prod(fn.batch_shape[: max(len(fn.batch_shape) - num_plates, 0)])
         leaves = upstream * drawn.values.shape[0]
         if leaves > options.max_leaves:
-            raise ValueError(
+            raise SiteError(
                 f"site {name!r} depends on sample sets upstream of it: {leaves} joint values are more than "
                 f"max_leaves={options.max_leaves}. Use fewer samples, pyro.markov where the dependence is local, "
                 "or TraceUnorderedBeam_ELBO, whose cost does not grow with the number of sites"

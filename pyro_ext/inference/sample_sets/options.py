@@ -8,6 +8,7 @@ from typing import Any
 
 from pyro import poutine
 
+from pyro_ext.inference._programs import SiteError
 from pyro_ext.inference.sample_sets.draw import ESTIMATORS, SetOptions
 from pyro_ext.utils.checks import one_of, positive_int
 
@@ -30,7 +31,8 @@ def config_sample_set(
     Args:
         guide: the guide whose sites are marked.
         num_samples: the size k of each site's sample set.
-        estimator: the estimator: ``"unordered_set"``, ``"sum_and_sample"``, ``"leave_one_out"`` or ``"exact"``.
+        estimator: the estimator: ``"unordered_set"``, ``"sum_and_sample"``, ``"leave_one_out"``, ``"exact"``, or
+            ``"reinforce"`` for one plain draw instead of a set.
         num_summed: how many of the k values ``"sum_and_sample"`` sums, the rest being sampled; ``"optimal"``, the
             default, chooses the number for each batch element.
 
@@ -54,9 +56,9 @@ def config_sample_set(
 
     def mark(msg: Any) -> dict[str, Any]:
         infer: dict[str, Any] = msg["infer"]
-        if not is_set_site(msg) or "estimator" in infer:
+        if not is_set_site(msg) or infer.get("estimator") is not None:
             return infer
-        return {**marks, **infer}
+        return {**marks, **{key: value for key, value in infer.items() if value is not None}}
 
     marked: Callable[..., Any] = poutine.infer_config(guide, config_fn=mark)
     return marked
@@ -70,7 +72,7 @@ def is_set_site(msg: Any) -> bool:
 
 
 def site_options(msg: Any, default: SetOptions) -> SetOptions:
-    """Return the options of a site: the ELBO's, overridden by the site's ``infer`` dictionary.
+    """Return the options of a site: the ELBO's, overridden by the site's ``infer`` dictionary; None there means unset.
 
     Raises:
         ValueError: naming the site, if the dictionary holds an unknown key or a value out of range.
@@ -78,13 +80,13 @@ def site_options(msg: Any, default: SetOptions) -> SetOptions:
     infer = {key: value for key, value in msg["infer"].items() if not key.startswith("_")}
     for key in infer:
         if key not in _OURS + _PYRO:
-            raise ValueError(
+            raise SiteError(
                 f"site {msg['name']!r}: unknown infer key {key!r}; known keys are {', '.join((*_OURS, *_PYRO[:4]))}"
             )
     try:
-        return checked_options(replace(default, **{key: infer[key] for key in _OURS if key in infer}))
+        return checked_options(replace(default, **{key: infer[key] for key in _OURS if infer.get(key) is not None}))
     except ValueError as error:
-        raise ValueError(f"site {msg['name']!r}: {error}") from None
+        raise SiteError(f"site {msg['name']!r}: {error}") from None
 
 
 def checked_options(options: SetOptions) -> SetOptions:

@@ -84,16 +84,17 @@ REFUSED = [
     (lambda: TraceUnorderedSet_ELBO(max_leaves=0), "max_leaves must be an integer of at least 1, got 0"),
     (
         lambda: TraceSampleSet_ELBO(estimator="ordered_set"),
-        "estimator must be one of unordered_set, sum_and_sample, leave_one_out, exact; got 'ordered_set'",
+        "estimator must be one of unordered_set, sum_and_sample, leave_one_out, exact, reinforce; got 'ordered_set'",
     ),
     (
         lambda: config_sample_set(categorical, estimator="vimco"),
-        "estimator must be one of unordered_set, sum_and_sample, leave_one_out, exact; got 'vimco'",
+        "estimator must be one of unordered_set, sum_and_sample, leave_one_out, exact, reinforce; got 'vimco'",
     ),
     (lambda: config_sample_set(categorical, num_samples=0), "num_samples must be an integer of at least 1, got 0"),
     (
         lambda: loss(TraceUnorderedSet_ELBO(), infer={"estimator": "rebar"}),
-        "site 'z': estimator must be one of unordered_set, sum_and_sample, leave_one_out, exact; got 'rebar'",
+        "site 'z': estimator must be one of unordered_set, sum_and_sample, leave_one_out, exact, reinforce; "
+        "got 'rebar'",
     ),
     (
         lambda: loss(TraceUnorderedSet_ELBO(), infer={"num_samples": 0}),
