@@ -268,7 +268,7 @@ def as_dataset(data: Any) -> Any:
         return IndexedDataset(_tensor(data[0]), None if labels is None else _tensor(labels))
     source = data.dataset if isinstance(data, DataLoader) else data
     by_index = hasattr(source, "__len__") and hasattr(source, "__getitem__")
-    if not by_index or isinstance(source, str | Mapping | list | tuple):
+    if not by_index or (source is data and isinstance(data, str | Mapping | list | tuple)):
         raise ValueError(
             "data must be Splits, arrays, a dataset with a length and items by index, or a DataLoader over one, "
             f"got {type(data).__name__}; for several arrays that belong together use IndexedTuples"
