@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import torch
 from pyro import poutine
 from pyro.distributions.util import is_identically_zero
-from pyro.infer.util import torch_item
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -68,12 +67,19 @@ def subsampling_scale(plates: Plates) -> Any:
     return scale
 
 
+def total(values: Iterable[Tensor]) -> Tensor:
+    """Return the sum of ``values`` in their own dtype and on their own device; zero if there are none."""
+    first, *rest = list(values) or [torch.zeros(())]
+    return sum(rest, first)
+
+
 def sum_to(value: Tensor, plates: Plates, max_plate_nesting: int) -> Tensor:
     """Sum over every plate dim but those of ``plates``, keeping the dims; dims left of all plates stay.
 
     Args:
         value: a tensor of shape ``particle dims + plate dims``.
-        plates: the plates whose dims are kept.
+        plates: the plates whose dims are kept. ``value`` must come from a site inside all of them: a dim alone does
+            not say which plate it belongs to, since plates that are not nested share dims.
         max_plate_nesting: the number of rightmost dims that are plate dims.
 
     Returns:
@@ -125,13 +131,30 @@ def refuse_guide_messenger(guide: ModelOrGuide, elbo: Any) -> None:
 
 
 def single_sample_loss(elbo: Any, model: ModelOrGuide, guide: ModelOrGuide, args: Any, kwargs: Any) -> Tensor:
-    """Return ``Trace_ELBO``'s loss and surrogate as one differentiable scalar, exact where they are infinite."""
-    value, surrogate = 0.0, torch.zeros(())
-    for traces in elbo._get_traces(model, guide, args, kwargs):
-        particle_value, particle_surrogate = elbo._differentiable_loss_particle(*traces)
-        value += float(torch_item(particle_value)) / elbo.num_particles
-        surrogate = surrogate + particle_surrogate / elbo.num_particles
-    return checked_loss(value_with_gradient_of(surrogate.detach().new_tensor(value), surrogate))
+    r"""Return the negative ELBO of one sample per particle, with its REINFORCE gradient, as one scalar.
+
+    The gradient is that of :class:`pyro.infer.Trace_ELBO`,
+
+    .. math:: \sum_i \nabla \log q(z_i) f_i + \nabla f,
+
+    where :math:`f_i` sums the terms of the log weight over all plates but those of site i. Unlike Pyro's, it counts
+    the terms of auxiliary guide sites in :math:`f_i`; without them it is biased.
+    """
+    losses = [_single_sample(*traces) for traces in elbo._get_traces(model, guide, args, kwargs)]
+    return checked_loss(total(losses) / elbo.num_particles)
+
+
+def _single_sample(model_trace: Any, guide_trace: Any) -> Tensor:
+    """Return the negative ELBO of one pair of traces, with its REINFORCE gradient."""
+    terms = log_weight_terms(model_trace, guide_trace)
+    value = total(term.value.detach().sum() for term in terms)
+    surrogates = [term.surrogate.sum() for term in terms if term.surrogate is not None]
+    for site in sample_sites(guide_trace).values():
+        if has_score(site):
+            plates = plates_of(site)
+            cost = total(sum_to(t.value.detach(), plates & t.plates, t.value.dim()) for t in terms)
+            surrogates.append((cost * site["score_parts"].score_function).sum())
+    return value_with_gradient_of(-value, -total(surrogates))
 
 
 class SharedSubsample(Messenger):

@@ -20,6 +20,7 @@ from pyro_ext.inference._traces import (
     sample_sites,
     single_sample_loss,
     sum_to,
+    total,
 )
 from pyro_ext.inference.elbo import DifferentiableELBO, ModelOrGuide, checked_loss, value_with_gradient_of
 from pyro_ext.ops.sets import first_and_second_log_ratios
@@ -114,7 +115,7 @@ class TraceUnorderedBeam_ELBO(DifferentiableELBO, Trace_ELBO):
             model, guide = self._vectorized_num_particles(model), self._vectorized_num_particles(guide)
             repeats = 1
         losses = [self._loss(model, guide, nesting, args, kwargs) for _ in range(repeats)]
-        return checked_loss(torch.stack(losses).sum() / self.num_particles)
+        return checked_loss(total(losses) / self.num_particles)
 
     def _loss(self, model: ModelOrGuide, guide: ModelOrGuide, nesting: int, args: Any, kwargs: Any) -> Tensor:
         """Draw a set of traces and return its negative ELBO, summed over vectorised particles."""
@@ -152,20 +153,17 @@ def set_loss(traces: tuple[Any, Any], beams: Beams, baseline: bool, nesting: int
         if not term.plates >= beams.plates:
             raise escape(term.name, beams)
     shared = [term for term in terms if not _varies(term.value, nesting)]
-    value = _total(t.value.detach().sum() for t in shared)
-    surrogate = _total(t.surrogate.sum() for t in shared if t.surrogate is not None)
+    values = [term.value.detach().sum() for term in shared]
+    surrogates = [term.surrogate.sum() for term in shared if term.surrogate is not None]
     if inside:
         set_value, set_surrogate = _set_terms(inside, _score(guide_trace, beams), beams, baseline, nesting)
-        value, surrogate = value + set_value, surrogate + set_surrogate
-    return value_with_gradient_of(-value, -surrogate)
+        values.append(set_value)
+        surrogates.append(set_surrogate)
+    return value_with_gradient_of(-total(values), -total(surrogates))
 
 
 def _varies(x: Tensor, nesting: int) -> bool:
     return x.dim() > nesting and x.shape[-1 - nesting] > 1
-
-
-def _total(summands: Any) -> Tensor:
-    return sum(summands, torch.zeros(()))
 
 
 def _score(guide_trace: Any, beams: Beams) -> Tensor:
@@ -176,14 +174,14 @@ def _score(guide_trace: Any, beams: Beams) -> Tensor:
                 f"guide site {name!r} is neither reparameterised nor drawn by TraceUnorderedBeam_ELBO; "
                 "use Trace_ELBO, or mark a factor of reparameterised draws has_rsample=True"
             )
-    return _total(guide_trace.nodes[name]["score_parts"].score_function for name in beams.discrete)
+    return total(guide_trace.nodes[name]["score_parts"].score_function for name in beams.discrete)
 
 
 def _set_terms(inside: list[Term], score: Tensor, beams: Beams, baseline: bool, nesting: int) -> tuple[Tensor, Tensor]:
     """Return value and surrogate of the costs that vary over the set."""
     weight, pair_weight = (w.to(score.dtype) for w in _weights(beams))
     dead = weight == 0  # impossible traces, with infinite costs and scores
-    cost = _total(sum_to(t.value.detach(), beams.plates, nesting) for t in inside).masked_fill(dead, 0.0)
+    cost = total(sum_to(t.value.detach(), beams.plates, nesting) for t in inside).masked_fill(dead, 0.0)
     signal = cost - (pair_weight * cost.unsqueeze(0)).sum(1) if baseline else cost
     surrogate = (weight * signal * score.masked_fill(dead, 0.0)).sum()
     for term in inside:
