@@ -37,7 +37,10 @@ EVIDENCE, EVIDENCE_SD = -7108.42, 0.18  # stepping stone of MrBayes
 PUBLIC_STEP = (94.0, 116.0)  # milliseconds, 10 particles
 STEPS_PER_EPOCH = 1000
 ELBOS = {
-    "vimco": ["TraceVIMCO_ELBO", "--elbo.num_particles", "10", "--elbo.max_plate_nesting", "0"],
+    "vimco": [
+        *("TraceVIMCO_ELBO", "--elbo.num_particles", "10", "--elbo.max_plate_nesting", "0"),
+        *("--elbo.vectorize_particles", "true"),
+    ],
     "unordered_set": ["TraceUnorderedSet_ELBO", "--elbo.num_samples", "10", "--elbo.max_plate_nesting", "0"],
 }
 

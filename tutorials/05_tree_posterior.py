@@ -138,7 +138,7 @@ print(f"{log_evidence[best]:.2f} above, {estimate.log_evidence:.2f} +- {estimate
 support = SubsplitSupport.from_trees(topologies, taxa=TAXA)
 print(support)
 elbos = {
-    "VIMCO, 10 samples": TraceVIMCO_ELBO(num_particles=10, max_plate_nesting=0),
+    "VIMCO, 10 samples": TraceVIMCO_ELBO(num_particles=10, max_plate_nesting=0, vectorize_particles=True),
     "unordered set of 10": TraceUnorderedSet_ELBO(num_samples=10, max_plate_nesting=0),
 }
 fitted, curves = {}, {}

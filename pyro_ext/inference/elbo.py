@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -112,8 +112,30 @@ def value_with_gradient_of(value: torch.Tensor, surrogate: torch.Tensor) -> torc
     return _ValueWithGradientOf.apply(value.detach(), surrogate)
 
 
-def checked_loss(loss: torch.Tensor) -> torch.Tensor:
-    """Return ``loss``, with Pyro's warning where it is infinite or not a number."""
-    warn_if_nan(loss.detach(), "loss")
-    warn_if_inf(loss.detach(), "loss")
+def checked_loss(loss: torch.Tensor, traces: Iterable[tuple[Any, Any]] = ()) -> torch.Tensor:
+    """Return ``loss``, with Pyro's warning where it is infinite or not a number.
+
+    Args:
+        loss: the loss, ``()``.
+        traces: the pairs of model and guide traces it was computed from; the warning names the sites of theirs whose
+            log-probability is not finite.
+    """
+    value = loss.detach()
+    message = "loss" if value.isfinite() else "loss" + _blame(traces)
+    warn_if_nan(value, message)
+    warn_if_inf(value, message)
     return loss
+
+
+def _blame(traces: Iterable[tuple[Any, Any]]) -> str:
+    """Return which sites have a log-probability that is not finite; nothing if none has."""
+    sites = {}
+    for role, trace in ((role, trace) for pair in traces for role, trace in zip(("model", "guide"), pair, strict=True)):
+        for name, site in trace.nodes.items():
+            log_prob = site.get("log_prob") if site["type"] == "sample" else None
+            if isinstance(log_prob, torch.Tensor) and not log_prob.isfinite().all():
+                worst = "NaN" if log_prob.isnan().any() else "-inf" if (log_prob < 0).any() else "inf"
+                sites[f"{role} site {name!r} ({worst})"] = None
+    if not sites:
+        return ""
+    return f": the log-probability of {', '.join(sites)} is not finite at values that the guide drew"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import pyro
@@ -14,6 +14,7 @@ from pyro.ops.provenance import get_provenance, track_provenance
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyro_ext.inference._leave_one_out import leave_one_out_loss
 from pyro_ext.inference._traces import (
     Plates,
     SharedSubsample,
@@ -24,7 +25,6 @@ from pyro_ext.inference._traces import (
     plate_nesting,
     refuse_guide_messenger,
     sample_sites,
-    single_sample_loss,
     subsampling_scale,
     sum_to,
 )
@@ -34,6 +34,8 @@ __all__ = ["TraceVIMCO_ELBO"]
 
 _PARTICLE_PLATE = "num_particles_vectorized"  # the name Pyro gives it
 _LATENT = frozenset({"latent"})
+
+Traces = tuple[Any, Any]
 
 
 class TraceVIMCO_ELBO(DifferentiableELBO, Trace_ELBO):
@@ -55,17 +57,21 @@ class TraceVIMCO_ELBO(DifferentiableELBO, Trace_ELBO):
     first. An observed site that depends on the latents but lies outside such a plate ties its data together, and
     the bound is then taken outside that plate; one that does not depend on them is added to the bound as it is.
 
-    One particle is the ordinary ELBO with REINFORCE, as :class:`pyro.infer.Trace_ELBO` computes it.
+    One particle is the ordinary ELBO with REINFORCE, as :class:`pyro.infer.Trace_ELBO` computes it, with the terms
+    of auxiliary guide sites.
 
     Args:
         num_particles: the number ``K`` of particles.
         max_plate_nesting: the number of plate dims; guessed from one run when infinite.
-        vectorize_particles: whether the particles are one outermost plate, in one run of model and guide, or ``K``
-            runs of model and guide, which share the data drawn by subsampling plates.
+        vectorize_particles: whether the particles are one outermost plate, in one run of model and guide, which is
+            fast and needs a program whose operations broadcast over dims on the left; otherwise model and guide run
+            ``K`` times, whatever they do, and share the data drawn by subsampling plates.
         **kwargs: passed on to :class:`pyro.infer.ELBO`.
 
     Raises:
-        ValueError: if ``num_particles`` is not a positive integer, or a latent site is missing in the guide.
+        ValueError: if ``num_particles`` is not a positive integer, or a latent site is missing in the guide; with
+            ``vectorize_particles``, naming the site at which a program does not broadcast.
+        NotImplementedError: if a model site is marked ``infer={"enumerate": ...}`` and not in the guide.
 
     References:
         | Variational inference for Monte Carlo objectives (Mnih and Rezende, 2016), equations 3 to 10
@@ -78,7 +84,7 @@ class TraceVIMCO_ELBO(DifferentiableELBO, Trace_ELBO):
     >>> def guide():
     ...     pyro.sample("z", dist.Bernoulli(torch.tensor(0.5)))
     >>> exact = -math.log(0.5 * (1 + math.exp(-0.5))) + 0.5 * math.log(2 * math.pi)
-    >>> many = TraceVIMCO_ELBO(num_particles=100_000).loss(model, guide)
+    >>> many = TraceVIMCO_ELBO(num_particles=100_000, vectorize_particles=True).loss(model, guide)
     >>> abs(many - exact) < 0.005
     True
     """
@@ -90,7 +96,7 @@ class TraceVIMCO_ELBO(DifferentiableELBO, Trace_ELBO):
         self,
         num_particles: int = 2,
         max_plate_nesting: float = math.inf,
-        vectorize_particles: bool = True,
+        vectorize_particles: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(num_particles, max_plate_nesting, vectorize_particles, **kwargs)
@@ -102,38 +108,51 @@ class TraceVIMCO_ELBO(DifferentiableELBO, Trace_ELBO):
             NotImplementedError: if the guide is a ``GuideMessenger``.
             ValueError: if a latent model site is absent from the guide.
         """
-        if self.num_particles == 1:
-            return single_sample_loss(self, model, guide, args, kwargs)
         refuse_guide_messenger(guide, self)
-        particles = self._run(model, guide, args, kwargs)
-        return checked_loss(_loss(particles))
-
-    def _run(self, model: ModelOrGuide, guide: ModelOrGuide, args: Any, kwargs: Any) -> _Particles:
+        if self.num_particles == 1:
+            return leave_one_out_loss(list(self._checked_traces(model, guide, args, kwargs)))
         nesting = plate_nesting(self, model, guide, args, kwargs)
         run = self._run_vectorized if self.vectorize_particles else self._run_looped
-        return run(nesting, model, guide, args, kwargs)
+        particles, traces = run(nesting, model, guide, args, kwargs)
+        return checked_loss(_loss(particles), traces)
+
+    def _checked_traces(self, model: ModelOrGuide, guide: ModelOrGuide, args: Any, kwargs: Any) -> Iterator[Traces]:
+        for traces in self._get_traces(model, guide, args, kwargs):
+            _refuse_enumeration(*traces)
+            yield traces
 
     def _run_vectorized(
         self, nesting: int, model: ModelOrGuide, guide: ModelOrGuide, args: Any, kwargs: Any
-    ) -> _Particles:
+    ) -> tuple[_Particles, list[Traces]]:
         dependence = _ParticleDependence(self.num_particles)
-        model_trace, guide_trace = self._get_vectorized_trace(dependence(model), guide, args, kwargs)
-        terms = [_without_particle_plate(term) for term in log_weight_terms(model_trace, guide_trace)]
+        traces = self._get_vectorized_trace(dependence(model), guide, args, kwargs)
+        _refuse_enumeration(*traces)
+        terms = [_without_particle_plate(term) for term in log_weight_terms(*traces)]
         plates = _bound_plates(terms, dependence.sites(-nesting))
-        log_weight, score, outside = _totals(terms, guide_trace, plates, nesting - 1)
-        return _Particles(log_weight, score, outside, subsampling_scale(plates))
+        totals = _totals(terms, traces[1], plates, nesting - 1)
+        log_weight, score = _in_one_shape(totals, (self.num_particles, *(1,) * (nesting - 1)))
+        return _Particles(log_weight, score, totals.outside, subsampling_scale(plates)), [traces]
 
-    def _run_looped(self, nesting: int, model: ModelOrGuide, guide: ModelOrGuide, args: Any, kwargs: Any) -> _Particles:
+    def _run_looped(
+        self, nesting: int, model: ModelOrGuide, guide: ModelOrGuide, args: Any, kwargs: Any
+    ) -> tuple[_Particles, list[Traces]]:
         shared = SharedSubsample()
-        traces = list(self._get_traces(shared(model), shared(guide), args, kwargs))
+        traces = list(self._checked_traces(shared(model), shared(guide), args, kwargs))
         terms = [log_weight_terms(*pair) for pair in traces]
-        plates = _bound_plates(terms[0], set())
-        strays = {term.name for term in terms[0] if not term.plates >= plates}
-        if strays:
-            plates = _bound_plates(terms[0], _dependent_sites(shared(model), traces[0][1], strays, args, kwargs))
-        totals = [_totals(t, guide_trace, plates, nesting) for t, (_, guide_trace) in zip(terms, traces, strict=True)]
-        log_weight, score, outside = (torch.stack(column) for column in zip(*totals, strict=True))
-        return _Particles(log_weight, score, outside.mean(0), subsampling_scale(plates))
+        plates = _bound_plates([term for run in terms for term in run], set())
+        dependent: set[str] = set()
+        seen: set[str] = set()
+        for run, (_, guide_trace) in zip(terms, traces, strict=True):
+            strays = {term.name for term in run if not term.plates >= plates} - seen
+            if strays:
+                dependent |= _dependent_sites(shared(model), guide_trace, strays, args, kwargs)
+            seen |= strays
+        plates = _bound_plates([term for run in terms for term in run], dependent)
+        totals = [_totals(run, pair[1], plates, nesting) for run, pair in zip(terms, traces, strict=True)]
+        shaped = [_in_one_shape(total, (1,) * nesting) for total in totals]
+        log_weight, score = (torch.stack(torch.broadcast_tensors(*column)) for column in zip(*shaped, strict=True))
+        outside = torch.stack([total.outside for total in totals]).mean(0)
+        return _Particles(log_weight, score, outside, subsampling_scale(plates)), traces
 
 
 class _Particles(NamedTuple):
@@ -141,7 +160,7 @@ class _Particles(NamedTuple):
 
     Attributes:
         log_weight: the log-weights, ``(K,) + plate dims``, without the subsampling scale of the bound's plates.
-        score: the log-probabilities of the sites that are not reparameterised, broadcastable to ``log_weight``.
+        score: the log-probabilities of the sites that are not reparameterised, in the shape of ``log_weight``.
         outside: the terms that are added to the bound as they are, ``()``.
         scale: the subsampling scale of the bound's plates.
     """
@@ -161,7 +180,21 @@ def _bound_plates(terms: list[Term], dependent: set[str]) -> Plates:
     return common_plates(term.plates for term in terms if term.latent or term.name in dependent)
 
 
-def _totals(terms: list[Term], guide_trace: Any, plates: Plates, nesting: int) -> tuple[Tensor, Tensor, Tensor]:
+class _Totals(NamedTuple):
+    """What one pair of traces adds to the bound; the first two still have shapes of their own.
+
+    Attributes:
+        log_weight: the sum of the log-weight's terms inside the bound's plates.
+        score: the log-probabilities of the sites that are not reparameterised.
+        outside: the sum of the terms outside the bound's plates, ``()``.
+    """
+
+    log_weight: Tensor
+    score: Tensor
+    outside: Tensor
+
+
+def _totals(terms: list[Term], guide_trace: Any, plates: Plates, nesting: int) -> _Totals:
     """Return log weight, score and the sum of what lies outside ``plates`` for one pair of traces."""
     like = terms[0].value if terms else torch.zeros(())
     scale = subsampling_scale(plates)
@@ -175,7 +208,29 @@ def _totals(terms: list[Term], guide_trace: Any, plates: Plates, nesting: int) -
     for site in sample_sites(guide_trace).values():
         if has_score(site):
             score = score + sum_to(site["score_parts"].score_function, plates, nesting)
-    return log_weight, score, outside
+    return _Totals(log_weight, score, outside)
+
+
+def _in_one_shape(totals: _Totals, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return log weight and score, both in the shape to which they broadcast together with ``shape``.
+
+    A score that is a scalar because the site is outside all plates, and a log-weight with the dims of a plate that
+    was summed, stand for the same number of data; only shapes that agree may be stacked.
+    """
+    shape = torch.broadcast_shapes(totals.log_weight.shape, totals.score.shape, shape)
+    return totals.log_weight.expand(shape), totals.score.expand(shape)
+
+
+def _refuse_enumeration(model_trace: Any, guide_trace: Any) -> None:
+    """Raise NotImplementedError for a model site that is to be summed out instead of sampled in the guide."""
+    guide = sample_sites(guide_trace)
+    for name, site in sample_sites(model_trace).items():
+        if not site["is_observed"] and name not in guide and site["infer"].get("enumerate"):
+            raise NotImplementedError(
+                f"model site {name!r} is marked infer={{'enumerate': {site['infer']['enumerate']!r}}} and is not in "
+                "the guide: TraceVIMCO_ELBO does not sum sites out of the model. Use TraceUnorderedSet_ELBO or another "
+                "sample-set ELBO, which do, or sample the site in the guide"
+            )
 
 
 def _loss(particles: _Particles) -> Tensor:

@@ -108,7 +108,7 @@ def test_networks_in_a_plate_learn_targets_of_their_own(support, elbo, left):
     [
         (TraceUnorderedSet_ELBO(8, max_plate_nesting=0), 0.8),
         (TraceLeaveOneOut_ELBO(8, max_plate_nesting=0), 0.8),
-        (TraceVIMCO_ELBO(8, max_plate_nesting=0), 2.5),
+        (TraceVIMCO_ELBO(8, max_plate_nesting=0, vectorize_particles=True), 2.5),
     ],
     ids=["unordered_set", "leave_one_out", "vimco"],
 )

@@ -110,14 +110,15 @@ def test_exactly_unbiased_over_all_tuples(num_particles, vectorize):
         assert (estimate - truth).abs().max() < 1e-10
 
 
+@pytest.mark.parametrize("vectorize", [True, False])
 @pytest.mark.parametrize("num_particles", [2, 3])
-def test_monte_carlo_gradient_where_renyi_has_none(num_particles):
+def test_monte_carlo_gradient_where_renyi_has_none(num_particles, vectorize):
     pyro.set_rng_seed(num_particles)
     copies = 20_000
     toy = Toy(copies)
     single = Toy()
     exact = gradients(-single.exact_bound(num_particles).sum(), single.parameters)
-    loss = TraceVIMCO_ELBO(num_particles).differentiable_loss(toy.model, toy.guide)
+    loss = TraceVIMCO_ELBO(num_particles, vectorize_particles=vectorize).differentiable_loss(toy.model, toy.guide)
     for estimate, truth in zip(gradients(loss, toy.parameters), exact, strict=True):
         assert max_z(estimate, truth) < 4.5  # 72 components: false alarm 5e-4 were the seed not fixed
 
@@ -308,12 +309,13 @@ def composite_exact(kind, nodes=40):
     return loss, torch.stack(gradients(loss, [a, m]))
 
 
+@pytest.mark.parametrize("vectorize", [True, False])
 @pytest.mark.parametrize("kind", ["plain", "mask", "scale"])
-def test_mixed_sites_nested_plates_mask_and_scale(kind):
+def test_mixed_sites_nested_plates_mask_and_scale(kind, vectorize):
     pyro.set_rng_seed(0)
     copies = 50_000
     parameters, model, guide = composite(copies, kind)
-    loss = TraceVIMCO_ELBO(2).differentiable_loss(model, guide)
+    loss = TraceVIMCO_ELBO(2, vectorize_particles=vectorize).differentiable_loss(model, guide)
     samples = torch.cat(gradients(loss, list(parameters)), -1)
     value, exact = composite_exact(kind)
     assert max_z(samples, exact) < 4.5
@@ -333,12 +335,13 @@ def test_latent_outside_the_plate_takes_the_bound_outside():
         with pyro.plate("data", 2, dim=-1):
             pyro.sample("z", dist.Bernoulli(torch.tensor(0.5)))
 
-    loss = TraceVIMCO_ELBO(2, max_plate_nesting=1).loss(model, Feed(**values)(guide))
+    loss = TraceVIMCO_ELBO(2, max_plate_nesting=1, vectorize_particles=True).loss(model, Feed(**values)(guide))
     weights = [0.7 * 0.8 * 0.2 * 8, 0.3 * 0.7 * 0.7 * 8]
     assert loss == pytest.approx(-math.log(sum(weights) / 2), rel=1e-5)
 
 
-def test_event_dims():
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_event_dims(vectorize):
     pyro.set_rng_seed(0)
     copies = 20_000
     logits = torch.tensor([0.2, -0.5], dtype=DOUBLE).expand(copies, 2).clone().requires_grad_()
@@ -359,7 +362,7 @@ def test_event_dims():
     log_w = log_p + dist.Normal(z.prod(-1), 1.0).log_prob(torch.tensor(1.0, dtype=DOUBLE)) - log_q
     bound = torch.logaddexp(log_w[:, None], log_w[None]) - math.log(2)
     exact = gradients(-((log_q[:, None] + log_q[None]).exp() * bound).sum(), [single])[0]
-    loss = TraceVIMCO_ELBO(2).differentiable_loss(model, guide)
+    loss = TraceVIMCO_ELBO(2, vectorize_particles=vectorize).differentiable_loss(model, guide)
     assert max_z(gradients(loss, [logits])[0], exact) < 4.5
 
 
@@ -378,7 +381,8 @@ def test_weights_of_zero_leave_finite_gradients(impossible):
         with pyro.plate("data", 2, dim=-1):
             pyro.sample("z", dist.Categorical(logits=q))
 
-    loss = TraceVIMCO_ELBO(3, max_plate_nesting=1).differentiable_loss(model, Feed(z=values)(guide))
+    elbo = TraceVIMCO_ELBO(3, max_plate_nesting=1, vectorize_particles=True)
+    loss = elbo.differentiable_loss(model, Feed(z=values)(guide))
     assert math.isinf(loss.item()) == (impossible == 3)
     assert gradients(loss, [q])[0].isfinite().all()
 
@@ -475,3 +479,92 @@ def test_refuses_a_guide_messenger():
 def test_refuses_a_latent_missing_in_the_guide():
     with pytest.raises(ValueError, match=r"latent model site 'z' is not in the guide"):
         TraceVIMCO_ELBO(2).loss(lambda: pyro.sample("z", dist.Normal(0.0, 1.0)), lambda: None)
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+@pytest.mark.parametrize("num_particles", [1, 2, 4])
+def test_a_program_without_sites_has_a_bound_of_zero(num_particles, vectorize):
+    elbo = TraceVIMCO_ELBO(num_particles, vectorize_particles=vectorize)
+    assert elbo.loss(lambda: None, lambda: None) == 0
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+@pytest.mark.parametrize("num_particles", [1, 3])
+def test_nothing_latent_gives_the_log_likelihood(num_particles, vectorize):
+    x = torch.tensor([0.5, -1.0, 2.0])
+    loc = torch.zeros((), requires_grad=True)
+
+    def model():
+        with pyro.plate("data", 3):
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    elbo = TraceVIMCO_ELBO(num_particles, vectorize_particles=vectorize)
+    loss = elbo.differentiable_loss(model, lambda: None)
+    assert loss.item() == pytest.approx(-dist.Normal(0.0, 1.0).log_prob(x).sum().item(), rel=1e-6)
+    assert gradients(loss, [loc])[0].item() == pytest.approx(-x.sum().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+@pytest.mark.parametrize("num_particles", [1, 2, 3])
+def test_auxiliary_guide_site(num_particles, vectorize):
+    """The guide's marginal of ``z`` is a mixture; the log-probability of its component is a cost as well."""
+    copies = 40_000
+    start = torch.tensor([-0.8, 0.4], dtype=DOUBLE)
+    rows = torch.tensor([[0.1, 0.2, 0.7], [0.5, 0.3, 0.2]], dtype=DOUBLE)
+    prior = torch.tensor([0.2, 0.3, 0.5], dtype=DOUBLE)
+    q = start.expand(copies, 2).clone().requires_grad_()
+
+    def model():
+        with pyro.plate("copies", copies):
+            z = pyro.sample("z", dist.Categorical(prior))
+            pyro.sample("x", dist.Normal(z.to(DOUBLE), 1.0), obs=torch.tensor(1.0, dtype=DOUBLE))
+
+    def guide():
+        with pyro.plate("copies", copies):
+            a = pyro.sample("a", dist.Categorical(logits=q), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Categorical(rows[a]))
+
+    single = start.clone().requires_grad_()
+    log_q = (single.log_softmax(-1)[:, None] + rows.log()).flatten()
+    log_p = prior.log() + dist.Normal(torch.arange(3.0, dtype=DOUBLE), 1.0).log_prob(torch.tensor(1.0))
+    log_w = log_p.repeat(2) - log_q
+    tuples = torch.cartesian_prod(*[torch.arange(6)] * num_particles).reshape(-1, num_particles)
+    bound = (log_q[tuples].sum(-1).exp() * (log_w[tuples].logsumexp(-1) - math.log(num_particles))).sum()
+    loss = TraceVIMCO_ELBO(num_particles, vectorize_particles=vectorize).differentiable_loss(model, guide)
+    assert max_z(gradients(loss, [q])[0], gradients(-bound, [single])[0]) < 4.5
+    assert loss.item() / copies == pytest.approx(-bound.item(), abs=0.02)
+
+
+@pytest.mark.filterwarnings("ignore:Found vars in model but not guide")
+@pytest.mark.parametrize("vectorize", [True, False])
+@pytest.mark.parametrize("num_particles", [1, 2])
+def test_refuses_to_sum_a_site_out_of_the_model(num_particles, vectorize):
+    def model():
+        pyro.sample("c", dist.Bernoulli(torch.tensor(0.5)), infer={"enumerate": "parallel"})
+
+    with pytest.raises(NotImplementedError, match=r"model site 'c' is marked .*TraceUnorderedSet_ELBO"):
+        TraceVIMCO_ELBO(num_particles, vectorize_particles=vectorize).loss(model, lambda: None)
+
+
+def variable_number_of_sites():
+    """A number of sites that is drawn; the second particle has one site more than the first."""
+    counts = iter([1, 2])
+
+    def model():
+        n = pyro.sample("n", dist.Categorical(torch.ones(3)))
+        for i in range(int(n)):
+            pyro.sample(f"z{i}", dist.Bernoulli(torch.tensor(0.3)))
+
+    def guide():
+        n = Feed(n=torch.tensor(next(counts)))(lambda: pyro.sample("n", dist.Categorical(torch.tensor([1.0, 1, 2]))))()
+        for i in range(int(n)):
+            Feed(**{f"z{i}": torch.tensor(1.0)})(lambda i=i: pyro.sample(f"z{i}", dist.Bernoulli(torch.tensor(0.6))))()
+
+    return model, guide
+
+
+@pytest.mark.filterwarnings("ignore:Found vars in model but not guide")
+def test_programs_whose_sites_vary_between_particles():
+    weights = [(1 / 3) / 0.25 * 0.5, (1 / 3) / 0.5 * 0.25]
+    loss = TraceVIMCO_ELBO(2, max_plate_nesting=0).loss(*variable_number_of_sites())
+    assert loss == pytest.approx(-math.log(sum(weights) / 2), rel=1e-6)

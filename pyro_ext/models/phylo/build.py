@@ -64,7 +64,7 @@ class AnnealedELBO(ELBOObjective):
         >>> alignment = Alignment.from_sequences({"a": "ACGT", "b": "ACGA", "c": "AGGA", "d": "AGGT"})
         >>> support = SubsplitSupport.from_trees(torch.tensor([[-1, 4, 5, 5, 0, 4]]), taxa=alignment.taxa)
         >>> phylogeny = VariationalPhylogeny(alignment, support)
-        >>> objective = AnnealedELBO(phylogeny.model, phylogeny.guide, TraceVIMCO_ELBO(10, max_plate_nesting=0))
+        >>> objective = AnnealedELBO(phylogeny.model, phylogeny.guide, TraceVIMCO_ELBO(10, 0, vectorize_particles=True))
         >>> objective().terms
         {'inverse_temperature': tensor(1., dtype=torch.float64)}
     """
@@ -123,7 +123,7 @@ def build(
     one_of("dtype", dtype, ("float32", "float64"))
     number_between("annealing_start", annealing_start, 0, 1, "(]")
     ramp = linear_ramp(annealing_start, positive_int("annealing_steps", annealing_steps, minimum=0))
-    elbo = TraceVIMCO_ELBO(num_particles, max_plate_nesting=0)
+    elbo = TraceVIMCO_ELBO(num_particles, max_plate_nesting=0, vectorize_particles=True)
     sequences = data.alignment.to(dtype=getattr(torch, dtype))
     reference = None if golden is None else _read_golden(golden, sequences, unroot)
     phylogeny = VariationalPhylogeny(sequences, _read_support(trees, sequences, unroot), branch_rate=branch_rate)

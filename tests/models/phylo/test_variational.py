@@ -75,7 +75,10 @@ def test_neighbours_of_an_edge():
 
 @pytest.mark.parametrize(
     "elbo",
-    [TraceVIMCO_ELBO(10, max_plate_nesting=0), TraceUnorderedSet_ELBO(8, max_plate_nesting=0)],
+    [
+        TraceVIMCO_ELBO(10, max_plate_nesting=0, vectorize_particles=True),
+        TraceUnorderedSet_ELBO(8, max_plate_nesting=0),
+    ],
     ids=["vimco", "unordered_set"],
 )
 def test_training_reaches_the_evidence(support, evidence, elbo):
@@ -127,7 +130,9 @@ def test_the_support_follows_the_parameters_to_their_device(support):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("elbo", [TraceVIMCO_ELBO(10, max_plate_nesting=0), TraceUnorderedSet_ELBO(8)])
+@pytest.mark.parametrize(
+    "elbo", [TraceVIMCO_ELBO(10, max_plate_nesting=0, vectorize_particles=True), TraceUnorderedSet_ELBO(8)]
+)
 def test_training_on_cuda(support, elbo):
     phylogeny = VariationalPhylogeny(ALIGNMENT, support).to("cuda")
     elbo.differentiable_loss(phylogeny.model, phylogeny.guide).backward()
