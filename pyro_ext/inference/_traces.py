@@ -13,7 +13,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_ext.inference.elbo import ModelOrGuide, checked_loss, value_with_gradient_of
+from pyro_ext.inference.elbo import ModelOrGuide
 
 Site = dict[str, Any]
 Plates = frozenset[Any]
@@ -26,8 +26,8 @@ class Term(NamedTuple):
         name: the name of the site that the summand comes from.
         plates: the vectorised plates around the site.
         value: the site's signed log-probability, scaled and masked; one dim per plate, particle dims further left.
-        surrogate: what a single-sample bound differentiates in place of ``value``; None where that gradient has mean
-            zero.
+        surrogate: what a single-sample bound differentiates in place of ``value``, zero where that is infinite; None
+            where its gradient has mean zero.
         latent: whether the site is latent or in the guide.
     """
 
@@ -94,20 +94,38 @@ def log_weight_terms(model_trace: Any, guide_trace: Any) -> list[Term]:
     """Return the summands of the log weight of a model trace replayed against a guide trace.
 
     Raises:
-        ValueError: if a latent model site is absent from the guide.
+        NotImplementedError: if a model site marked ``infer={"enumerate": ...}`` is absent from the guide.
+        ValueError: if another latent model site is absent from the guide.
     """
     model, guide = sample_sites(model_trace), sample_sites(guide_trace)
     terms = []
     for name, site in model.items():
         if not site["is_observed"] and name not in guide:
-            raise ValueError(f"latent model site {name!r} is not in the guide: sample it there, or observe it")
+            raise _absent(site)
         value = site["log_prob"]
-        terms.append(Term(name, plates_of(site), value, value, not site["is_observed"]))
+        terms.append(Term(name, plates_of(site), value, _finite(value), not site["is_observed"]))
     for name, site in guide.items():
         value = -site["log_prob"]
         entropy = site["score_parts"].entropy_term
-        terms.append(Term(name, plates_of(site), value, None if is_identically_zero(entropy) else -entropy, True))
+        surrogate = None if is_identically_zero(entropy) else _finite(-entropy)
+        terms.append(Term(name, plates_of(site), value, surrogate, True))
     return terms
+
+
+def _finite(x: Tensor) -> Tensor:
+    return x.masked_fill(x.detach().isinf(), 0.0)
+
+
+def _absent(site: Site) -> Exception:
+    """Return the error for a latent model site that the guide does not sample."""
+    name, enumerate_ = site["name"], site["infer"].get("enumerate")
+    if enumerate_:
+        return NotImplementedError(
+            f"model site {name!r} is marked infer={{'enumerate': {enumerate_!r}}} and is not in the guide, and this "
+            "ELBO does not sum sites out of the model: use TraceUnorderedSet_ELBO, TraceSumAndSample_ELBO or "
+            "TraceLeaveOneOut_ELBO, which do, or sample the site in the guide"
+        )
+    return ValueError(f"latent model site {name!r} is not in the guide: sample it there, or observe it")
 
 
 def has_score(site: Site) -> bool:
@@ -128,33 +146,6 @@ def refuse_guide_messenger(guide: ModelOrGuide, elbo: Any) -> None:
         raise NotImplementedError(
             f"{type(elbo).__name__} does not take a GuideMessenger: write the guide as a function or PyroModule"
         )
-
-
-def single_sample_loss(elbo: Any, model: ModelOrGuide, guide: ModelOrGuide, args: Any, kwargs: Any) -> Tensor:
-    r"""Return the negative ELBO of one sample per particle, with its REINFORCE gradient, as one scalar.
-
-    The gradient is that of :class:`pyro.infer.Trace_ELBO`,
-
-    .. math:: \sum_i \nabla \log q(z_i) f_i + \nabla f,
-
-    where :math:`f_i` sums the terms of the log weight over all plates but those of site i. Unlike Pyro's, it counts
-    the terms of auxiliary guide sites in :math:`f_i`; without them it is biased.
-    """
-    losses = [_single_sample(*traces) for traces in elbo._get_traces(model, guide, args, kwargs)]
-    return checked_loss(total(losses) / elbo.num_particles)
-
-
-def _single_sample(model_trace: Any, guide_trace: Any) -> Tensor:
-    """Return the negative ELBO of one pair of traces, with its REINFORCE gradient."""
-    terms = log_weight_terms(model_trace, guide_trace)
-    value = total(term.value.detach().sum() for term in terms)
-    surrogates = [term.surrogate.sum() for term in terms if term.surrogate is not None]
-    for site in sample_sites(guide_trace).values():
-        if has_score(site):
-            plates = plates_of(site)
-            cost = total(sum_to(t.value.detach(), plates & t.plates, t.value.dim()) for t in terms)
-            surrogates.append((cost * site["score_parts"].score_function).sum())
-    return value_with_gradient_of(-value, -total(surrogates))
 
 
 class SharedSubsample(Messenger):

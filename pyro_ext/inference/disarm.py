@@ -90,7 +90,8 @@ class TraceDisARM_ELBO(DifferentiableELBO, Trace_ELBO):
 
         Raises:
             NotImplementedError: if a guide site is neither Bernoulli nor reparameterised, a Bernoulli site
-                depends on another one, or the guide is a ``GuideMessenger``.
+                depends on another one, the model holds a site to be summed out, or the guide is a
+                ``GuideMessenger``.
             ValueError: if a latent model site is absent from the guide.
         """
         refuse_guide_messenger(guide, self)
@@ -100,8 +101,8 @@ class TraceDisARM_ELBO(DifferentiableELBO, Trace_ELBO):
             model, guide = self._vectorized_num_particles(model), self._vectorized_num_particles(guide)
             repeats = 1
         paired = _AntitheticPairs(nesting)(guide)
-        losses = [_loss(self._get_trace(model, paired, args, kwargs), nesting) for _ in range(repeats)]
-        return checked_loss(total(losses) / self.num_particles)
+        traces = [self._get_trace(model, paired, args, kwargs) for _ in range(repeats)]
+        return checked_loss(total(_loss(pair, nesting) for pair in traces) / self.num_particles, traces)
 
 
 def _loss(traces: tuple[Any, Any], nesting: int) -> Tensor:
@@ -152,6 +153,7 @@ def _site_surrogate(site: Site, differences: dict[Plates, Tensor], nesting: int)
     plates = plates_of(site)
     changes = [sum_to(change, plates & of_term, nesting) for of_term, change in differences.items()]
     difference = total([value.new_zeros(()), *changes])
+    difference = torch.where(difference.isfinite(), difference, 0.0)  # no gradient where one half is impossible
     difference = difference.reshape(difference.shape + (1,) * fn.event_dim)
     return _pair_surrogate(bernoulli, value, difference)
 

@@ -11,6 +11,7 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor
 
 from pyro_ext.inference._beams import BeamGuide, Beams, NextSite, branching, escape, expand, reads_value
+from pyro_ext.inference._leave_one_out import leave_one_out_loss
 from pyro_ext.inference._traces import (
     Term,
     has_score,
@@ -18,7 +19,6 @@ from pyro_ext.inference._traces import (
     plate_nesting,
     refuse_guide_messenger,
     sample_sites,
-    single_sample_loss,
     sum_to,
     total,
 )
@@ -102,23 +102,29 @@ class TraceUnorderedBeam_ELBO(DifferentiableELBO, Trace_ELBO):
 
         Raises:
             NotImplementedError: if a discrete site is inside ``pyro.markov``, the guide holds a site that is
-                neither reparameterised nor drawn here, or the guide is a ``GuideMessenger``.
+                neither reparameterised nor drawn here, the model a site to be summed out, or the guide is a
+                ``GuideMessenger``.
             ValueError: if discrete sites are in different plates, have no finite support, appear for some values
                 only, or influence a site outside their plates.
         """
-        if self.num_samples == 1:
-            return single_sample_loss(self, model, guide, args, kwargs)
         refuse_guide_messenger(guide, self)
+        if self.num_samples == 1:
+            return total(leave_one_out_loss([traces]) for traces in self._get_traces(model, guide, args, kwargs)) / (
+                self.num_particles
+            )
         nesting = plate_nesting(self, model, guide, args, kwargs)
         repeats = self.num_particles
         if self.vectorize_particles:
             model, guide = self._vectorized_num_particles(model), self._vectorized_num_particles(guide)
             repeats = 1
-        losses = [self._loss(model, guide, nesting, args, kwargs) for _ in range(repeats)]
-        return checked_loss(total(losses) / self.num_particles)
+        sets = [self._set(model, guide, nesting, args, kwargs) for _ in range(repeats)]
+        losses = [set_loss(traces, beams, self.baseline, nesting) for traces, beams in sets]
+        return checked_loss(total(losses) / self.num_particles, [traces for traces, _ in sets])
 
-    def _loss(self, model: ModelOrGuide, guide: ModelOrGuide, nesting: int, args: Any, kwargs: Any) -> Tensor:
-        """Draw a set of traces and return its negative ELBO, summed over vectorised particles."""
+    def _set(
+        self, model: ModelOrGuide, guide: ModelOrGuide, nesting: int, args: Any, kwargs: Any
+    ) -> tuple[tuple[Any, Any], Beams]:
+        """Draw a set of traces; return the traces of model and guide that hold it, and its probabilities."""
         beams = Beams.root()
         while True:
             run = BeamGuide(beams, nesting)
@@ -132,7 +138,7 @@ class TraceUnorderedBeam_ELBO(DifferentiableELBO, Trace_ELBO):
                 raise branching(beams) from error
             else:
                 run.check_complete()
-                return set_loss(traces, beams, self.baseline, nesting)
+                return traces, beams
             run.check_complete()
             beams = expand(beams, site, run.drawn, self.num_samples, nesting)
 
@@ -182,7 +188,8 @@ def _set_terms(inside: list[Term], score: Tensor, beams: Beams, baseline: bool, 
     weight, pair_weight = (w.to(score.dtype) for w in _weights(beams))
     dead = weight == 0  # impossible traces, with infinite costs and scores
     cost = total(sum_to(t.value.detach(), beams.plates, nesting) for t in inside).masked_fill(dead, 0.0)
-    signal = cost - (pair_weight * cost.unsqueeze(0)).sum(1) if baseline else cost
+    finite = torch.where(cost.isfinite().all(0), cost, 0.0)  # no gradient where a trace is impossible in the model
+    signal = finite - (pair_weight * finite.unsqueeze(0)).sum(1) if baseline else finite
     surrogate = (weight * signal * score.masked_fill(dead, 0.0)).sum()
     for term in inside:
         if term.surrogate is not None:
