@@ -65,19 +65,24 @@ def distribution_masks(mask_p, mask_q):
     return model, guide
 
 
+def shifted(logits, slope, value):
+    """Return the logits of a site that depends on a value; its shape is that of the logits if it does not."""
+    return logits + slope * value if slope else logits
+
+
 def dependent(in_model, in_guide):
     """Two Bernoulli sites, the second with a probability that depends on the first."""
 
     def model(p):
         with pyro.plate("data", 3):
             a = pyro.sample("a", dist.Bernoulli(logits=p["prior"][0]))
-            b = pyro.sample("b", dist.Bernoulli(logits=p["prior"][1] + in_model * a))
+            b = pyro.sample("b", dist.Bernoulli(logits=shifted(p["prior"][1], in_model, a)))
             observe(a + 2 * b)
 
     def guide(p):
         with pyro.plate("data", 3):
             a = pyro.sample("a", dist.Bernoulli(logits=p["q"][:, 0]))
-            pyro.sample("b", dist.Bernoulli(logits=p["q"][:, 1] + in_guide * a))
+            pyro.sample("b", dist.Bernoulli(logits=shifted(p["q"][:, 1], in_guide, a)))
 
     return model, guide
 
@@ -86,13 +91,13 @@ def chain(in_model, in_guide, scope):
     def model(p):
         z = torch.zeros((), dtype=DOUBLE)
         for i in scope(range(3)):
-            z = pyro.sample(f"z{i}", dist.Bernoulli(logits=p["prior"][i] + in_model * z))
+            z = pyro.sample(f"z{i}", dist.Bernoulli(logits=shifted(p["prior"][i], in_model, z)))
             pyro.sample(f"x{i}", dist.Normal(z, 1.0), obs=X[i])
 
     def guide(p):
         z = torch.zeros((), dtype=DOUBLE)
         for i in scope(range(3)):
-            z = pyro.sample(f"z{i}", dist.Bernoulli(logits=p["q"][i, 0] + in_guide * z))
+            z = pyro.sample(f"z{i}", dist.Bernoulli(logits=shifted(p["q"][i, 0], in_guide, z)))
 
     return model, guide
 
