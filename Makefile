@@ -28,7 +28,7 @@ PYTEST := $(TEST_ENV) $(VENV)/bin/python -m pytest
 
 help:
 	@echo "make setup      prepare .venv (PYTHON=$(PYTHON), TORCH=$(TORCH))"
-	@echo "make demo       train the categorical VAE on the bundled digits; results in $(DEMO_OUT)/"
+	@echo "make demo       race three gradient estimators on the bundled digits; results in $(DEMO_OUT)/"
 	@echo "make test       the tests, doctests and tutorials that take seconds"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make lint       ruff and the import contracts; 'make format' repairs what can be repaired"

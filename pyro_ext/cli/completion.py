@@ -28,6 +28,7 @@ def run(words: Sequence[str]) -> int:
 
     Raises:
         argparse.ArgumentError: if the shell is none of those known.
+        ValueError: if there are further words.
         ImportError: if shtab is not installed.
     """
     parser = argparse.ArgumentParser(
@@ -37,19 +38,23 @@ def run(words: Sequence[str]) -> int:
         exit_on_error=False,
     )
     parser.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="your shell")
-    shell = parser.parse_args(words).shell
+    chosen, unknown = parser.parse_known_args(words)
+    if unknown:
+        raise ValueError(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         import shtab
     except ImportError as error:
         raise ImportError("completion needs shtab: pip install 'pyro-ext[fit]'") from error
     print("reading the options of all models; this takes a while", file=sys.stderr)
-    print(shtab.complete(_whole_parser(), shell))
+    print(shtab.complete(_whole_parser(), chosen.shell))
     return 0
 
 
 def _whole_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands, with the names of all options."""
     from pyro_ext.cli.__main__ import COMMANDS
+    from pyro_ext.cli.compare.arguments import compare_parser
+    from pyro_ext.cli.evidence.command import evidence_parser
     from pyro_ext.cli.fit.arguments import fit_parser
     from pyro_ext.cli.program import Program
 
@@ -57,14 +62,15 @@ def _whole_parser() -> argparse.ArgumentParser:
     commands = whole.add_subparsers(dest="command")
     for name, (_, summary) in COMMANDS.items():
         command = commands.add_parser(name, help=summary)
-        if name == "fit":
+        if name in ("fit", "compare"):
             models = command.add_subparsers(dest="model")
             for model, entry in MODELS.items():
                 own = models.add_parser(model, help=entry.summary)
                 own.add_argument("--data", help="a data set, a file, or my_module:load")
-                _copy_options(fit_parser(Program.named(model, None)), own)
-        elif name == "compare":
-            command.add_argument("model", choices=[*MODELS])
+                program = Program.named(model, None)
+                _copy_options(fit_parser(program) if name == "fit" else compare_parser(program), own)
+        elif name == "evidence":
+            _copy_options(evidence_parser(), command)
         elif name == "completion":
             command.add_argument("shell", choices=("bash", "zsh", "tcsh"))
     return whole

@@ -14,6 +14,9 @@ def one_line(error: Exception) -> str | None:
     """Return what to print of an error that is the user's to mend, on one line; None of any other error."""
     if isinstance(error, ValueError | argparse.ArgumentError | NotImplementedError):
         return _shortened(str(error))
+    if isinstance(error, OSError):
+        name = f"{error.filename}: " if error.filename else ""
+        return " ".join(f"{name}{error.strerror or error}".split())
     return None
 
 

@@ -18,9 +18,15 @@ def run(words: Sequence[str]) -> int:
 
     Args:
         words: what follows ``models``: nothing, or ``--help``.
+
+    Raises:
+        ValueError: if it is anything else.
     """
     description = "List the models: name, one line, data, paper."
-    argparse.ArgumentParser("pyro-ext models", description=description, exit_on_error=False).parse_args(words)
+    parser = argparse.ArgumentParser("pyro-ext models", description=description, exit_on_error=False)
+    _, unknown = parser.parse_known_args(words)
+    if unknown:
+        raise ValueError(f"unrecognized arguments: {' '.join(unknown)}")
     for name, model in MODELS.items():
         print(name)
         for title, text in (("", model.summary), ("data: ", model.data), ("paper: ", model.paper)):

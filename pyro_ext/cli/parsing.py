@@ -9,14 +9,49 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
 
 from pyro_ext.cli.errors import nearest
 
 _NESTED = ("--optimizer.lr", "--optimizer.weight_decay", "--elbo.num_samples", "--elbo.num_particles")
 """Options of classes chosen on the command line, which are not among those of the parser."""
 
-__all__ = ["Words", "as_dict", "check_names", "parse", "read_options", "scan", "with_prefix"]
+__all__ = [
+    "PlainHelp",
+    "Words",
+    "as_dict",
+    "check_names",
+    "command_parser",
+    "parse",
+    "read_options",
+    "scan",
+    "with_prefix",
+]
+
+
+class PlainHelp(DefaultHelpFormatter):
+    """Help that tells the default of an option where it has one, and leaves out the types of Python."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = (action.help or "").replace("``", "").rstrip(".")
+        if not action.option_strings:
+            return text
+        if action.required:
+            return f"{text} (required)"
+        nothing = action.default is None or action.default is False or action.default in ([], argparse.SUPPRESS)
+        return text if nothing or isinstance(action, ActionConfigFile) else f"{text} (default: %(default)s)"
+
+
+def command_parser(usage: str, description: str) -> ArgumentParser:
+    """Return a parser without options, for words from which the name of the command has been taken.
+
+    Args:
+        usage: the line that shows how the command is called.
+        description: what the command does.
+    """
+    return ArgumentParser(
+        usage=usage, description=description, formatter_class=PlainHelp, exit_on_error=False, allow_abbrev=False
+    )
 
 
 @dataclass(frozen=True)
@@ -115,7 +150,7 @@ def parse(parser: ArgumentParser, configs: Sequence[Mapping[str, Any]], words: S
     """Return the options that files and words give; words override files wherever they stand.
 
     Raises:
-        ValueError: if there is no such option; the nearest one is named.
+        ValueError: if there is no such option, in which case the nearest one is named, or one is missing.
         argparse.ArgumentError: if a value is of a wrong type.
     """
     texts = [word for options in configs for word in ("--config", yaml.safe_dump(dict(options)))]
@@ -123,6 +158,8 @@ def parse(parser: ArgumentParser, configs: Sequence[Mapping[str, Any]], words: S
         return parser.parse_args([*texts, *words])
     except argparse.ArgumentError as error:
         message = str(error)
+        if message.startswith("the following arguments are required:"):
+            raise ValueError(_with_dashes(parser, message)) from error
         if not message.lower().startswith("unrecognized arguments:"):
             raise
         word = message.split(":", 1)[1].split()[0].partition("=")[0]
@@ -136,6 +173,13 @@ def as_dict(parser: ArgumentParser, options: Namespace) -> dict[str, Any]:
     noted.pop("config", None)
     result = yaml.safe_load(str(parser.dump(noted)))
     return dict(result or {})
+
+
+def _with_dashes(parser: ArgumentParser, message: str) -> str:
+    """Return what is said of missing options with their names as they are written."""
+    written = {action.dest: action.option_strings[-1] for action in parser._actions if action.option_strings}
+    text, _, names = message.partition(": ")
+    return f"{text}: {', '.join(written.get(name, name) for name in names.split(', '))}"
 
 
 def _quiet_parser() -> argparse.ArgumentParser:

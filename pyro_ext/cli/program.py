@@ -130,7 +130,7 @@ def _function(path: str, option: str) -> Callable[..., Any]:
         raise ValueError(f"{option}: {path!r} cannot be imported: {error}") from error
     if not callable(function):
         raise ValueError(f"{option}: module {module!r} has no function {name!r}")
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def _path(function: Callable[..., Any]) -> str:

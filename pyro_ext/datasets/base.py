@@ -260,7 +260,8 @@ def as_dataset(data: Any) -> Any:
     if isinstance(data, np.ndarray | Tensor):
         return IndexedDataset(_tensor(data))
     if isinstance(data, tuple | list) and 1 <= len(data) <= 2 and isinstance(data[0], np.ndarray | Tensor):
-        return IndexedDataset(*(part if part is None else _tensor(part) for part in data))
+        labels = data[1] if len(data) == 2 else None
+        return IndexedDataset(_tensor(data[0]), None if labels is None else _tensor(labels))
     source = data.dataset if isinstance(data, DataLoader) else data
     if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")) or isinstance(source, str | Mapping | list):
         raise ValueError(

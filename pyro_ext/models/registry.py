@@ -46,6 +46,7 @@ MODELS: Mapping[str, ModelEntry] = MappingProxyType(
             paper="Kool et al. 2020, Estimating gradients for discrete random variables by sampling without "
             "replacement, arXiv 2002.06043",
             data="digits",
+            defaults=MappingProxyType({"trainer.max_epochs": 100}),
         ),
         "drmm": ModelEntry(
             module="pyro_ext.models.drmm",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Args:
         path: the file to write, whose folder exists. The temporary name has the same ending and lies beside it.
 
+    Raises:
+        ValueError: if there is something at ``path`` that is no regular file, which would be replaced, too.
+
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -29,6 +33,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
         ['table.csv']
     """
     path = Path(path)
+    if path.is_symlink():
+        path = path.resolve()  # the link stays
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{str(path)!r} is no regular file; choose another path")
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         yield partial
@@ -56,13 +64,32 @@ def check_folder(name: str, path: str | Path) -> Path:
         ValueError: if a file is in the way, or nothing can be written there.
     """
     path = Path(path)
-    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-    if not existing.is_dir():
-        raise ValueError(f"{name}={str(path)!r} cannot be a folder: {str(existing)!r} is a file; choose another path")
     try:
-        # Access bits do not tell on every file system, so make something there and take it away.
-        with tempfile.TemporaryDirectory(dir=existing):
-            pass
+        if path.is_symlink() and not path.exists():
+            raise ValueError(f"{name}={str(path)!r} is a link to nowhere; remove it or choose another path")
+        existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+        if not existing.is_dir():
+            reason = f"{str(existing)!r} is a file; choose another path"
+            raise ValueError(f"{name}={str(path)!r} cannot be a folder: {reason}")
+        _try_to_write(existing)
     except OSError as error:
         raise ValueError(f"{name}={str(path)!r} cannot be written to: {error.strerror}; choose another path") from error
     return path
+
+
+def _try_to_write(folder: Path) -> None:
+    """Make a file in a folder, since access bits do not tell on every file system.
+
+    Raises:
+        OSError: if that does not work.
+    """
+    if hasattr(os, "O_TMPFILE"):  # a file without a name, which not even a killed process leaves behind
+        try:
+            os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o600))
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+                raise
+        else:
+            return
+    with tempfile.TemporaryDirectory(dir=folder):
+        pass

@@ -1,15 +1,31 @@
 import csv
 import math
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 import yaml
-from pyro_ext.cli.compare_arguments import checkpoint_in, estimators, with_data_of_run
-from pyro_ext.cli.compare_report import Row, as_csv, table
+from pyro.infer import Trace_ELBO
+from pyro.nn import PyroModule
+from torch import nn
 
-from pyro_ext.cli import compare_job
 from pyro_ext.cli.__main__ import main
-from pyro_ext.inference import TraceLeaveOneOut_ELBO, TraceVIMCO_ELBO
+from pyro_ext.cli.compare import job
+from pyro_ext.cli.compare.arguments import Arguments, estimators
+from pyro_ext.cli.compare.report import Row, as_csv, table
+from pyro_ext.inference import (
+    ELBOObjective,
+    FitSettings,
+    LossObjective,
+    OptimizerSettings,
+    Player,
+    SumObjective,
+    TraceLeaveOneOut_ELBO,
+    TraceVIMCO_ELBO,
+    TrainingPlan,
+    fit,
+)
 from pyro_ext.inference.compare import GradientFigures
 
 FIGURES = GradientFigures({"encoder": 0.17, "decoder": -math.inf}, {"encoder": 0.04, "decoder": 0.0}, 20.0, 1.2)
@@ -40,22 +56,22 @@ def finished(tmp_path_factory):
 
 
 def test_table_shortens_notes():
-    *_, last = table([Row("A", FIGURES, 20.3456), Row("B", note="n/a: " + "word " * 20)]).splitlines()
+    *_, last = table([Row("A", FIGURES, 20.3456), Row("B", note="n/a: " + "word " * 20)], "neg_elbo").splitlines()
     assert [cell.strip() for cell in last.split("|")[1:-1]] == ["B", "", "", "", "", "", f"n/a: {'word ' * 12}..."]
 
 
 def test_table_leaves_out_empty_notes():
-    lines = table([Row("A", FIGURES, 20.3456), Row("BB", FIGURES)]).splitlines()
+    lines = table([Row("A", FIGURES, 20.3456), Row("BB", FIGURES)], "neg_elbo").splitlines()
     assert lines == [
         "| estimator | bias z | log var encoder | log var decoder | ms/step | final −ELBO |",
-        "|-----------|--------|-----------------|-----------------|---------|-------------|",
+        "|:----------|-------:|----------------:|----------------:|--------:|------------:|",
         "| A         |   1.20 |     0.17 ± 0.04 |           exact |    20.0 |      20.346 |",
         "| BB        |   1.20 |     0.17 ± 0.04 |           exact |    20.0 |           - |",
     ]
 
 
 def test_csv():
-    assert as_csv([Row("A", note="n/a: no"), Row("B", FIGURES, 20.5)]).splitlines() == [
+    assert as_csv([Row("A", note="n/a: no"), Row("B", FIGURES, 20.5)], "neg_elbo").splitlines() == [
         "estimator,note,bias_z,log_variance_encoder,log_variance_decoder,"
         "log_variance_encoder_error,log_variance_decoder_error,ms_per_step,final_neg_elbo",
         "A,n/a: no,,,,,,,",
@@ -171,15 +187,17 @@ def test_enough_evaluations_are_exact(tmp_path, capsys):
         (["--epochs", "-1"], "epochs must be an integer of at least 0, got -1"),
         (["--fit_epochs", "-1"], "fit_epochs must be an integer of at least 0, got -1"),
         (["--max_leaves", "0"], "max_leaves must be an integer of at least 1, got 0"),
-        (["--seed", "-1"], "seed must be an integer from 0 to 2**31 - 1, got -1"),
-        (["--lr", "0"], "lr must be a positive number, got 0.0"),
+        (["--seed", "-1"], "seed must be an integer from 0 to 2147483647, got -1"),
+        (["--lr", "0"], "lr must be a positive, finite number, got 0.0"),
         (["--batch_size", "0"], "batch_size must be an integer of at least 1, got 0"),
         (["--device", "abacus"], "--device: 'abacus' cannot be used"),
         (["--checkpoint", "nowhere"], "--checkpoint: 'nowhere/last.ckpt' does not exist; name the folder of a run"),
-        (["--checkpoint", "nowhere", "--epochs", "3"], "give one of them"),
         (["--model.num_latents", "0"], "num_latents must be an integer of at least 1, got 0"),
-        (["--data", "letters"], "--data: there is no data set 'letters'"),
-        (["--nonsense", "1"], "nonsense"),
+        (["--data", "letters"], "--data: 'letters' is no data set; those are "),
+        (["--nonsense", "1"], "unrecognized arguments: --nonsense 1"),
+        (["--model.num_latent", "2"], "did you mean --model.num_latents?"),
+        (["--repeats", "many"], "--repeats: Expected a <class 'int'>. Got value: many"),
+        (["--config", "nothing.yaml"], "--config: 'nothing.yaml' cannot be read: "),
     ],
 )
 def test_bad_input(words, message, tmp_path, capsys):
@@ -209,25 +227,33 @@ def test_results_are_never_overwritten(finished, capsys):
 def test_checkpoint_of_another_model(finished, tmp_path, capsys):
     assert compare(tmp_path / "new", "--checkpoint", str(finished / "weights"), "--model.num_latents", "3") == 2
     assert "--checkpoint: the weights do not fit this model: " in capsys.readouterr().err
+    assert compare(tmp_path / "new", "--checkpoint", str(finished / "weights"), "--epochs", "3") == 2
+    assert "give one of them" in capsys.readouterr().err
     (tmp_path / "last.ckpt").write_text("words")
     assert compare(tmp_path / "new", "--checkpoint", str(tmp_path)) == 2
     assert "is not a checkpoint written by fit" in capsys.readouterr().err
 
 
-def test_model_and_data_of_a_checkpoint(tmp_path):
-    (tmp_path / "config.yaml").write_text("data: {name: mnist}\nmodel: {num_latents: 2}\nlr: 0.1\n")
-    run = str(tmp_path)
-    assert checkpoint_in(["--seed", "1", f"--checkpoint={run}"]) == run
-    assert with_data_of_run(["--checkpoint", run]) == ["--data", "mnist", "--checkpoint", run]
-    assert with_data_of_run(["--checkpoint", run, "--data=digits"]) == ["--checkpoint", run, "--data=digits"]
-    assert with_data_of_run(["--seed", "1"]) == ["--seed", "1"]
+def test_model_and_data_of_a_checkpoint(finished):
+    weights = str(finished / "weights")
+    arguments = Arguments.parsed("categorical_vae", ["--seed", "1", f"--checkpoint={weights}"])
+    assert (arguments.program.data, arguments.options.model.num_latents) == ("digits", 2)
+    assert arguments.checkpoint is not None
+    other = Arguments.parsed("categorical_vae", ["--checkpoint", weights, "--data=mnist", "--model.num_latents", "3"])
+    assert (other.program.data, other.options.model.num_latents, other.options.model.hidden) == ("mnist", 3, (6, 5))
+
+
+def test_options_of_a_comparison_can_be_given_as_a_file(finished):
+    again = Arguments.parsed("categorical_vae", ["--config", str(finished / "config.yaml"), "--repeats", "5"])
+    assert (again.options.repeats, again.options.seed, again.options.model.num_categories) == (5, 1, 3)
+    assert again.options.elbos.endswith("TraceVIMCO_ELBO")
 
 
 def test_interrupted(tmp_path, monkeypatch, capsys):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compare_job, "compare_gradients", interrupted)
+    monkeypatch.setattr(job, "compare_gradients", interrupted)
     out = tmp_path / "new"
     assert compare(out, "--elbos", "TraceLeaveOneOut_ELBO", "--epochs", "1") == 130
     error = capsys.readouterr().err
@@ -240,7 +266,7 @@ def test_a_fault_on_the_way_is_no_bad_input(tmp_path, monkeypatch, capsys):
     def faulty(*args, **kwargs):
         raise ValueError("something is wrong inside")
 
-    monkeypatch.setattr(compare_job, "compare_gradients", faulty)
+    monkeypatch.setattr(job, "compare_gradients", faulty)
     assert compare(tmp_path / "new", "--elbos", "TraceLeaveOneOut_ELBO", "--epochs", "0") == 1
     assert "Traceback" in capsys.readouterr().err
 
@@ -248,8 +274,14 @@ def test_a_fault_on_the_way_is_no_bad_input(tmp_path, monkeypatch, capsys):
 def test_help(capsys):
     assert main(["compare", "categorical_vae", "--help"]) == 0
     text = capsys.readouterr().out
+    assert text.startswith("usage: pyro-ext compare categorical_vae [options]\n")
     assert "--evaluations" in text
     assert "--model.num_latents" in text
+    assert "\noptions of categorical_vae:\n" in text
+    assert "<class" not in text
+    assert "(type: " not in text
+    assert main(["compare", "--help"]) == 0
+    assert "categorical_vae" in capsys.readouterr().out
 
 
 def test_training_by_another_estimator_starts_from_the_same_weights(tmp_path):
@@ -260,3 +292,119 @@ def test_training_by_another_estimator_starts_from_the_same_weights(tmp_path):
     assert compare(tmp_path / "two", *words) == 0
     assert without_time(rows_in(tmp_path / "one")) == without_time(rows_in(tmp_path / "two"))
     assert isinstance(estimators(words[1])[0].make(4), TraceLeaveOneOut_ELBO)
+
+
+class Mixture(PyroModule):
+    """A mixture of two normal distributions."""
+
+    def __init__(self):
+        super().__init__()
+        self.loc = nn.Parameter(torch.tensor([-1.0, 1.0]))
+
+    def forward(self, x, y, index):
+        with pyro.plate("data", 40, subsample=index):
+            z = pyro.sample("z", dist.Categorical(torch.ones(2)))
+            pyro.sample("x", dist.Normal(self.loc[z], 1.0), obs=x)
+
+
+class Weights(PyroModule):
+    """A guide that knows nothing but the weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x, y, index):
+        with pyro.plate("data", 40, subsample=index):
+            pyro.sample("z", dist.Categorical(logits=self.logits))
+
+
+def build(data, penalised: bool = False, score: float = 3.0) -> TrainingPlan:
+    """Build a plan of a test.
+
+    Args:
+        data: the data.
+        penalised: whether the bound is one of two terms.
+        score: the headline metric of the plan.
+    """
+    mixture = Mixture()
+    bound = ELBOObjective(mixture, Weights(), Trace_ELBO(max_plate_nesting=1))
+    penalty = LossObjective(lambda x, y, index, mixture: mixture.loc.square().sum(), mixture=mixture)
+    objective = SumObjective({"bound": (bound, 1.0), "penalty": (penalty, 0.1)}) if penalised else bound
+    return TrainingPlan(
+        [Player("mixture", objective, optimizer=OptimizerSettings("SGD", lr=0.05))],
+        evaluate=lambda loader: {"score": score + len(list(loader))},
+        headline="score",
+        headline_mode="max",
+    )
+
+
+def build_without_elbo(data) -> TrainingPlan:
+    """Build a plan that is trained by a loss."""
+    network = nn.Linear(1, 1)
+    loss = LossObjective(lambda x, y, index, network: network(x[:, None]).sum(), network=network)
+    return TrainingPlan([Player("network", loss)])
+
+
+def load(held_out: int = 10):
+    """Load the data of a test.
+
+    Args:
+        held_out: the number of held-out points.
+    """
+    x = torch.linspace(-2.0, 2.0, 50)
+    return {"train": x[:40]} | ({"valid": x[40 : 40 + held_out]} if held_out else {})
+
+
+OWN = ["compare", f"{__name__}:build", "--data", f"{__name__}:load", "--elbos", "Trace_ELBO,TraceUnorderedSet_ELBO"]
+OWN += ["--batch_size", "20", "--repeats", "8", "--seed", "1", "--evaluations", "2"]
+
+
+@pytest.mark.parametrize("penalised", ["false", "true"])
+def test_a_program_of_ones_own(penalised, tmp_path, capsys):
+    options = ["--model.penalised", penalised, "--epochs", "1", "--fit_epochs", "1"]
+    assert main([*OWN, *options, "--out", str(tmp_path / "own")]) == 0
+    assert "| final score |" in capsys.readouterr().out
+    rows = rows_in(tmp_path / "own")
+    assert [float(row["final_score"]) for row in rows.values()] == [4.0, 4.0]
+    text = (tmp_path / "own" / "report.md").read_text()
+    assert text.startswith(f"# Gradient estimators of {__name__}:build on {__name__}:load\n")
+    assert "large values are good" in text
+    assert "SGD at 0.05, 20, 1" in text
+    again = ["--checkpoint", str(tmp_path / "own" / "weights"), "--fit_epochs", "0"]
+    assert main([*OWN, *again, "--out", str(tmp_path / "again")]) == 0
+    noted = yaml.safe_load((tmp_path / "again" / "config.yaml").read_text())
+    assert noted["model"] == {"penalised": penalised == "true", "score": 3.0}
+    repeated = rows_in(tmp_path / "again")["Trace_ELBO"]["log_variance_encoder"]
+    assert float(repeated) == pytest.approx(float(rows["Trace_ELBO"]["log_variance_encoder"]), rel=1e-6)
+
+
+def test_weights_of_a_run_in_python(tmp_path):
+    """They are loaded; of its options nothing is known."""
+    settings = FitSettings(max_epochs=3, batch_size=20, seed=0)
+    fit(build(load()), load(), settings, out=tmp_path / "run", enable_progress_bar=False)
+    arguments = Arguments.parsed(
+        OWN[1], [*OWN[2:], "--checkpoint", str(tmp_path / "run"), "--out", str(tmp_path / "x")]
+    )
+    weights = job.Job.prepare(arguments).plan.elbo_objective("compare").model.loc
+    saved = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["state_dict"]
+    assert torch.equal(weights, saved["objectives.mixture.module.model.loc"])
+    assert not torch.equal(weights, Mixture().loc)
+
+
+def test_the_learning_rate_replaces_that_of_the_plan(tmp_path):
+    words = ["--lr", "0.2", "--epochs", "0", "--fit_epochs", "1", "--data.held_out", "0"]
+    assert main([*OWN, *words, "--out", str(tmp_path / "own")]) == 0
+    text = (tmp_path / "own" / "report.md").read_text()
+    assert "SGD at 0.2, 20, 1" in text
+    assert "final metric: none" in text
+    assert "final_score" not in rows_in(tmp_path / "own")["Trace_ELBO"]
+
+
+def test_programs_that_cannot_be_compared(tmp_path, capsys):
+    assert main(["compare", f"{__name__}:build_without_elbo", *OWN[2:], "--out", str(tmp_path / "own")]) == 2
+    expected = "pyro-ext: compare needs a model that is trained by one ELBO; this one has no ELBO (network)\n"
+    assert capsys.readouterr().err == expected
+    assert main(["compare", f"{__name__}:build"]) == 2
+    assert "--data is needed for a model of your own" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())

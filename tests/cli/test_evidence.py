@@ -65,25 +65,25 @@ def test_one_tree_gives_what_the_function_gives(files, capsys):
     words = ["--method", "gamma_laplus_is", "--method", "map", "--method", "elbo", "--substitution", "K80"]
     assert call(files, "a.fasta", "one.nwk", *words, *QUICK) == 0
     shown = capsys.readouterr().out
-    found = {row[0]: row for row in rows_of(shown)}
-    assert [*found] == ["gamma_laplus_is", "map", "elbo"]
+    rows = {row[0]: row for row in rows_of(shown)}
+    assert [*rows] == ["gamma_laplus_is", "map", "elbo"]
     assert "integrated out: kappa" in shown
     assert "nats" in shown
     assert "A score ranks" in shown
-    assert (found["map"][2], found["map"][-1], found["elbo"][-1]) == ("-", "score", "lower bound")
-    assert re.fullmatch(r"ESS \d+, k -?\d+\.\d\d", found["gamma_laplus_is"][4])
+    assert (rows["map"][2], rows["map"][-1], rows["elbo"][-1]) == ("-", "score", "lower bound")
+    assert re.fullmatch(r"ESS \d+, k -?\d+\.\d\d", rows["gamma_laplus_is"][4])
     from pyro_ext.models.phylo import Process
 
     alignment = read_alignment(files / "a.fasta")
     model = FixedTopology(alignment, read_trees(files / "one.nwk", rooted=False).parents[0], Process("K80"))
     settings = EvidenceSettings(num_importance=40)
     same = estimate_evidence(model, method="gamma_laplus_is", settings=settings, seed=1)
-    assert float(found["gamma_laplus_is"][1]) == pytest.approx(same.log_evidence, abs=1e-4)
-    assert float(found["gamma_laplus_is"][2]) == pytest.approx(same.std_error, abs=1e-4)
+    assert float(rows["gamma_laplus_is"][1]) == pytest.approx(same.log_evidence, abs=1e-4)
+    assert float(rows["gamma_laplus_is"][2]) == pytest.approx(same.std_error, abs=1e-4)
 
 
 def test_all_methods_with_files(files, tmp_path, capsys):
-    out = tmp_path / "found"
+    out = tmp_path / "results"
     words = ["a.fasta", "one.nwk", "--all", *QUICK, "--out", str(out), "--progress", "true"]
     assert call(files, *words) == 0
     captured = capsys.readouterr()
@@ -109,7 +109,7 @@ def test_all_methods_with_files(files, tmp_path, capsys):
 
 def test_several_trees_have_probabilities(files, tmp_path, capsys):
     words = ["a.fasta", "three.nwk", "--method", "gamma_laplus_is", "--method", "ml", *QUICK]
-    assert call(files, *words, "--out", str(tmp_path / "found")) == 0
+    assert call(files, *words, "--out", str(tmp_path / "results")) == 0
     shown = capsys.readouterr().out
     rows = rows_of(shown)
     assert [(row[0], row[1]) for row in rows] == [(m, str(i)) for m in ("gamma_laplus_is", "ml") for i in (1, 2, 3)]
@@ -118,7 +118,7 @@ def test_several_trees_have_probabilities(files, tmp_path, capsys):
         own = [row for row in rows if row[0] == method]
         expected = torch.tensor([float(row[2]) for row in own], dtype=torch.float64).softmax(0)
         assert [float(row[4]) for row in own] == pytest.approx(expected.tolist(), abs=2e-4)
-    assert (tmp_path / "found" / "evidence.png").stat().st_size > 5000
+    assert (tmp_path / "results" / "evidence.png").stat().st_size > 5000
     assert call(files, *words, "--num_trees", "2") == 0
     assert len(rows_of(capsys.readouterr().out)) == 4
 
@@ -150,7 +150,7 @@ def test_what_fails_loses_nothing_else(files, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setitem(methods._METHODS, "elbo", failing("elbo", (2, 3)))
     monkeypatch.setitem(methods._METHODS, "vbis", failing("vbis", (2,)))
-    words = ["a.fasta", "three.nwk", "--method", "vbis", "--method", "elbo", *QUICK, "--out", str(tmp_path / "found")]
+    words = ["a.fasta", "three.nwk", "--method", "vbis", "--method", "elbo", *QUICK, "--out", str(tmp_path / "results")]
     assert call(files, *words) == 0
     shown = capsys.readouterr().out
     rows = rows_of(shown)
@@ -158,8 +158,8 @@ def test_what_fails_loses_nothing_else(files, tmp_path, monkeypatch, capsys):
     assert "warning: tree 2: no luck" in shown
     assert "warning: tree 3: elbo failed: no luck" in shown
     assert "- elbo, tree 3: no luck" in shown
-    assert (tmp_path / "found" / "evidence.png").stat().st_size > 5000
-    table = (tmp_path / "found" / "evidence.csv").read_text().splitlines()
+    assert (tmp_path / "results" / "evidence.png").stat().st_size > 5000
+    table = (tmp_path / "results" / "evidence.csv").read_text().splitlines()
     assert len(table) == 4
     assert all(",nan," in line for line in table[1:])
     calls["elbo"] = 1
@@ -182,8 +182,8 @@ def test_a_seed_is_drawn_and_printed(files, capsys):
 
 MAP = ["--method", "map"]
 WRONG = [
-    (["a.fasta", "one.nwk"], "say --method NAME, once or several times, or --all"),
-    (["a.fasta", "one.nwk", "--all", *MAP], "say either --method, once or several times, or --all"),
+    (["a.fasta", "one.nwk"], "give --method NAME, once or several times, or --all"),
+    (["a.fasta", "one.nwk", "--all", *MAP], "give either --method NAME, once or several times, or --all"),
     (["a.fasta", "one.nwk", "--method", "guess"], "method must be one of ml, map"),
     (
         ["a.fasta", "one.nwk", *MAP, "--method", "gamma_laplus", "--substitution", "GTR"],
@@ -207,10 +207,11 @@ WRONG = [
     (["a.fasta", "one.nwk", *MAP, "--powers", "[0, 2]"], "powers must increase from 0 to 1"),
     (["a.fasta", "one.nwk", *MAP, "--num_live", "many"], "--num_live"),
     (["a.fasta", "one.nwk", *MAP, "--batch_size", "0"], "batch_size must be an integer of at least 1"),
-    (["a.fasta", "one.nwk", *MAP, "--num_trees", "0"], "--num_trees must be at least 1, got 0"),
-    (["a.fasta", "one.nwk", *MAP, "--threads", "0"], "--threads must be at least 1, got 0"),
+    (["a.fasta", "one.nwk", *MAP, "--num_trees", "0"], "--num_trees must be an integer of at least 1, got 0"),
+    (["a.fasta", "one.nwk", *MAP, "--threads", "0"], "--threads must be an integer of at least 1, got 0"),
     (["a.fasta", "one.nwk", *MAP, "--out", "a.fasta"], "a.fasta"),
     (["a.fasta", *MAP], "required"),
+    (["a.fasta", "one.nwk", *MAP, "--num_lives", "3"], "--num_lives 3; did you mean --num_live?"),
 ]
 
 
@@ -227,9 +228,9 @@ def test_bad_input_leaves_nothing(files, words, message, capsys):
 
 
 def test_an_interruption_keeps_the_trees_that_are_done(files, tmp_path, monkeypatch, capsys):
-    from pyro_ext.cli import evidence_job
+    from pyro_ext.cli.evidence import job
 
-    whole, calls = evidence_job.compare_evidence, []
+    whole, calls = job.compare_evidence, []
 
     def stops(*args, **kwargs):
         calls.append(1)
@@ -237,8 +238,8 @@ def test_an_interruption_keeps_the_trees_that_are_done(files, tmp_path, monkeypa
             raise KeyboardInterrupt
         return whole(*args, **kwargs)
 
-    monkeypatch.setattr(evidence_job, "compare_evidence", stops)
-    out = tmp_path / "found"
+    monkeypatch.setattr(job, "compare_evidence", stops)
+    out = tmp_path / "results"
     assert call(files, "a.fasta", "three.nwk", "--method", "map", "--out", str(out), *QUICK) == 130
     shown = capsys.readouterr()
     assert "warning: interrupted: 2 of 3 trees are done" in shown.out
@@ -253,7 +254,7 @@ def test_interruption_leaves_nothing(files, monkeypatch, capsys):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pyro_ext.cli.evidence_job.compare_evidence", stop)
+    monkeypatch.setattr("pyro_ext.cli.evidence.job.compare_evidence", stop)
     before = {path.name for path in files.iterdir()}
     assert call(files, "a.fasta", "one.nwk", *MAP, "--out", str(files / "new")) == 130
     assert "interrupted" in capsys.readouterr().err
@@ -264,6 +265,9 @@ def test_help(capsys):
     assert main(["evidence", "--help"]) == 0
     shown = capsys.readouterr().out
     assert all(f"--{name}" in shown for name in ("method", "all", "substitution", "num_power", "batch_size", "out"))
+    assert "\nsettings of the methods:\n" in shown
+    assert "<class" not in shown
+    assert "(type: " not in shown
 
 
 @pytest.mark.data

@@ -51,16 +51,29 @@ def test_commands_name_modules():
     assert all(find_spec(module) is not None for module, _ in COMMANDS.values())
 
 
-def test_completion_knows_commands_models_and_options(tmp_path):
-    out = subprocess.run(
-        [sys.executable, "-m", "pyro_ext.cli", "completion", "bash"], capture_output=True, text=True, check=True
-    ).stdout
-    assert all(word in out for word in ("categorical_vae", "--model.num_latents", "--trainer.max_epochs", "--resume"))
+def completion(capsys, tmp_path, words):
+    """Return what the tab key offers in bash after some words."""
     script = tmp_path / "pyro-ext.bash"
-    script.write_text(out)
-    words = "COMP_WORDS=(pyro-ext fit categ); COMP_CWORD=2; _shtab_pyro_ext pyro-ext categ fit; echo ${COMPREPLY[@]}"
-    done = subprocess.run(["bash", "-c", f"source {script}; {words}"], capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["categorical_vae"], done.stderr
+    assert main(["completion", "bash"]) == 0
+    script.write_text(capsys.readouterr().out)
+    last, before = words[-1], words[-2]
+    line = f"COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; _shtab_pyro_ext pyro-ext '{last}' {before}"
+    command = ["bash", "-c", f"source {script}; {line}; echo ${{COMPREPLY[@]}}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_completion_knows_commands_models_and_options(capsys, tmp_path, monkeypatch):
+    some = {name: MODELS[name] for name in ("categorical_vae", "point_matching")}
+    monkeypatch.setattr("pyro_ext.cli.completion.MODELS", some)
+    assert completion(capsys, tmp_path, ["pyro-ext", "fit", "categ"]) == ["categorical_vae"]
+    options = completion(capsys, tmp_path, ["pyro-ext", "fit", "categorical_vae", "--model.num_"])
+    assert {"--model.num_latents", "--model.num_categories"} <= {*options}
+
+
+@pytest.mark.slow
+def test_completion_of_all_models(capsys):
+    assert main(["completion", "zsh"]) == 0
+    assert all(name in capsys.readouterr().out for name in MODELS)
 
 
 WRONG = [

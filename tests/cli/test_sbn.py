@@ -128,13 +128,18 @@ WRONG = [
     (["fit", "{trees}", "--out", "{subfolder}", "--overwrite"], "is a folder; name a file"),
     (["fit", "{empty}", "--out", "{new}"], "empty.nwk"),
     (["evaluate", "{trees}", "--golden", "{trees}"], "is no file of subsplits"),
-    (["evaluate", "{network}", "--golden", "{trees}", "--counts", "0"], "counts must be at least 1, got 0"),
-    (["evaluate", "{network}", "--golden", "{trees}", "--top", "-1"], "--top must not be negative, got -1"),
+    (["evaluate", "{network}", "--golden", "{trees}", "--counts", "0"], "counts must be an integer of at least 1"),
+    (["evaluate", "{network}", "--golden", "{trees}", "--top", "-1"], "--top must be an integer of at least 0, got -1"),
     (["evaluate", "{network}", "--golden", "{trees}", "--floor", "0"], "floor must be a positive, finite number"),
     (["evaluate", "{network}", "--golden", "{trees}", "--out", "{trees}"], "is a file; name a folder"),
-    (["sample", "{network}", "--num", "0", "--out", "{new}.nwk"], "--num must be at least 1, got 0"),
+    (["sample", "{network}", "--num", "0", "--out", "{new}.nwk"], "--num must be an integer of at least 1, got 0"),
     (["sample", "{network}", "--out", "{trees}"], "exists; choose another name"),
     (["sample", "{network}", "--out", "{new}.txt"], "end it in .nwk, .nex or .trprobs"),
+    (["sample", "{network}", "--out", "{new}.nwk", "--num", "many"], "--num: Expected a <class 'int'>"),
+    (["sample", "{network}", "--out", "{new}.nwk", "--sed", "3"], "--sed 3; did you mean --seed?"),
+    (["sample", "{network}"], "the following arguments are required: --out"),
+    (["draw", "{network}"], "sbn has no task 'draw'; choose one of fit, evaluate, sample"),
+    ([], "sbn needs a task before its options: one of fit, evaluate, sample"),
 ]
 
 
@@ -177,11 +182,11 @@ def test_without_matplotlib_nothing_is_left(tmp_path, trees, network, words, cap
 
 def test_networks_saved_in_python(tmp_path, trees, capsys):
     """Of other values than their support, in float32, and batches."""
-    law = SubsplitBayesianNetwork.from_trees(read_trees(trees))
+    network = SubsplitBayesianNetwork.from_trees(read_trees(trees))
     paths = {name: str(tmp_path / f"{name}.npz") for name in ("rooted", "single", "batch")}
-    law.rooted_network().save(paths["rooted"])
-    SubsplitBayesianNetwork(law.subsplits, law.logits.float()).save(paths["single"])
-    law.expand((2,)).save(paths["batch"])
+    network.rooted_network().save(paths["rooted"])
+    SubsplitBayesianNetwork(network.subsplits, network.logits.float()).save(paths["single"])
+    network.expand((2,)).save(paths["batch"])
     assert main(["sbn", "sample", paths["rooted"], "--num", "5", "--out", str(tmp_path / "a.nex")]) == 0
     assert read_trees(tmp_path / "a.nex").rooted
     for options in ([], ["--distinct", "--overwrite"]):
@@ -199,6 +204,7 @@ def test_help(words, capsys):
     assert main(["sbn", *words]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith(f"usage: pyro-ext sbn {words[0] if len(words) > 1 else 'fit|evaluate|sample'}")
+    assert "(type: " not in shown
 
 
 @pytest.mark.data

@@ -11,7 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 from torch.utils.data import DataLoader
 
 from pyro_ext.datasets import IndexedDataset, Splits, collate, load
-from pyro_ext.models import AVAILABLE, describe
+from pyro_ext.models import MODELS, builder
 from pyro_ext.models.categorical_vae import Guide, Model, build
 
 inference = importlib.import_module("pyro_ext.inference")
@@ -82,10 +82,11 @@ def test_whole_sets_give_the_exact_loss(pair, data):
 
 @pytest.mark.parametrize("name", ["TraceUnorderedSet_ELBO", "TraceLeaveOneOut_ELBO", "TraceSumAndSample_ELBO"])
 def test_gradients_reach_every_parameter(data, name, dtype):
-    built = build(data, **SIZES)
-    built.model.to(dtype), built.guide.to(dtype)
+    plan = build(data, **SIZES)
+    bound = plan.elbo_objectives[0]
+    bound.model.to(dtype), bound.guide.to(dtype)
     x, y, index = data.train.__getitems__(range(8))
-    elbo = getattr(inference, name)(num_samples=4)(built.model, built.guide)
+    elbo = getattr(inference, name)(num_samples=4)(bound.model, bound.guide)
     elbo(x.to(dtype), y, index).backward()
     for parameter in elbo.parameters():
         assert parameter.grad.dtype == dtype
@@ -93,28 +94,30 @@ def test_gradients_reach_every_parameter(data, name, dtype):
 
 
 def test_svi_trains_it(data):
-    built = build(load("digits", num_train=200), num_latents=2)
-    svi = SVI(built.model, built.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+    plan = build(load("digits", num_train=200), num_latents=2)
+    bound = plan.elbo_objectives[0]
+    svi = SVI(bound.model, bound.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
     batch = (load("digits", num_train=200).train.x,)
     losses = [svi.step(*batch) for _ in range(40)]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
 def test_evaluation_is_the_bound(data):
-    built = build(data, **SIZES, evaluation_samples=2000)
-    metrics = built.evaluate(loader(data))
+    plan = build(data, **SIZES, evaluation_samples=2000)
+    bound = plan.elbo_objectives[0]
+    metrics = plan.evaluate(loader(data))
     # Standard deviation of one code's loss below 1 nat: standard error below 1 / sqrt(10 * 2000) = 0.007.
-    assert metrics["neg_elbo"] == pytest.approx(exact(built.model, built.guide, data.valid.x).mean().item(), abs=0.03)
+    assert metrics["neg_elbo"] == pytest.approx(exact(bound.model, bound.guide, data.valid.x).mean().item(), abs=0.03)
     assert metrics["neg_elbo"] == pytest.approx(metrics["reconstruction"] + metrics["kl"], rel=1e-6)
 
 
 def test_evaluation_repeats_and_leaves_the_noise_alone(data):
-    built = build(data, **SIZES)
+    plan = build(data, **SIZES)
     pyro.set_rng_seed(1)
-    first = built.evaluate(loader(data))
+    first = plan.evaluate(loader(data))
     drawn = torch.rand(3)
     torch.rand(17)
-    second = built.evaluate(loader(data))
+    second = plan.evaluate(loader(data))
     pyro.set_rng_seed(1)
     assert first == second
     assert torch.equal(drawn, torch.rand(3))
@@ -122,14 +125,15 @@ def test_evaluation_repeats_and_leaves_the_noise_alone(data):
 
 
 def test_evaluation_follows_dtype(data):
-    built = build(data, **SIZES)
-    single = built.evaluate(loader(data))["kl"]
-    built.model.double(), built.guide.double()
-    assert built.evaluate(loader(data))["kl"] == pytest.approx(single, rel=1e-4)
+    plan = build(data, **SIZES)
+    bound = plan.elbo_objectives[0]
+    single = plan.evaluate(loader(data))["kl"]
+    bound.model.double(), bound.guide.double()
+    assert plan.evaluate(loader(data))["kl"] == pytest.approx(single, rel=1e-4)
 
 
 def test_evaluation_of_nothing(data):
-    with pytest.raises(ValueError, match="loader must hold at least one image"):
+    with pytest.raises(ValueError, match="loader must hold at least one data point"):
         build(data, **SIZES).evaluate([])
 
 
@@ -137,18 +141,26 @@ def test_build_repeats_under_a_seed(data):
     states = []
     for _ in range(2):
         pyro.set_rng_seed(3)
-        states.append(build(data, **SIZES).guide.state_dict())
+        states.append(build(data, **SIZES).elbo_objectives[0].guide.state_dict())
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
 def test_sizes_follow_the_pixels():
     splits = load("digits")
-    built = build(splits)
-    widths = [layer.out_features for layer in built.guide.encoder if isinstance(layer, torch.nn.Linear)]
+    plan = build(splits)
+    bound = plan.elbo_objectives[0]
+    widths = [layer.out_features for layer in bound.guide.encoder if isinstance(layer, torch.nn.Linear)]
     assert widths == [128, 64, 200]
     assert [layer.out_features for layer in Model(1, 784).decoder[::2]] == [256, 512, 784]
-    assert built.model.size == 1500
-    assert isinstance(built.elbo, inference.TraceUnorderedSet_ELBO)
+    assert bound.model.size == 1500
+    assert isinstance(bound.elbo, inference.TraceUnorderedSet_ELBO)
+
+
+@pytest.mark.parametrize(("pixels", "lr"), [(256, 1e-2), (257, 1e-3)])
+def test_learning_rate_follows_the_pixels(pixels, lr):
+    images = IndexedDataset(torch.zeros(4, pixels))
+    plan = build(Splits("blank", images, images), hidden=(8, 5))
+    assert plan.players[0].optimizer.lr == lr
 
 
 def test_state_dict_holds_every_tensor_once(pair):
@@ -201,22 +213,20 @@ def test_batch_of_another_width_is_refused(pair):
 
 
 def test_every_model_is_described_and_builds():
-    descriptions = describe()
-    assert set(descriptions) == set(AVAILABLE)
-    for name, path in AVAILABLE.items():
-        module = importlib.import_module(path)
-        assert callable(module.build)
-        assert "arXiv" in descriptions[name].paper
-        if descriptions[name].data != "alignment":  # which is a file of one's own
-            assert len(load(descriptions[name].data).train) > 0
+    for name, entry in MODELS.items():
+        assert callable(builder(name))
+        assert "arXiv" in entry.paper
+        if entry.data != "alignment":  # which is a file of one's own
+            assert len(load(entry.data).train) > 0
 
 
 @pytest.mark.gpu
 def test_runs_where_its_parameters_are(data):
-    built = build(data, **SIZES)
-    built.model.cuda(), built.guide.cuda()
+    plan = build(data, **SIZES)
+    bound = plan.elbo_objectives[0]
+    bound.model.cuda(), bound.guide.cuda()
     batch = [part if part is None else part.cuda() for part in data.train.__getitems__(range(8))]
-    built.elbo(built.model, built.guide)(*batch).backward()
-    assert built.model.decoder[0].weight.grad.is_cuda
-    assert math.isfinite(built.evaluate(loader(data))["neg_elbo"])
-    built.plots["reconstruction"]()
+    bound.elbo(bound.model, bound.guide)(*batch).backward()
+    assert bound.model.decoder[0].weight.grad.is_cuda
+    assert math.isfinite(plan.evaluate(loader(data))["neg_elbo"])
+    plan.plots["reconstruction"]()

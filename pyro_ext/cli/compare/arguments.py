@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import SUPPRESS, ArgumentParser
 from pyro.infer import ELBO
 
-from pyro_ext.cli.fit_arguments import FirstLook, builder
+from pyro_ext.cli.choices import elbo_names
+from pyro_ext.cli.errors import nearest
+from pyro_ext.cli.parsing import as_dict, check_names, command_parser, parse, read_options, scan
+from pyro_ext.cli.program import Program
+from pyro_ext.cli.program_options import (
+    ProgramArguments,
+    add_data_options,
+    add_model_options,
+    data_name,
+    last_given,
+    with_data_of,
+)
 from pyro_ext.inference import TraceDisARM_ELBO
-from pyro_ext.models import describe
 
-__all__ = ["Estimator", "checkpoint_in", "compare_parser", "estimators", "with_data_of_run"]
+__all__ = ["Arguments", "Estimator", "compare_parser", "estimators"]
 
 _DEFAULT = "Trace_ELBO,TraceLeaveOneOut_ELBO,TraceSumAndSample_ELBO,TraceUnorderedSet_ELBO"
 _SET_HERE = {
-    "max_plate_nesting": "the model's",
+    "max_plate_nesting": "that of the model",
     "num_particles": "set by --evaluations",
     "num_samples": "set by --evaluations",
     "vectorize_particles": "set by --evaluations",
@@ -35,8 +43,8 @@ class Estimator:
     """An ELBO to compare.
 
     Args:
-        label: as it was written.
-        kind: its class.
+        label: the ELBO and its options as they were written.
+        kind: the class.
         options: further arguments of the class.
     """
 
@@ -46,6 +54,10 @@ class Estimator:
 
     def make(self, evaluations: int, max_plate_nesting: float = math.inf) -> ELBO:
         """Return the ELBO that evaluates the model ``evaluations`` times for each datum and step.
+
+        Args:
+            evaluations: the number of evaluations.
+            max_plate_nesting: the number of nested plates in the model; guessed if infinite.
 
         Raises:
             ValueError: if the class does not take its options.
@@ -73,88 +85,142 @@ def estimators(text: str) -> list[Estimator]:
         >>> [(each.kind.__name__, each.options) for each in estimators("Trace_ELBO,TraceUnorderedSet_ELBO:baseline=no")]
         [('Trace_ELBO', {}), ('TraceUnorderedSet_ELBO', {'baseline': False})]
     """
-    found = [_estimator(label.strip()) for label in text.split(",") if label.strip()]
-    labels = [each.label for each in found]
-    if not found:
+    named = [_estimator(label.strip()) for label in text.split(",") if label.strip()]
+    labels = [each.label for each in named]
+    if not named:
         raise ValueError("--elbos must name at least one ELBO, as in --elbos Trace_ELBO,TraceUnorderedSet_ELBO")
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice is not None:
         raise ValueError(f"--elbos names {twice} twice")
-    return found
+    return named
 
 
-def compare_parser(look: FirstLook, checkpoint: str | None) -> ArgumentParser:
+@dataclass(frozen=True)
+class Arguments(ProgramArguments):
+    """What the words and files after ``pyro-ext compare`` say, parsed.
+
+    Args:
+        program: the model and the data.
+        options: all options, with their types.
+        parts: the same with dataclasses made.
+        noted: all options as they are written in files.
+        checkpoint: the checkpoint whose weights are to be measured at, if any.
+    """
+
+    checkpoint: Mapping[str, Any] | None
+
+    @classmethod
+    def parsed(cls, model: str, words: Sequence[str]) -> Arguments:
+        """Parse what follows ``pyro-ext compare MODEL``.
+
+        The options of a checkpoint's model and data are the defaults of these.
+
+        Raises:
+            ValueError: if an option, a file or a name is wrong.
+            argparse.ArgumentError: if a value is of a wrong type.
+        """
+        seen = scan(words, ("--checkpoint",))
+        files = [(path, read_options(path)) for path in seen.configs]
+        folder = seen.given.get("--checkpoint") or last_given(files, "checkpoint")
+        checkpoint = None if folder is None else _checkpoint_in(folder)
+        origin = None if checkpoint is None else checkpoint["fit"].get("origin")
+        program = Program.named(model, seen.data or data_name(last_given(files, "data")) or _data_of_run(origin))
+        parser = compare_parser(program)
+        given = [with_data_of(program, options) for _, options in files]
+        for (path, _), options in zip(files, given, strict=True):
+            check_names(parser, options, path)
+        data = [f"--data.{name}={value}" for name, value in program.data_options.items()]
+        options = parse(parser, [*_options_of_run(origin, program, folder), *given], [*data, *seen.rest])
+        noted = as_dict(parser, options) | {"program": program.name}
+        arguments = cls(program, options, parser.instantiate(options), noted, checkpoint)
+        arguments.check_program()
+        return arguments
+
+
+def compare_parser(program: Program) -> ArgumentParser:
     """Return the parser of everything that can be said after MODEL.
 
     Args:
-        look: the model and the data.
-        checkpoint: the folder of a run, whose model and data are the defaults.
+        program: the model and the data.
     """
-    import pyro_ext.datasets as datasets
-
-    parser = ArgumentParser(description=describe()[look.model].summary, exit_on_error=False)
-    parser.add_argument("--config", action="config", help="a YAML file of options, as --print_config prints them")
-    _add_own_options(parser)
-    parser.add_function_arguments(builder(look.model), "model", skip={"data"})
-    parser.add_argument(
-        "--data.name", default=look.data, choices=[*datasets.AVAILABLE], help="also written --data NAME"
+    parser = command_parser(
+        f"pyro-ext compare {program.name} [options]",
+        f"Compare gradient estimators on {program.name} ({program.summary}): their bias, variance and time per step "
+        "at the same weights, and what each comes to by training.",
     )
-    parser.add_function_arguments(datasets.AVAILABLE[look.data], "data")
-    known = parser.get_defaults()
-    run = _noted(checkpoint)
-    if run.get("data", {}).get("name", look.data) != look.data:
-        run.pop("data")  # options of another data set
-    given = {f"{section}.{name}": value for section, options in run.items() for name, value in options.items()}
-    parser.set_defaults({key: value for key, value in given.items() if key in known})
+    parser.add_argument("--config", action="config", help="a YAML file of options, as --print_config prints them")
+    parser.add_argument("--program", type=str | None, default=None, help=SUPPRESS)
+    _add_own_options(parser)
+    add_data_options(parser, program)
+    add_model_options(parser, program)
+    known = {action.dest for action in parser._actions}
+    parser.set_defaults({name: value for name, value in program.defaults().items() if name in known})
     return parser
 
 
-def with_data_of_run(words: Sequence[str]) -> list[str]:
-    """Return the words after MODEL with the data of the run that ``--checkpoint`` names, unless they name their own."""
-    name = _noted(checkpoint_in(words)).get("data", {}).get("name")
-    if name is None or any(word.partition("=")[0] in ("--data", "--data.name") for word in words):
-        return [*words]
-    return ["--data", name, *words]
-
-
-def _noted(checkpoint: str | None) -> dict[str, dict[str, Any]]:
-    """Return the ``model`` and ``data`` options that a run's folder notes, if any."""
-    path = Path(checkpoint or "") / "config.yaml"
-    if checkpoint is None or not path.is_file():
-        return {}
-    try:
-        noted = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"--checkpoint: {str(path)!r} cannot be read: {error}") from error
-    noted = noted if isinstance(noted, dict) else {}
-    return {section: noted[section] for section in ("model", "data") if isinstance(noted.get(section), dict)}
-
-
-def checkpoint_in(words: Sequence[str]) -> str | None:
-    """Return what the words give ``--checkpoint``, if anything."""
-    for word, following in zip_longest(words, words[1:]):
-        option, equals, value = word.partition("=")
-        if option == "--checkpoint":
-            return value if equals else following
-    return None
-
-
 def _add_own_options(parser: ArgumentParser) -> None:
-    def add(name: str, kind: Any, default: Any, text: str) -> None:
-        parser.add_argument(f"--{name}", type=kind, default=default, help=text)
+    def add(to: Any, name: str, kind: Any, default: Any, text: str) -> None:
+        to.add_argument(f"--{name}", type=kind, default=default, help=text)
 
-    add("elbos", str, _DEFAULT, "ELBOs by name or class path, with commas between; options as in NAME:baseline=false")
-    add("evaluations", int, 4, "of the model, for each datum and step: the samples or particles of every estimator")
-    add("epochs", int | None, None, "train so long by leave-one-out before measuring, 20 by default; 0: fresh weights")
-    add("checkpoint", str | None, None, "measure at the weights in this folder of a run instead")
-    add("repeats", int, 200, "gradients of each estimator")
-    add("fit_epochs", int, 20, "train so long by each estimator, to compare final bounds; 0: do not")
-    add("max_leaves", int, 4096, "enumerate up to so many joint values to find the bias")
-    add("lr", float, 1e-3, "Adam's learning rate")
-    add("batch_size", int, 100, "data points per step")
-    add("seed", int | None, None, "repeats a comparison; by default drawn, and noted")
-    add("device", str | None, None, "cpu or cuda; by default cuda where there is one")
-    add("out", str, "runs/compare", "the folder of results")
+    add(parser, "out", str, "runs/compare", "the folder of results")
+    add(parser, "seed", int | None, None, "repeats a comparison; by default drawn, and noted")
+    add(parser, "device", str | None, None, "cpu or cuda; by default cuda where there is one")
+    group = parser.add_argument_group("estimators")
+    add(group, "elbos", str, _DEFAULT, "ELBOs by name or class path, between commas; options as in NAME:baseline=false")
+    add(group, "evaluations", int, 4, "evaluations of the model for each datum and step, by every estimator")
+    add(group, "repeats", int, 200, "the number of gradients of each estimator")
+    add(group, "max_leaves", int, 4096, "enumerate up to so many joint values to find the bias")
+    group = parser.add_argument_group("weights and training")
+    add(
+        group,
+        "epochs",
+        int | None,
+        None,
+        "epochs of training by leave-one-out before measuring, by default 20; 0 measures at fresh weights",
+    )
+    add(group, "checkpoint", str | None, None, "the folder of a run, to measure at its weights instead")
+    add(group, "fit_epochs", int, 20, "epochs of training by each estimator, to compare what they come to; 0: none")
+    add(group, "lr", float | None, None, "the learning rate of all training; by default that of the model")
+    add(group, "batch_size", int, 100, "the number of data points per step")
+
+
+def _checkpoint_in(folder: str) -> Mapping[str, Any]:
+    from pyro_ext.inference.training.folder import RunFolder
+
+    run = RunFolder(folder)
+    if not run.checkpoint.is_file():
+        raise ValueError(f"--checkpoint: {str(run.checkpoint)!r} does not exist; name the folder of a run")
+    return run.load_checkpoint()
+
+
+def _data_of_run(origin: Mapping[str, Any] | None) -> str | None:
+    """Return the name of the data set of a run.
+
+    Raises:
+        ValueError: if it is none of this package: a checkpoint must not choose what code is run.
+    """
+    import pyro_ext.datasets as datasets
+
+    if origin is None:
+        return None
+    loaders = {f"{load.__module__}:{load.__qualname__}": name for name, load in datasets.AVAILABLE.items()}
+    if origin["load"] not in loaders:
+        raise ValueError(f"--checkpoint: the data of the run come from {origin['load']!r}; name them again by --data")
+    return loaders[origin["load"]]
+
+
+def _options_of_run(origin: Mapping[str, Any] | None, program: Program, folder: str | None) -> list[dict[str, Any]]:
+    """Return the options of the model of a run, and those of its data if they are the same, as those of a file."""
+    if origin is None:
+        return []
+    own = program.origin({}, {})
+    if origin["build"] != own.build:
+        raise ValueError(f"--checkpoint: {folder!r} holds a run of {origin['build']!r}, not of {own.build!r}")
+    options: dict[str, Any] = {name: value for name, value in origin["options"].items() if name in program.files}
+    options["model"] = {name: value for name, value in origin["options"].items() if name not in program.files}
+    if origin["load"] == own.load:
+        options["data"] = {"name": program.data, **origin["data_options"]}
+    return [options]
 
 
 def _estimator(label: str) -> Estimator:
@@ -163,11 +229,12 @@ def _estimator(label: str) -> Estimator:
 
 
 def _kind(name: str) -> type[ELBO]:
-    from pyro_ext.cli.elbos import elbo_names
-
     known = elbo_names()
     if "." not in name and name not in known:
-        raise ValueError(f"--elbos: there is no ELBO {name!r}; choose class paths or from {', '.join(sorted(known))}")
+        names = ", ".join(sorted(known))
+        raise ValueError(
+            f"--elbos: there is no ELBO {name!r}; choose class paths or from {names}{nearest(name, known)}"
+        )
     module, _, attribute = known.get(name, name).rpartition(".")
     try:
         kind = getattr(import_module(module), attribute)

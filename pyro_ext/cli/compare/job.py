@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from jsonargparse import Namespace
 from pyro.infer import ELBO, TraceTailAdaptive_ELBO, TraceTMC_ELBO
-from tqdm.auto import tqdm
 
-from pyro_ext.cli.compare_arguments import Estimator, compare_parser, estimators
-from pyro_ext.cli.compare_report import Row, as_csv, report, variance_plot
-from pyro_ext.cli.compare_training import Setting, load_weights, saved_weights
-from pyro_ext.cli.fit_arguments import FirstLook, builder
-from pyro_ext.datasets import load
+from pyro_ext.cli.compare.arguments import Arguments, Estimator, estimators
+from pyro_ext.cli.compare.report import Row, as_csv, report, variance_plot
+from pyro_ext.cli.compare.training import Setting, load_weights
+from pyro_ext.cli.progress import progress_bar
 from pyro_ext.inference import TraceLeaveOneOut_ELBO, TraceVIMCO_ELBO
 from pyro_ext.inference.compare import ExactELBO, GradientFigures, Subject, compare_gradients, refusal
-from pyro_ext.inference.fit import Built
-from pyro_ext.inference.fit.folder import RunFolder, write_atomically
-from pyro_ext.utils.checks import positive_int
+from pyro_ext.inference.training import FitResult, TrainingPlan
+from pyro_ext.inference.training.metrics import num_rows
+from pyro_ext.utils.checks import positive_int, positive_number
+from pyro_ext.utils.files import check_folder, write_text
 
 __all__ = ["Job"]
 
@@ -36,23 +34,21 @@ class Job:
     """A comparison whose options have been checked.
 
     Args:
-        name: the model's name.
-        options: the options.
-        config: the same as YAML.
+        arguments: the options.
         setting: what is trained, and how.
-        built: the model at fresh or loaded weights.
-        subject: the model and the batch that gradients are measured on.
-        epochs: how long to train before measuring.
+        plan: the training plan, at fresh or loaded weights.
+        metric: the held-out metric that final values are compared by; empty if the plan has none.
+        subject: the model, its guide and the batch that gradients are measured on.
+        epochs: the number of epochs of training before measuring.
         elbos: the estimators that apply, by label.
-        refused: why the others do not.
+        refused: why the others do not, by label.
         inexact: why there is no exact gradient to find a bias with, if so; known after :meth:`rows`.
     """
 
-    name: str
-    options: Namespace
-    config: str
+    arguments: Arguments
     setting: Setting
-    built: Built
+    plan: TrainingPlan
+    metric: str
     subject: Subject
     epochs: int
     elbos: dict[str, ELBO]
@@ -61,36 +57,40 @@ class Job:
 
     @property
     def out(self) -> Path:
-        """Where the results go."""
-        return Path(self.options.out)
+        """The folder of results."""
+        return Path(self.arguments.options.out)
 
     @property
     def weights(self) -> Path:
-        """Where the checkpoint goes of weights trained to measure at."""
+        """The folder of the checkpoint of weights trained to measure at."""
         return self.out / "weights"
 
     @classmethod
-    def prepare(cls, name: str, options: Namespace) -> Job:
+    def prepare(cls, arguments: Arguments) -> Job:
         """Check everything; nothing is written.
 
         Raises:
-            ValueError: if an option is wrong, or no estimator applies to the model.
+            ValueError: if an option is wrong, the model has no ELBO or several, or no estimator applies to it.
         """
+        options = arguments.options
         _check(options)
         wanted = estimators(options.elbos)
-        parser = compare_parser(FirstLook(name, options.data.name, Path(options.out), (), False), None)
-        setting = _setting(name, options, parser.instantiate(options))
-        noted = options.clone()
-        noted.seed = setting.seed
-        noted.pop("config", None)
-        weights = None if options.checkpoint is None else saved_weights(options.checkpoint)
-        built = setting.build()
-        subject = setting.subject(built)
-        elbos, refused = _applicable(wanted, options.evaluations, built, subject)
-        if weights is not None:
-            load_weights(built, weights)
-        epochs = _EPOCHS if options.epochs is None and weights is None else options.epochs or 0
-        return cls(name, options, str(parser.dump(noted)), setting, built, subject, epochs, elbos, refused)
+        setting = _setting(arguments)
+        plan = setting.build()
+        subject = setting.subject(plan)
+        nesting = plan.elbo_objective("compare").elbo.max_plate_nesting
+        elbos, refused = _applicable(wanted, options.evaluations, nesting, subject)
+        epochs = _EPOCHS if options.epochs is None and arguments.checkpoint is None else options.epochs or 0
+        if arguments.checkpoint is not None:
+            load_weights(plan, arguments.checkpoint["state_dict"])
+        elif epochs:
+            reason = refusal(TraceLeaveOneOut_ELBO(options.evaluations, max_plate_nesting=nesting), subject)
+            if reason is not None:
+                raise ValueError(
+                    f"--epochs: TraceLeaveOneOut_ELBO, by which weights are trained, cannot be used: {reason}; give "
+                    "--epochs 0 or --checkpoint FOLDER"
+                )
+        return cls(arguments, setting, plan, setting.metric(plan), subject, epochs, elbos, refused)
 
     def rows(self) -> list[Row]:
         """Train, measure, train by each estimator; return a row for each.
@@ -99,59 +99,68 @@ class Job:
             KeyboardInterrupt: on Ctrl-C.
         """
         if self.epochs:
-            with tqdm(total=self.epochs, unit="epoch", desc="weights") as bar:
-                by = TraceLeaveOneOut_ELBO(
-                    self.options.evaluations, max_plate_nesting=self.built.elbo.max_plate_nesting
-                )
-                self.setting.train(self.built, by, self.epochs, bar, self.weights, self.config)
-            self.subject = self.setting.subject(self.built)
+            by = TraceLeaveOneOut_ELBO(self.arguments.options.evaluations, max_plate_nesting=self._nesting)
+            with progress_bar(self.epochs, "epoch", "weights") as bar:
+                self.setting.train(self.plan, by, self.epochs, bar, self.weights)
+            self.subject = self.setting.subject(self.plan)
         figures = self._figures()
-        bounds = self._bounds() if self.options.fit_epochs else {}
-        found = [Row(name, figures[name], bounds.get(name), self._note(name)) for name in self.elbos]
-        refused = [Row(name, note=f"n/a: {reason}") for name, reason in self.refused.items()]
-        order = [each.label for each in estimators(self.options.elbos)]
-        return sorted(found + refused, key=lambda row: order.index(row.estimator))
+        results = self._trained() if self.metric and self.arguments.options.fit_epochs else {}
+        rows = {name: Row(name, note=f"n/a: {reason}") for name, reason in self.refused.items()}
+        for name, result in {**dict.fromkeys(self.elbos), **results}.items():
+            final = None if result is None else result.metrics.get(self.metric)
+            remarks = () if result is None else tuple(result.warnings)
+            rows[name] = Row(name, figures[name], final, self._note(name), remarks)
+        return [rows[each.label] for each in estimators(self.arguments.options.elbos)]
 
     def write(self, rows: list[Row]) -> None:
         """Write the results into the folder, the report last."""
+        options, program = self.arguments.options, self.arguments.program
         self.out.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.out / "config.yaml", self.config)
-        write_atomically(self.out / "compare.csv", as_csv(rows))
+        noted = {**self.arguments.noted, "seed": self.setting.seed}
+        write_text(self.out / "config.yaml", str(yaml.safe_dump(noted, sort_keys=False)))
+        write_text(self.out / "compare.csv", as_csv(rows, self.metric))
         variance_plot(rows, self.out / "variance.png")
-        options = self.options
-        title = f"Gradient estimators of {self.name} on {options.data.name}"
-        text = report(title, rows, self._facts(), options.evaluations, options.fit_epochs)
-        write_atomically(self.out / "report.md", text)
+        data = Path(self.arguments.data_options.get("path") or program.data).name
+        text = report(
+            f"Gradient estimators of {program.name} on {data}",
+            rows,
+            self._facts(),
+            options.evaluations,
+            (self.metric, self.plan.headline_mode) if self.metric else None,
+            options.fit_epochs,
+        )
+        write_text(self.out / "report.md", text)
 
     @property
-    def _nesting(self) -> Any:
-        return self.built.elbo.max_plate_nesting
+    def _nesting(self) -> float:
+        return float(self.plan.elbo_objective("compare").elbo.max_plate_nesting)
 
     def _figures(self) -> dict[str, GradientFigures]:
-        options = self.options
+        options = self.arguments.options
         exact: ELBO | None = ExactELBO(options.max_leaves, max_plate_nesting=self._nesting)
         self.inexact = refusal(exact, self.subject)
         if self.inexact is not None:
             exact = None
-        with tqdm(total=options.repeats * len(self.elbos), unit="gradient", desc="gradients") as bar:
-            found = compare_gradients(
+        total = options.repeats * len(self.elbos)  # and those of an exact gradient that has to be averaged
+        with progress_bar(total, "gradient", "gradients") as bar:
+            figures = compare_gradients(
                 self.elbos,
                 self.subject,
                 reference=exact,
                 repeats=options.repeats,
                 seed=self.setting.seed,
-                advance=bar.update,
+                advance=lambda turns: bar.update(min(turns, total - bar.n)),
             )
-        return {name: replace(f, bias_z=None) if self._note(name) else f for name, f in found.items()}
+        return {name: replace(own, bias_z=None) if self._note(name) else own for name, own in figures.items()}
 
-    def _bounds(self) -> dict[str, float | None]:
-        bounds: dict[str, float | None] = {}
-        with tqdm(total=self.options.fit_epochs * len(self.elbos), unit="epoch") as bar:
+    def _trained(self) -> dict[str, FitResult]:
+        results: dict[str, FitResult] = {}
+        epochs = self.arguments.options.fit_epochs
+        with progress_bar(epochs * len(self.elbos), "epoch") as bar:
             for name, elbo in self.elbos.items():
                 bar.set_description(name)
-                result = self.setting.train(self.setting.build(), elbo, self.options.fit_epochs, bar)
-                bounds[name] = result.metrics.get("neg_elbo")
-        return bounds
+                results[name] = self.setting.train(self.setting.build(), elbo, epochs, bar)
+        return results
 
     def _note(self, name: str) -> str:
         elbo = self.elbos[name]
@@ -159,17 +168,19 @@ class Job:
         return "a bound other than the ELBO" if other else ""
 
     def _facts(self) -> dict[str, str]:
-        options = self.options
+        options = self.arguments.options
         weights = f"those of {options.checkpoint}" if options.checkpoint else "fresh"
         if self.epochs:
             weights = f"after {self.epochs} epochs of `TraceLeaveOneOut_ELBO` (`weights/last.ckpt`)"
-        return {
+        optimizers = ", ".join(f"{player.optimizer.name} at {player.optimizer.lr:g}" for player in self.plan.players)
+        facts = {
             "weights": weights,
-            "gradients": f"{options.repeats} of each estimator, on one batch of {len(self.subject.batch[0])}",
+            "gradients": f"{options.repeats} of each estimator, on one batch of {num_rows(self.subject.batch)}",
             "exact gradient": "by enumeration" if self.inexact is None else f"none: {self.inexact}",
-            "learning rate, batch size, seed": f"{options.lr:g}, {options.batch_size}, {self.setting.seed}",
+            "optimiser, batch size, seed": f"{optimizers}, {options.batch_size}, {self.setting.seed}",
             "device": str(self.setting.device),
         }
+        return facts if self.metric else facts | {"final metric": "none: the model or its data hold nothing out"}
 
 
 def _check(options: Namespace) -> None:
@@ -177,29 +188,32 @@ def _check(options: Namespace) -> None:
     positive_int("repeats", options.repeats, minimum=4)
     positive_int("fit_epochs", options.fit_epochs, minimum=0)
     positive_int("max_leaves", options.max_leaves)
-    if options.seed is not None and not 0 <= options.seed < 2**31:
-        raise ValueError(f"seed must be an integer from 0 to 2**31 - 1, got {options.seed}")
+    positive_int("batch_size", options.batch_size)
+    if options.lr is not None:
+        positive_number("lr", options.lr)
+    if options.seed is not None:
+        positive_int("seed", options.seed, minimum=0, maximum=2**31 - 1)
     if options.epochs is not None:
         positive_int("epochs", options.epochs, minimum=0)
         if options.epochs and options.checkpoint is not None:
             raise ValueError("--epochs trains fresh weights and --checkpoint loads others; give one of them")
-    if find_spec("matplotlib") is None:
-        raise ValueError("the picture needs matplotlib: pip install 'pyro-ext[plot]'")
-    path = RunFolder(options.out).path
+    path = check_folder("out", options.out)
     if path.is_dir() and any(path.iterdir()):
         raise ValueError(f"--out: {options.out!r} is not empty; choose another folder")
 
 
-def _setting(name: str, options: Namespace, parts: Namespace) -> Setting:
-    arguments = {option: value for option, value in vars(options.data).items() if option != "name"}
-    return Setting(
-        make=partial(builder(name), **vars(parts.model)),
-        data=load(options.data.name, **arguments),
-        lr=options.lr,
-        batch_size=options.batch_size,
-        seed=int(torch.seed() % 2**31) if options.seed is None else options.seed,
-        device=_device(options.device),
-    )
+def _setting(arguments: Arguments) -> Setting:
+    options, program = arguments.options, arguments.program
+    device = _device(options.device)
+    data = program.load(**arguments.data_options)
+
+    def make() -> TrainingPlan:
+        plan = program.build(data, **arguments.model_options)
+        plan.origin = program.origin(*arguments.plain_options())
+        return plan
+
+    seed = int(torch.seed() % 2**31) if options.seed is None else options.seed
+    return Setting(make, data, options.lr, options.batch_size, seed, device)
 
 
 def _device(name: str | None) -> torch.device:
@@ -214,14 +228,14 @@ def _device(name: str | None) -> torch.device:
 
 
 def _applicable(
-    wanted: list[Estimator], evaluations: int, built: Built, subject: Subject
+    wanted: list[Estimator], evaluations: int, nesting: float, subject: Subject
 ) -> tuple[dict[str, ELBO], dict[str, str]]:
     """Return the estimators that work on the model, by label, and why the others do not."""
     elbos: dict[str, ELBO] = {}
     refused: dict[str, str] = {}
     for each in wanted:
         try:
-            elbo = each.make(evaluations, built.elbo.max_plate_nesting)
+            elbo = each.make(evaluations, nesting)
         except NotImplementedError as error:
             refused[each.label] = str(error)
             continue

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyro
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Callback, LightningModule, Trainer
 from pyro.infer import ELBO
-from tqdm.auto import tqdm
 
-from pyro_ext.datasets import Splits
+from pyro_ext.datasets import as_splits
 from pyro_ext.inference.compare import Subject
-from pyro_ext.inference.fit import Built, FitResult, LocalELBOModule, local_params, prepare
-from pyro_ext.inference.fit.folder import RunFolder, write_atomically
+from pyro_ext.inference.training import (
+    ELBOObjective,
+    FitResult,
+    FitSettings,
+    FitWarning,
+    OptimizerSettings,
+    TrainingPlan,
+    local_params,
+    prepare,
+)
 
-__all__ = ["Setting", "load_weights", "saved_weights"]
+__all__ = ["Setting", "load_weights"]
 
 _ACCELERATORS = {"cpu": "cpu", "cuda": "gpu", "mps": "mps"}
 
@@ -28,122 +37,134 @@ class Setting:
     """Which model is trained on which data, and how.
 
     Args:
-        make: builds the model for the data.
+        make: builds the training plan.
         data: the data.
-        lr: Adam's learning rate.
-        batch_size: data points per step.
-        seed: of initial weights, shuffling and noise.
+        lr: the learning rate of the player that maximises the bound; that of its own optimiser if None.
+        batch_size: the number of data points per step.
+        seed: the seed of initial weights, shuffling and noise.
         device: where to train.
     """
 
-    make: Callable[[Splits], Built]
-    data: Splits
-    lr: float
+    make: Callable[[], TrainingPlan]
+    data: Any
+    lr: float | None
     batch_size: int
     seed: int
     device: torch.device
 
-    def build(self) -> Built:
-        """Return the model with fresh weights, which depend on the seed alone."""
-        pyro.set_rng_seed(self.seed)
-        with local_params():
-            return self.make(self.data)
-
-    def subject(self, built: Built) -> Subject:
-        """Return the model with the batch to measure gradients on, both moved to the device.
+    def build(self) -> TrainingPlan:
+        """Return the plan with fresh weights, which depend on the seed alone.
 
         Raises:
-            ValueError: if the learning rate, the batch size or the seed is out of range.
+            ValueError: if the plan has no ELBO or several, or its optimiser takes no learning rate.
         """
-        checked = prepare(built, self.data, max_epochs=1, **self._flags())
-        module = checked.module.to(self.device).train()
-        batch = [part.to(self.device) if isinstance(part, torch.Tensor) else part for part in module.example]
-        return Subject(built.model, built.guide, batch, module.size)
+        pyro.set_rng_seed(self.seed)
+        with local_params():
+            plan = self.make()
+        objective = plan.elbo_objective("compare")
+        if self.lr is None:
+            return plan
+        player = next(player for player in plan.players if any(part is objective for part in player.objective.parts()))
+        before = player.optimizer
+        options = {**before.options, "lr": self.lr}
+        settings = OptimizerSettings(before.name, scheduler=before.scheduler, groups=before.groups, **options)
+        return plan.with_optimizer(settings, player.name)
 
-    def train(
-        self, built: Built, elbo: ELBO, epochs: int, bar: tqdm, out: Path | None = None, config: str = ""
-    ) -> FitResult:
+    def metric(self, plan: TrainingPlan) -> str:
+        """Return the name of the held-out metric that training comes to; empty if there is none."""
+        return plan.headline if plan.evaluate is not None and as_splits(self.data).valid is not None else ""
+
+    def subject(self, plan: TrainingPlan) -> Subject:
+        """Return the model and its guide with the batch to measure gradients on, all moved to the device.
+
+        Raises:
+            ValueError: if the batch size or the seed is out of range, or the plan does not fit the data.
+        """
+        module = prepare(plan, self.data, self._settings(1), **self._flags()).module.to(self.device).train()
+        batch = move_data_to_device(module.example, self.device)
+        objective = plan.elbo_objective("compare")
+        arguments = batch if isinstance(batch, tuple | list) else (batch,)
+        return Subject(objective.model, objective.guide, arguments, objective.size or 1)
+
+    def train(self, plan: TrainingPlan, elbo: ELBO, epochs: int, bar: Any, out: Path | None = None) -> FitResult:
         """Train, and evaluate after the last epoch.
 
         Args:
-            built: what to train.
-            elbo: by which estimator.
-            epochs: how long.
-            bar: goes on by one with each epoch.
+            plan: what to train.
+            elbo: the estimator to train by.
+            epochs: the number of epochs.
+            bar: a progress bar; it is advanced by one with each epoch.
             out: a folder for the checkpoint.
-            config: options to note in it.
 
         Raises:
             KeyboardInterrupt: on Ctrl-C; ``out`` then holds a checkpoint.
         """
-        built.elbo = elbo
-        flags = self._flags() | {"check_val_every_n_epoch": epochs, "callbacks": [_Follow(bar, out, config)]}
-        return prepare(built, self.data, max_epochs=epochs, out=out, **flags).train()
+        flags = self._flags() | {"check_val_every_n_epoch": epochs, "callbacks": [_Advance(bar)]}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FitWarning)  # told in the report
+            return prepare(plan.with_elbo(elbo), self.data, self._settings(epochs), out=out, **flags).train()
+
+    def _settings(self, epochs: int) -> FitSettings:
+        return FitSettings(max_epochs=epochs, batch_size=self.batch_size, seed=self.seed)
 
     def _flags(self) -> dict[str, Any]:
         kind, index = self.device.type, self.device.index
         return {
-            "lr": self.lr,
-            "seed": self.seed,
-            "batch_size": self.batch_size,
             "enable_progress_bar": False,
             "accelerator": _ACCELERATORS.get(kind, kind),
             "devices": [index or 0] if kind == "cuda" else 1,
         }
 
 
-class _Follow(Callback):
-    """Notes the options of a run at its start, and shows its epochs as they go by."""
+class _Advance(Callback):
+    """Advances a progress bar with each epoch."""
 
-    def __init__(self, bar: tqdm, out: Path | None, config: str) -> None:
-        self.bar, self.out, self.config = bar, out, config
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the options, from which the model of a checkpoint can be built again."""
-        if self.out is not None:
-            self.out.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.out / "config.yaml", self.config)
+    def __init__(self, bar: Any) -> None:
+        self.bar = bar
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show another epoch."""
         self.bar.update()
 
 
-def saved_weights(path: str) -> dict[str, torch.Tensor]:
-    """Return the parameters and buffers of model and guide in the folder of a run, by name, on the CPU.
+def load_weights(plan: TrainingPlan, state: Mapping[str, torch.Tensor]) -> None:
+    """Load parameters and buffers into the model and the guide of a plan, whose lazy parameters have been made.
 
-    Raises:
-        ValueError: if there is no checkpoint, or it was not written by ``fit``.
-    """
-    folder = RunFolder(path)
-    if not folder.checkpoint.is_file():
-        raise ValueError(f"--checkpoint: {str(folder.checkpoint)!r} does not exist; name the folder of a run")
-    state = folder.load_checkpoint()["state_dict"]
-    own = {name.removeprefix("elbo."): value for name, value in state.items() if name.startswith("elbo.")}
-    return {name: value for name, value in own.items() if _is_weight(name)}
-
-
-def load_weights(built: Built, weights: dict[str, torch.Tensor]) -> None:
-    """Load parameters and buffers into a model and its guide, whose lazy parameters have been made.
+    Args:
+        plan: a plan with one ELBO.
+        state: the ``state_dict`` of a checkpoint of a plan of the same model, trained by any ELBO.
 
     Raises:
         ValueError: if they do not fit.
     """
-    module = LocalELBOModule(built.model, built.guide, built.elbo)
-    own = {name: value for name, value in module.state_dict().items() if _is_weight(name)}
-    differing = sorted(name for name in own.keys() | weights.keys() if _shape(own, name) != _shape(weights, name))
+    objective = plan.elbo_objective("compare")
+    prefix = _prefix(plan, objective)
+    saved = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    saved = {name: value for name, value in saved.items() if _is_weight(name)}
+    own = {name: value for name, value in objective.module.state_dict().items() if _is_weight(name)}
+    differing = sorted(name for name in own.keys() | saved.keys() if _shape(own, name) != _shape(saved, name))
     if differing:
         name = differing[0]
         raise ValueError(
-            f"--checkpoint: the weights do not fit this model: {name!r} has shape {_shape(weights, name)} there and "
+            f"--checkpoint: the weights do not fit this model: {name!r} has shape {_shape(saved, name)} there and "
             f"{_shape(own, name)} here ({len(differing)} differ); give the options the run began with"
         )
-    module.load_state_dict(weights, strict=False)  # what the ELBO itself may hold stays as it is
+    objective.module.load_state_dict(saved, strict=False)  # what the ELBO itself may hold stays as it is
+
+
+def _prefix(plan: TrainingPlan, objective: ELBOObjective) -> str:
+    """Return what the names of an objective's weights begin with in a checkpoint."""
+    return next(
+        f"objectives.{player.name}.{name}."
+        for player in plan.players
+        for name, module in player.objective.named_modules()
+        if module is objective.module
+    )
 
 
 def _is_weight(name: str) -> bool:
     return name.startswith(("model.", "guide."))
 
 
-def _shape(state: dict[str, torch.Tensor], name: str) -> tuple[int, ...] | None:
+def _shape(state: Mapping[str, torch.Tensor], name: str) -> tuple[int, ...] | None:
     return tuple(state[name].shape) if name in state else None

@@ -1,1 +1,1 @@
-"""``pyro-ext demo``."""
+"""The demonstration behind ``make demo``: ``python -m pyro_ext.cli.demo``."""

@@ -1,12 +1,8 @@
-"""What the demonstration found: its table, its one sentence, its curve, its files."""
+"""What the demonstration writes: a table, a sentence for each rival, a curve, all losses."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-import os
-import platform
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["Comparison", "Outcome", "compare", "curve", "metrics_csv", "report", "write_text"]
+from pyro_ext.cli.machine import machine
+from pyro_ext.utils.tables import csv_table, markdown_table
+
+__all__ = ["Comparison", "Outcome", "compare", "curve", "metrics_csv", "report"]
+
+_CLEAR = 3.0  # standard errors; a difference of fewer is called within the noise
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,13 @@ class Outcome:
     """One fitted model.
 
     Args:
-        estimator: the ELBO's name.
-        seed: what it was fitted with.
+        estimator: the name of the ELBO.
+        seed: the seed of the run.
         train: the negative ELBO per training image (nats) of every epoch.
-        valid: the same of held-out images.
+        valid: the negative ELBO per held-out image (nats) of every epoch.
         milliseconds: the median time of a step.
-        checkpoint: where the fitted parameters lie, relative to the report.
+        checkpoint: the file of the fitted parameters, relative to the report.
+        warnings: what is to be said of the fitted model, that its code has collapsed for example.
     """
 
     estimator: str
@@ -36,6 +38,7 @@ class Outcome:
     valid: Sequence[float]
     milliseconds: float
     checkpoint: str
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,117 +46,110 @@ class Comparison:
     """Final held-out losses of two estimators, over seeds.
 
     Args:
-        means: reference, candidate (nats).
-        spreads: their standard deviations over seeds.
+        means: the mean losses of the rival and of the candidate (nats).
         gain: how much lower the candidate's mean is; negative if it is higher.
-        noise: the standard error of ``gain`` that the seeds give rise to.
+        noise: the standard error of ``gain``, from the spread of the losses over seeds.
     """
 
     means: tuple[float, float]
-    spreads: tuple[float, float]
     gain: float
     noise: float
 
     @property
     def ratio(self) -> float:
-        """How many times the noise the gain is."""
+        """The gain in standard errors."""
         return self.gain / self.noise if self.noise > 0 else math.copysign(math.inf, self.gain)
 
 
-def compare(reference: Sequence[float], candidate: Sequence[float]) -> Comparison:
-    """Compare final losses, two or more seeds each.
+def compare(rival: Sequence[float], candidate: Sequence[float]) -> Comparison:
+    """Compare final losses of two or more seeds each.
+
+    Args:
+        rival: the losses of one estimator.
+        candidate: the losses of the other one.
 
     Example:
-        >>> found = compare([25.3, 25.1], [20.2, 20.4])
-        >>> round(found.gain, 2), round(found.noise, 3), round(found.ratio, 1)
+        >>> comparison = compare([25.3, 25.1], [20.2, 20.4])
+        >>> round(comparison.gain, 2), round(comparison.noise, 3), round(comparison.ratio, 1)
         (4.9, 0.141, 34.6)
     """
-    groups = (reference, candidate)
-    first, second = (statistics.fmean(group) for group in groups)
-    spreads = (statistics.stdev(reference), statistics.stdev(candidate))
-    noise = math.sqrt(sum(spread**2 / len(group) for spread, group in zip(spreads, groups, strict=True)))
-    return Comparison((first, second), spreads, first - second, noise)
+    first, second = statistics.fmean(rival), statistics.fmean(candidate)
+    noise = math.sqrt(sum(statistics.variance(losses) / len(losses) for losses in (rival, candidate)))
+    return Comparison((first, second), first - second, noise)
 
 
 def metrics_csv(outcomes: Sequence[Outcome]) -> str:
     """Return all losses of all runs as comma-separated values, one row per epoch."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["estimator", "seed", "epoch", "train_neg_elbo", "valid_neg_elbo"])
-    for run in outcomes:
-        for epoch, losses in enumerate(zip(run.train, run.valid, strict=True), start=1):
-            writer.writerow([run.estimator, run.seed, epoch, *(f"{loss:.6f}" for loss in losses)])
-    return text.getvalue()
+    rows = [
+        {
+            "estimator": run.estimator,
+            "seed": run.seed,
+            "epoch": epoch,
+            "train_neg_elbo": f"{train:.6f}",
+            "valid_neg_elbo": f"{valid:.6f}",
+        }
+        for run in outcomes
+        for epoch, (train, valid) in enumerate(zip(run.train, run.valid, strict=True), start=1)
+    ]
+    return csv_table(rows)
 
 
 def curve(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Draw the held-out losses by epoch, mean and range over seeds, into a PNG file."""
+    """Plot the held-out losses by epoch, mean and range over seeds, into a PNG file."""
     from pyro_ext.plotting import loss_curve, save
 
-    names = dict.fromkeys(run.estimator for run in outcomes)
-    ax = loss_curve(
-        {name: np.array([run.valid for run in outcomes if run.estimator == name]) for name in names},
-        ylabel="held-out −ELBO per image (nats)",
-    )
-    save(ax, path)
+    losses = {name: np.array([run.valid for run in runs]) for name, runs in _by_estimator(outcomes).items()}
+    save(loss_curve(losses, ylabel="held-out −ELBO per image (nats)"), path)
 
 
 def report(outcomes: Sequence[Outcome], setting: str, command: str) -> str:
-    """Return the report in Markdown.
+    """Return the report as Markdown.
 
     Args:
-        outcomes: the runs of the reference estimator and of the candidate, in this order.
+        outcomes: the runs of all estimators, those of the one that the others are compared with last.
         setting: a paragraph on what was run.
         command: how to run it again.
     """
-    reference, candidate = dict.fromkeys(run.estimator for run in outcomes)
-    found = compare(*([run.valid[-1] for run in outcomes if run.estimator == name] for name in (reference, candidate)))
+    final = {name: [run.valid[-1] for run in runs] for name, runs in _by_estimator(outcomes).items()}
+    *rivals, candidate = final
     rows = [
-        f"| `{run.estimator}` | {run.seed} | {run.valid[-1]:.3f} | {run.train[-1]:.3f} | {run.milliseconds:.1f} |"
+        (f"`{run.estimator}`", run.seed, f"{run.valid[-1]:.3f}", f"{run.train[-1]:.3f}", f"{run.milliseconds:.1f}")
         for run in outcomes
     ]
     means = [
-        f"- `{name}`: {mean:.3f} on average, standard deviation {spread:.3f} over the seeds"
-        for name, mean, spread in zip((reference, candidate), found.means, found.spreads, strict=True)
+        (f"`{name}`", f"{statistics.fmean(losses):.3f}", f"{statistics.stdev(losses):.3f}", len(losses))
+        for name, losses in final.items()
     ]
-    lines = [
-        f"# The categorical VAE: `{candidate}` next to Pyro's `{reference}`",
+    parts = [
+        f"# The categorical VAE by {len(final)} gradient estimators",
         setting,
-        _sentence(reference, candidate, found),
-        "\n".join(
-            ["| estimator | seed | held-out −ELBO | training −ELBO | ms per step |", "|---|---|---|---|---|", *rows]
-        ),
-        "Losses are nats per image after the last epoch.\n\n" + "\n".join(means),
+        *(_sentence(rival, candidate, final[rival], final[candidate]) for rival in rivals),
+        markdown_table(means, ("estimator", "held-out −ELBO, mean", "standard deviation", "seeds")),
         "![held-out loss by epoch](elbo.png)",
-        f"Held-out images above their reconstructions, `{candidate}`:\n\n![reconstructions](reconstruction.png)",
-        "Checkpoints:\n\n" + "\n".join(f"- `{run.checkpoint}`" for run in outcomes),
-        f"Run again with `{command}`. {_machine()}",
+        "Every run, after its last epoch, in nats per image:",
+        markdown_table(rows, ("estimator", "seed", "held-out −ELBO", "training −ELBO", "ms per step")),
+        *(f"`{run.estimator}`, seed {run.seed}: {text}." for run in outcomes for text in run.warnings),
+        f"Held-out images above their reconstructions, `{candidate}`:",
+        "![reconstructions](reconstruction.png)",
+        "Checkpoints:",
+        "\n".join(f"- `{run.checkpoint}`" for run in outcomes),
+        f"Run again with `{command}`. Measured with {machine()}.",
     ]
-    return "\n\n".join(lines) + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
-def _sentence(reference: str, candidate: str, found: Comparison) -> str:
-    better = "better" if found.gain > 0 else "worse"
-    outside = "outside" if abs(found.ratio) > 3 else "within"
+def _by_estimator(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
+    names = dict.fromkeys(run.estimator for run in outcomes)
+    return {name: [run for run in outcomes if run.estimator == name] for name in names}
+
+
+def _sentence(rival: str, candidate: str, rival_losses: Sequence[float], losses: Sequence[float]) -> str:
+    comparison = compare(rival_losses, losses)
+    better = "better" if comparison.gain > 0 else "worse"
+    outside = "outside" if abs(comparison.ratio) > _CLEAR else "within"
     return (
-        f"**`{candidate}` is {better} by {abs(found.gain):.2f} nats per held-out image** "
-        f"({found.means[1]:.2f} against {found.means[0]:.2f}): {abs(found.ratio):.1f} times the seed noise, "
-        f"a standard error of {found.noise:.3f}; the difference is {outside} the noise."
+        f"**`{candidate}` is {better} than `{rival}` by {abs(comparison.gain):.2f} nats per held-out image** "
+        f"({comparison.means[1]:.2f} against {comparison.means[0]:.2f}): {abs(comparison.ratio):.1f} times the "
+        f"standard error of the difference, {comparison.noise:.3f}, taken over {len(losses)} seeds of each; the "
+        f"difference is {outside} the noise."
     )
-
-
-def _machine() -> str:
-    import pyro
-    import torch
-
-    return (
-        f"Measured with Python {platform.python_version()}, PyTorch {torch.__version__}, Pyro {pyro.__version__}, "
-        f"{torch.get_num_threads()} thread(s) on {os.cpu_count()} CPU core(s)."
-    )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

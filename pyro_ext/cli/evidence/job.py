@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from tqdm.auto import tqdm
 
-from pyro_ext.cli.evidence_report import Report
+from pyro_ext.cli.evidence.report import Report
 from pyro_ext.inference.evidence import (
     EVIDENCE_METHODS,
     EvidenceComparison,
@@ -22,10 +22,11 @@ from pyro_ext.inference.evidence import (
     compare_evidence,
 )
 from pyro_ext.inference.evidence.methods import method_named
-from pyro_ext.inference.fit.folder import RunFolder
 from pyro_ext.models.phylo import FixedTopology, Process
 from pyro_ext.phylo import Alignment, TreeSet, read_trees
 from pyro_ext.phylo.alignment_files import read_alignment
+from pyro_ext.utils.checks import optional_positive_int
+from pyro_ext.utils.files import check_folder
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -38,18 +39,18 @@ _SMALLEST_BATCH = 8
 
 @dataclass(frozen=True)
 class Job:
-    """All that was asked for, checked.
+    """An estimation whose options and files have been checked.
 
     Args:
-        alignment: the sequences.
-        trees: distinct topologies over the same taxa.
-        models: one for each topology.
-        methods: what to estimate by; all that apply if None.
-        settings: the sizes.
-        seed: of everything.
+        alignment: the aligned sequences.
+        trees: distinct topologies over the taxa of the alignment.
+        models: a model for each topology.
+        methods: the methods to estimate by; all that apply if None.
+        settings: the settings of the methods.
+        seed: the seed of all estimates.
         progress: whether to show progress bars.
-        out: the folder to write, if any.
-        facts: what the report says of all this, by name.
+        out: the folder of results, if any.
+        facts: what was estimated from what, by name, for the report.
     """
 
     alignment: Alignment
@@ -72,9 +73,8 @@ class Job:
         """
         methods = _methods(options)
         out = None if options.out is None else _folder(options.out, options.overwrite)
-        if options.threads is not None:
-            if options.threads < 1:
-                raise ValueError(f"--threads must be at least 1, got {options.threads}")
+        optional_positive_int("--num_trees", options.num_trees)
+        if optional_positive_int("--threads", options.threads) is not None:
             torch.set_num_threads(options.threads)
         process = Process(
             options.substitution, options.frequencies, options.rates, options.num_categories, options.invariant
@@ -98,10 +98,10 @@ class Job:
     def run(self) -> Report:
         """Estimate the evidence of every tree.
 
-        What comes out is kept, whatever else fails; on Ctrl-C, that of the trees done by then.
+        A method that fails on a tree does not affect the others; on Ctrl-C the trees done by then are reported.
 
         Raises:
-            ValueError: if a method does not apply, or none comes to an estimate for any tree.
+            ValueError: if a method does not apply, or no method has an estimate for any tree.
             KeyboardInterrupt: on Ctrl-C before the first tree is done.
         """
         comparisons: list[EvidenceComparison] = []
@@ -112,14 +112,14 @@ class Job:
                 with warnings.catch_warnings(record=True) as caught:
                     warnings.simplefilter("always", EvidenceWarning)
                     try:
-                        found = self._compare(model)
+                        comparison = self._compare(model)
                     except KeyboardInterrupt:
                         if not any(comparisons):
                             raise
                         notes.append(f"interrupted: {number - 1} of {len(self.models)} trees are done")
                         break
-                comparisons.append(found)
-                texts = _texts(caught) if found else [next(iter(found.refused.values()))]
+                comparisons.append(comparison)
+                texts = _texts(caught) if comparison else [next(iter(comparison.refused.values()))]
                 notes += [label + text for text in texts]
                 bar.update(1)
         if not any(comparisons):
@@ -139,9 +139,9 @@ class Job:
 def _methods(options: Namespace) -> list[str] | None:
     """Return the methods asked for, each once; None for all that apply."""
     if options.all and options.method:
-        raise ValueError("say either --method, once or several times, or --all")
+        raise ValueError("give either --method NAME, once or several times, or --all")
     if not options.all and not options.method:
-        raise ValueError("say --method NAME, once or several times, or --all")
+        raise ValueError("give --method NAME, once or several times, or --all")
     for name in options.method:
         method_named(name)
     return list(dict.fromkeys(options.method)) or None
@@ -171,15 +171,11 @@ def _trees(options: Namespace, alignment: Alignment) -> TreeSet:
             f"{options.tree}, tree {row + 1}: branch length {lengths[row, column]:g} is negative; repair the file, or "
             "take the lengths out, since only topologies count"
         )
-    if options.num_trees is not None:
-        if options.num_trees < 1:
-            raise ValueError(f"--num_trees must be at least 1, got {options.num_trees}")
-        trees = trees[: options.num_trees]
-    return trees.unique()
+    return trees[: options.num_trees].unique()
 
 
 def _folder(name: str, overwrite: bool) -> Path:
-    folder = RunFolder(name).path
+    folder = check_folder("out", name)
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise ValueError(f"--out: {name!r} is not empty; choose another folder, or say --overwrite")
     return folder
@@ -203,10 +199,10 @@ def _changed(settings: EvidenceSettings) -> str:
 
 def _texts(caught: Sequence[warnings.WarningMessage]) -> list[str]:
     """Return what the estimators warned of; other warnings are passed on."""
-    found = []
+    texts = []
     for warning in caught:
         if issubclass(warning.category, EvidenceWarning):
-            found.append(str(warning.message))
+            texts.append(str(warning.message))
         else:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(texts))

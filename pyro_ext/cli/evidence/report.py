@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import numbers
 from collections.abc import Mapping, Sequence
@@ -13,8 +11,9 @@ from pathlib import Path
 import torch
 
 from pyro_ext.inference.evidence import EVIDENCE_METHODS, EvidenceComparison, EvidenceEstimate
-from pyro_ext.inference.fit.folder import write_atomically
 from pyro_ext.plotting import plot_evidence, plot_topology_probabilities, save
+from pyro_ext.utils.files import write_text
+from pyro_ext.utils.tables import csv_table, markdown_table
 
 __all__ = ["Report"]
 
@@ -28,11 +27,11 @@ class Report:
     """Estimates of the evidence of one topology or of several.
 
     Args:
-        newick: the topologies.
-        comparisons: the estimates for each.
-        warnings: what the estimators warned of.
+        newick: the topologies as Newick text.
+        comparisons: the estimates for each topology.
+        warnings: what the methods warned of.
         facts: what was estimated from what, by name.
-        interrupted: whether there were more topologies to come.
+        interrupted: whether there were further topologies, which were not reached.
     """
 
     newick: Sequence[str]
@@ -44,17 +43,18 @@ class Report:
     @property
     def methods(self) -> list[str]:
         """The methods that have an estimate for some topology."""
-        return [*dict.fromkeys(name for found in self.comparisons for name in found)]
+        return [*dict.fromkeys(name for comparison in self.comparisons for name in comparison)]
 
     def probabilities(self, method: str) -> list[float] | None:
-        """Return the posterior probabilities of the topologies by a method, if they are all there are, and as likely.
+        """Return the posterior probabilities of the topologies by a method, given equal prior probabilities.
 
-        For a score, it is what takes the place of the evidence. None where the method lacks one of the topologies.
+        A score takes the place of the evidence where the method is one. The result is None where the method has no
+        estimate for one of the topologies.
         """
-        if not all(method in found for found in self.comparisons):
+        if not all(method in comparison for comparison in self.comparisons):
             return None
-        log_evidence = torch.tensor([found[method].log_evidence for found in self.comparisons], dtype=torch.float64)
-        return log_evidence.softmax(0).tolist()
+        values = [comparison[method].log_evidence for comparison in self.comparisons]
+        return torch.tensor(values, dtype=torch.float64).softmax(0).tolist()
 
     def text(self) -> str:
         """Return everything as lines to print."""
@@ -67,25 +67,15 @@ class Report:
 
     def table(self) -> str:
         """Return a Markdown table with straight columns, the topologies of a method below one another."""
-        several = len(self.newick) > 1
         header = ["method", "tree", "log evidence", "std. error", "probability", "seconds", "diagnostics", ""]
         rows = [self._cells(*place) for place in self._places()]
-        if not several:
+        if len(self.newick) == 1:
             header, *rows = ([cell for i, cell in enumerate(line) if i not in (1, 4)] for line in [header, *rows])
-        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-        ruler = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-        aligned = [_aligned(header, line, widths) for line in [header, *rows]]
-        return "\n".join([aligned[0], ruler, *aligned[1:]])
+        return markdown_table(rows, header, [at for at, name in enumerate(header) if name in _LEFT])
 
     def csv(self) -> str:
         """Return everything as comma-separated values, all figures of diagnostics included."""
-        rows = [self._values(*place) for place in self._places()]
-        text = io.StringIO()
-        columns = dict.fromkeys(column for row in rows for column in row)
-        writer = csv.DictWriter(text, [*columns], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue()
+        return csv_table([self._values(*place) for place in self._places()])
 
     def markdown(self) -> str:
         """Return a report."""
@@ -102,11 +92,11 @@ class Report:
         if len(self.newick) > 1 and complete:
             ax = plot_topology_probabilities(complete)
         else:
-            found = max(self.comparisons, key=len)
-            ax = plot_evidence(found, scores=all(estimate.is_score for estimate in found.values()))
+            fullest = max(self.comparisons, key=len)
+            ax = plot_evidence(fullest, scores=all(estimate.is_score for estimate in fullest.values()))
         save(ax, out / "evidence.png")
-        write_atomically(out / "evidence.csv", self.csv())
-        write_atomically(out / "report.md", self.markdown())
+        write_text(out / "evidence.csv", self.csv())
+        write_text(out / "report.md", self.markdown())
 
     def _places(self) -> list[tuple[str, int]]:
         """Return the method and the topology of each estimate there is."""
@@ -116,64 +106,56 @@ class Report:
     def _legend(self) -> list[str]:
         """Return what has to be known to read the table."""
         lines = ["Log evidences are in nats."]
-        if any(found[name].is_score for found in self.comparisons for name in found):
+        if any(estimate.is_score for comparison in self.comparisons for estimate in comparison.values()):
             lines[0] += " A score ranks topologies but estimates no evidence."
         if len(self.newick) > 1:
-            lines[0] += " Probabilities: if these are all topologies there are, each as likely beforehand."
+            lines[0] += " Probabilities hold if there are no other topologies, and all have equal prior probabilities."
         return lines + [f"- {text}" for text in self._missing()]
 
     def _missing(self) -> list[str]:
         """Return what has no estimate, and why."""
-        found = []
+        lines = []
         for name in EVIDENCE_METHODS:
             reasons = {i: c.refused[name] for i, c in enumerate(self.comparisons, 1) if name in c.refused}
             if len(reasons) == len(self.newick) and len(set(reasons.values())) == 1:
-                found.append(f"{name}: {reasons[1]}")
+                lines.append(f"{name}: {reasons[1]}")
             else:
-                found += [f"{name}, tree {i}: {reason}" for i, reason in reasons.items()]
-        return found
+                lines += [f"{name}, tree {i}: {reason}" for i, reason in reasons.items()]
+        return lines
 
     def _cells(self, method: str, tree: int) -> list[str]:
-        found, shares = self.comparisons[tree][method], self.probabilities(method)
-        error = "-" if math.isnan(found.std_error) else f"{found.std_error:.4f}"
+        estimate, shares = self.comparisons[tree][method], self.probabilities(method)
+        error = "-" if math.isnan(estimate.std_error) else f"{estimate.std_error:.4f}"
         return [
             method,
             str(tree + 1),
-            f"{found.log_evidence:.4f}" if abs(found.log_evidence) < _LONG else f"{found.log_evidence:.6g}",
+            f"{estimate.log_evidence:.4f}" if abs(estimate.log_evidence) < _LONG else f"{estimate.log_evidence:.6g}",
             error,
             "-" if shares is None else f"{shares[tree]:.4f}",
-            f"{found.seconds:.2f}",
-            _figures(found),
-            _kind(method, found),
+            f"{estimate.seconds:.2f}",
+            _figures(estimate),
+            _kind(method, estimate),
         ]
 
     def _values(self, method: str, tree: int) -> dict[str, str | float]:
-        found, shares = self.comparisons[tree][method], self.probabilities(method)
+        estimate, shares = self.comparisons[tree][method], self.probabilities(method)
         values: dict[str, str | float] = {"method": method, "tree": tree + 1, "topology": self.newick[tree]}
-        values |= {"log_evidence": found.log_evidence, "std_error": found.std_error}
-        values |= {"probability": math.nan if shares is None else shares[tree], "seconds": found.seconds}
-        values |= {"is_score": str(found.is_score)}
-        figures = {name: value for name, value in found.diagnostics.items() if isinstance(value, numbers.Real)}
+        values |= {"log_evidence": estimate.log_evidence, "std_error": estimate.std_error}
+        values |= {"probability": math.nan if shares is None else shares[tree], "seconds": estimate.seconds}
+        values |= {"is_score": str(estimate.is_score)}
+        figures = {name: value for name, value in estimate.diagnostics.items() if isinstance(value, numbers.Real)}
         return values | {name: float(value) for name, value in figures.items()}
 
 
-def _kind(method: str, found: EvidenceEstimate) -> str:
-    return "score" if found.is_score else "lower bound" if method == "elbo" else ""
+def _kind(method: str, estimate: EvidenceEstimate) -> str:
+    return "score" if estimate.is_score else "lower bound" if method == "elbo" else ""
 
 
-def _figures(found: EvidenceEstimate) -> str:
+def _figures(estimate: EvidenceEstimate) -> str:
     """Return the diagnostics that tell most."""
     shown: dict[str, str] = {}
     for name, label in _FIGURES.items():
-        value = found.diagnostics.get(name)
+        value = estimate.diagnostics.get(name)
         if value is not None and label not in shown:
             shown[label] = f"{value:.2f}" if label in ("k", "R-hat") else f"{value:.0f}"
     return ", ".join(f"{label} {value}" for label, value in shown.items())
-
-
-def _aligned(header: Sequence[str], line: Sequence[str], widths: Sequence[int]) -> str:
-    cells = [
-        cell.ljust(width) if name in _LEFT else cell.rjust(width)
-        for name, cell, width in zip(header, line, widths, strict=True)
-    ]
-    return "| " + " | ".join(cells) + " |"

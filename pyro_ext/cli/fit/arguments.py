@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import docstring_parser
 import yaml
-from jsonargparse import SUPPRESS, ArgumentParser, Namespace
+from jsonargparse import SUPPRESS, ArgumentParser
 
 from pyro_ext.cli.choices import check_elbo_name
-from pyro_ext.cli.parsing import as_dict, check_names, parse, read_options, scan, with_prefix
+from pyro_ext.cli.parsing import as_dict, check_names, command_parser, parse, read_options, scan, with_prefix
 from pyro_ext.cli.program import Program
+from pyro_ext.cli.program_options import (
+    ProgramArguments,
+    add_data_options,
+    add_model_options,
+    data_name,
+    last_given,
+    with_data_of,
+)
 from pyro_ext.inference.training import FitSettings, OptimizerSettings, SchedulerSettings, TrainingPlan
 from pyro_ext.inference.training.settings import optimizer_class, scheduler_class
 
-__all__ = ["Arguments", "add_data_options", "add_model_options", "fit_parser"]
+__all__ = ["LOGGERS", "Arguments", "fit_parser"]
 
 LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
 
@@ -53,7 +59,7 @@ class GivenOptimizer:
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(ProgramArguments):
     """What the words and files after ``pyro-ext fit`` say, parsed.
 
     Args:
@@ -67,10 +73,6 @@ class Arguments:
         trainer_config: the same from files.
     """
 
-    program: Program
-    options: Namespace
-    parts: Namespace
-    noted: dict[str, Any]
     out: Path
     optimizers: Mapping[str, GivenOptimizer]
     trainer_words: tuple[str, ...]
@@ -86,13 +88,13 @@ class Arguments:
         """
         seen = scan(words, ("--name", "--out", "--resume", "--elbo", "--optimizer", "--scheduler"))
         files = [(path, read_options(path)) for path in seen.configs]
-        named = seen.given.get("--name") or _last(files, "name")
-        out = Path(seen.given.get("--out") or _last(files, "out") or Path("runs") / (named or _short(model)))
+        named = seen.given.get("--name") or last_given(files, "name")
+        out = Path(seen.given.get("--out") or last_given(files, "out") or Path("runs") / (named or _short(model)))
         earlier = out / "config.yaml"
         if seen.given.get("--resume", "false").lower() in ("true", "yes") and earlier.is_file():
             files.insert(0, (str(earlier), read_options(str(earlier))))
-        program = Program.named(model, seen.data or _data_name(_last(files, "data")))
-        files = [(path, _with_data_of(program, options)) for path, options in files]
+        program = Program.named(model, seen.data or data_name(last_given(files, "data")))
+        files = [(path, with_data_of(program, options)) for path, options in files]
         _check_elbo(seen.given.get("--elbo"), seen.rest, [options for _, options in files])
         _check_classes(seen.given)
         optimizers = _optimizers(seen.rest, [options for _, options in files])
@@ -105,27 +107,11 @@ class Arguments:
         data = [f"--data.{name}={value}" for name, value in program.data_options.items()]
         rest = [*data, *seen.rest, *(seen.trainer if seen.wants_help else ())]
         options = parse(parser, [given for _, given in files], rest)
-        if options.program not in (None, program.name):
-            raise ValueError(f"--config: the options are for the model {options.program!r}, not for {program.name!r}")
         noted = as_dict(parser, options) | {"program": program.name}
-        return cls(program, options, parser.instantiate(options), noted, out, optimizers, seen.trainer, trainer)
-
-    @property
-    def model_options(self) -> dict[str, Any]:
-        """The arguments of ``build`` besides the data."""
-        files = {name: self.parts[name] for name in self.program.files if self.parts[name] is not None}
-        return {**_arguments(self.parts.get("model")), **files}
-
-    @property
-    def data_options(self) -> dict[str, Any]:
-        """The arguments of the function that loads the data."""
-        return {name: value for name, value in _arguments(self.parts.data).items() if name != "name"}
-
-    def plain_options(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the options of the model and those of the data, as they are written in files."""
-        files = {name: self.noted[name] for name in self.program.files if self.noted.get(name)}
-        data = {name: value for name, value in self.noted["data"].items() if name != "name"}
-        return {**(self.noted.get("model") or {}), **files}, data
+        parts = parser.instantiate(options)
+        arguments = cls(program, options, parts, noted, out, optimizers, seen.trainer, trainer)
+        arguments.check_program()
+        return arguments
 
     def settings(self, seed: int, max_epochs: int) -> FitSettings:
         """Return the settings of the run.
@@ -218,7 +204,7 @@ def fit_parser(program: Program, players: Sequence[str] = (), with_trainer: bool
     import pyro_ext.inference  # noqa: F401 - so that its ELBOs are known by name
 
     usage = f"pyro-ext fit {program.name} [options]"
-    parser = ArgumentParser(usage=usage, description=program.summary, exit_on_error=False, allow_abbrev=False)
+    parser = command_parser(usage, program.summary)
     parser.add_argument("--config", action="config", help="a YAML file of options, like config.yaml of an earlier run")
     parser.add_argument("--program", type=str | None, default=None, help=SUPPRESS)
     parser.add_argument("--name", type=str | None, default=None, help="results go to runs/NAME; by default the model's")
@@ -270,22 +256,6 @@ def fit_parser(program: Program, players: Sequence[str] = (), with_trainer: bool
     return parser
 
 
-def add_model_options(parser: ArgumentParser, program: Program) -> None:
-    """Add the options of the model's ``build``; lists of files as ``--NAME FILE FILE``."""
-    parser.add_function_arguments(program.build, "model", skip={"data", *program.files})
-    signature = inspect.signature(program.build).parameters
-    for name in program.files:
-        required = signature[name].default is inspect.Parameter.empty
-        parser.add_argument(f"--{name}", nargs="+", required=required, help=_help_of(program.build, name))
-
-
-def add_data_options(parser: ArgumentParser, program: Program) -> None:
-    """Add the options of the function that loads the data."""
-    parser.add_argument("--data.name", default=program.data, help="a data set, or my_module:load; written --data NAME")
-    # Not as a group: that would take --data for the name of a file.
-    parser.add_function_arguments(program.load, "data", as_group=False)
-
-
 def _add_trainer(parser: ArgumentParser, program: Program) -> None:
     from lightning.pytorch import Trainer
 
@@ -296,13 +266,6 @@ def _add_trainer(parser: ArgumentParser, program: Program) -> None:
     parser.set_defaults({"trainer.max_epochs": _EPOCHS, **program.defaults("trainer.")})
 
 
-def _help_of(function: Any, name: str) -> str:
-    """Return what a function's docstring says of an argument."""
-    parsed = docstring_parser.parse(inspect.getdoc(function) or "")
-    text = next((each.description for each in parsed.params if each.arg_name == name), None)
-    return " ".join((text or "").split())
-
-
 def _arguments(options: Any) -> dict[str, Any]:
     return {} if options is None else dict(vars(options))
 
@@ -310,31 +273,6 @@ def _arguments(options: Any) -> dict[str, Any]:
 def _short(model: str) -> str:
     module, colon, _ = model.partition(":")
     return module.rpartition(".")[2] if colon else model
-
-
-def _last(files: Sequence[tuple[str, Mapping[str, Any]]], name: str) -> Any:
-    return next((options[name] for _, options in reversed(files) if options.get(name) is not None), None)
-
-
-def _data_name(data: Any) -> str | None:
-    return data.get("name") if isinstance(data, Mapping) else data
-
-
-def _with_data_of(program: Program, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a file's options with its data as those of the parser; without them where they are of other data."""
-    result = dict(options)
-    data = result.pop("data", None)
-    if isinstance(data, str):
-        data = {"name": data}
-    if isinstance(data, Mapping):
-        name = data.get("name", program.data)
-        if name in (program.data, program.data_options.get("path")):
-            result["data"] = {**data, "name": program.data}
-    model = result.get("model")
-    if isinstance(model, Mapping):  # lists of files may stand among the model's options, too
-        result["model"] = {name: value for name, value in model.items() if name not in program.files}
-        result |= {name: model[name] for name in program.files if name in model}
-    return result
 
 
 def _check_elbo(named: str | None, words: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> None:
@@ -370,8 +308,8 @@ def _optimizers(words: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> d
         own = [section for section in sections.get(name, []) if section]
         inside = {key for section in own if isinstance(section, Mapping) for key in section.get("init_args") or {}}
         named = bool(own) or any(word.partition("=")[0] == option for word in words)
-        options = {each.removeprefix("init_args.") for each in with_prefix(words, f"{option}.")} - {"help"}
-        result[name] = GivenOptimizer(named, frozenset(inside | options))
+        written = {each.removeprefix("init_args.") for each in with_prefix(words, f"{option}.")} - {"help"}
+        result[name] = GivenOptimizer(named, frozenset(inside | written))
     return result
 
 

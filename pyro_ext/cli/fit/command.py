@@ -42,6 +42,7 @@ def run(words: Sequence[str]) -> int:
     from pyro_ext.cli.fit.arguments import Arguments
     from pyro_ext.cli.fit.report import write_results
     from pyro_ext.inference import FitWarning
+    from pyro_ext.inference.training.folder import BusyFolderError
 
     arguments = Arguments.parsed(words[0], words[1:])
     job = _prepare(arguments)
@@ -53,6 +54,13 @@ def run(words: Sequence[str]) -> int:
         if job.folder is not None and job.folder.checkpoint.is_file():
             again = ["pyro-ext", "fit", arguments.program.name, "--out", str(arguments.out), "--resume"]
             print(f"continue with: {shlex.join(again)}", file=sys.stderr)
+        raise
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        reason = f"{error.strerror or error}{where}"
+        print(f"pyro-ext: writing failed: {reason}; --resume continues once it works", file=sys.stderr)
+        return 1
+    except BusyFolderError:
         raise
     except (ValueError, NotImplementedError):  # not an option's fault any more
         traceback.print_exc()

@@ -2,85 +2,110 @@
 
 from __future__ import annotations
 
-from jsonargparse import ArgumentParser, Namespace
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
-from pyro_ext.cli.commands import COMMANDS, Commands
+from jsonargparse import ArgumentParser
 
-__all__ = ["add_parser", "run"]
+from pyro_ext.cli.parsing import command_parser, parse
+
+__all__ = ["TASKS", "run"]
 
 _METHODS = ("em", "simple_average", "maximum_likelihood")
 
+_HELP = """\
+usage: pyro-ext sbn fit|evaluate|sample [options]
 
-def add_parser(commands: Commands) -> None:
-    """Add the parser and those of the three tasks."""
-    parser = ArgumentParser(
-        usage="pyro-ext sbn fit|evaluate|sample [options]",
-        description="Subsplit Bayesian networks: laws of tree topologies learnt from samples of trees.",
-        exit_on_error=False,
-    )
-    commands.add_subcommand("sbn", parser, help=COMMANDS["sbn"].help)
-    tasks = parser.add_subcommands(dest="task", metavar="TASK", required=True)
-    tasks.add_subcommand("fit", _fit_parser(), help="fit a network to trees")
-    tasks.add_subcommand("evaluate", _evaluate_parser(), help="compare a network with a reference sample of trees")
-    tasks.add_subcommand("sample", _sample_parser(), help="draw trees from a network")
+Subsplit Bayesian networks: distributions of tree topologies learnt from samples of trees.
+
+tasks:
+  fit       fit a network to trees
+  evaluate  compare a network with a reference sample of trees
+  sample    draw trees from a network
+
+pyro-ext sbn TASK --help lists the options of a task."""
 
 
-def run(namespace: Namespace) -> int:
+def run(words: Sequence[str]) -> int:
     """Run one task.
 
-    Raises:
-        ValueError: if an option or a file is wrong; nothing has been written then.
-    """
-    from pyro_ext.cli.sbn_tasks import evaluate, fit, sample
+    Args:
+        words: what follows ``sbn``: the name of a task and its options.
 
-    options = namespace[namespace.task]
-    task = {"fit": fit, "evaluate": evaluate, "sample": sample}[namespace.task]
-    try:
-        task(options)
-    except OSError as error:
-        name = f"{error.filename}: " if error.filename else ""
-        raise ValueError(f"{name}{error.strerror or error}") from error
+    Raises:
+        ValueError: if an option or the content of a file is wrong; nothing has been written then.
+        OSError: if a file cannot be read or written.
+    """
+    if words and words[0] in ("-h", "--help"):
+        print(_HELP)
+        return 0
+    known = ", ".join(TASKS)
+    if not words or words[0].startswith("-"):
+        raise ValueError(f"sbn needs a task before its options: one of {known}")
+    task = words[0]
+    if task not in TASKS:
+        raise ValueError(f"sbn has no task {task!r}; choose one of {known}")
+    options = parse(TASKS[task](), (), words[1:])
+    from pyro_ext.cli.sbn import tasks
+
+    {"fit": tasks.fit, "evaluate": tasks.evaluate, "sample": tasks.sample}[task](options)
     return 0
 
 
 def _fit_parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        usage="pyro-ext sbn fit TREES... --out FILE.npz [options]",
-        description="Fit a network to trees and write it, with a plot of its probabilities beside it.",
-        exit_on_error=False,
+    parser = command_parser(
+        "pyro-ext sbn fit TREES... --out FILE.npz [options]",
+        "Fit a network to trees and write it, with a plot of its probabilities beside it.",
     )
     parser.add_argument("trees", nargs="+", help="files of trees: Newick or NEXUS (.trprobs, .t, .trees), also .gz")
     parser.add_argument("--out", required=True, help="the .npz file to write; a plot goes beside it as .png")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
-    parser.add_argument("--method", choices=_METHODS, default="em", help="em for unrooted trees, the default")
-    parser.add_argument("--alpha", type=float, default=0.0, help="strength of the Dirichlet prior, for em")
-    parser.add_argument(
+    _add_reading(parser)
+    group = parser.add_argument_group("estimation")
+    group.add_argument(
+        "--method",
+        choices=_METHODS,
+        default="em",
+        help="how the probabilities are estimated: em for unrooted trees, maximum_likelihood for rooted ones, "
+        "simple_average for both",
+    )
+    group.add_argument(
+        "--alpha", type=float, default=0.0, help="the strength of the Dirichlet prior; simple_average has none"
+    )
+    group.add_argument(
         "--prior",
         choices=("uniform", "empirical"),
         default="uniform",
-        help="its pseudo-counts: alike for all splits of a clade, or in the proportions of the simple average",
+        help="the pseudo-counts of that prior: alike for all splits of a clade, or in the proportions of the simple "
+        "average",
     )
-    parser.add_argument("--max_iterations", type=int, default=1000, help="of em, at most")
-    parser.add_argument("--min_iterations", type=int, default=52, help="of em, at least")
-    parser.add_argument("--tolerance", type=float, default=1e-5, help="em stops where the objective gains less")
-    _add_reading(parser)
+    group.add_argument("--max_iterations", type=int, default=1000, help="the largest number of iterations of em")
+    group.add_argument("--min_iterations", type=int, default=52, help="the smallest number of iterations of em")
+    group.add_argument(
+        "--tolerance", type=float, default=1e-5, help="em stops where its objective gains less than this"
+    )
     return parser
 
 
 def _evaluate_parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        usage="pyro-ext sbn evaluate FILE.npz --golden TREES... [options]",
-        description="Compare a network with a reference sample: divergence, coverage, most probable trees, a plot.",
-        exit_on_error=False,
+    parser = command_parser(
+        "pyro-ext sbn evaluate FILE.npz --golden TREES... [options]",
+        "Compare a network with a reference sample: divergence, coverage, most probable trees, a plot.",
     )
-    parser.add_argument("network", help="a file by pyro-ext sbn fit")
+    parser.add_argument("network", help="a file written by pyro-ext sbn fit")
     parser.add_argument("--golden", nargs="+", required=True, help="files of the reference sample, of equal weight")
     parser.add_argument(
-        "--floor", type=float | None, default=None, help="the least probability a tree is taken to have (2.220446e-16)"
+        "--floor",
+        type=float | None,
+        default=None,
+        help="the least probability a tree is taken to have",
     )
     parser.add_argument("--unnormalized", action="store_true", help="leave the weights of the files as they are")
     parser.add_argument(
-        "--counts", type=int | None, default=None, help="size of each file's sample: weights are rounded to its counts"
+        "--counts",
+        type=int | None,
+        default=None,
+        help="the number of trees in the sample behind each file, whose weights are rounded to counts of it",
     )
     parser.add_argument("--top", type=int, default=10, help="how many of the most probable trees to print")
     parser.add_argument("--out", type=str | None, default=None, help="a folder for report.md, trees.csv and the plot")
@@ -90,22 +115,25 @@ def _evaluate_parser() -> ArgumentParser:
 
 
 def _sample_parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        usage="pyro-ext sbn sample FILE.npz --num N --out TREES [options]",
-        description="Draw trees from a network.",
-        exit_on_error=False,
-    )
-    parser.add_argument("network", help="a file by pyro-ext sbn fit")
-    parser.add_argument("--num", type=int, default=1000, help="how many trees")
+    parser = command_parser("pyro-ext sbn sample FILE.npz --out TREES [options]", "Draw trees from a network.")
+    parser.add_argument("network", help="a file written by pyro-ext sbn fit")
+    parser.add_argument("--num", type=int, default=1000, help="the number of trees")
     parser.add_argument("--out", required=True, help="the file: .nwk, .nex, either with .gz; a plot goes beside it")
-    parser.add_argument("--distinct", action="store_true", help="without replacement, weighed by their probabilities")
+    parser.add_argument("--distinct", action="store_true", help="draw without replacement, weighed by probability")
     parser.add_argument("--seed", type=int | None, default=None, help="repeats a draw; by default drawn, and printed")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     return parser
 
 
 def _add_reading(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--rooted", type=bool | None, default=None, help="whether the roots count; by default as the files say"
-    )
-    parser.add_argument("--progress", type=bool | None, default=None, help="a progress bar; by default on a terminal")
+    for name, text in (
+        ("--rooted", "whether the roots of the trees count; by default as the files say"),
+        ("--progress", "whether to show a progress bar; by default on a terminal"),
+    ):
+        parser.add_argument(name, type=bool | None, default=None, metavar="{true,false}", help=text)
+
+
+TASKS: Mapping[str, Callable[[], ArgumentParser]] = MappingProxyType(
+    {"fit": _fit_parser, "evaluate": _evaluate_parser, "sample": _sample_parser}
+)
+"""Name of a task -> the function that makes its parser."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,25 +11,99 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyro_ext.cli.sbn_report import Comparison, write_comparison
 from pyro_ext.distributions import SubsplitBayesianNetwork, tree_kl
 from pyro_ext.distributions.trees.divergence import log_prob_in_parts
 from pyro_ext.phylo import TreeSet, read_trees, reference_sample, write_trees
+from pyro_ext.phylo.support import Coverage
 from pyro_ext.phylo.writing import format_of
 from pyro_ext.plotting import save, tree_probabilities
+from pyro_ext.utils.checks import positive_int
+from pyro_ext.utils.files import write_text
+from pyro_ext.utils.tables import csv_table, markdown_table
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
 
 __all__ = ["evaluate", "fit", "sample"]
 
-_DRAWS = 10_000  # at a time; among so many, and the reference sample, the most probable trees are sought
+_DRAWS = 10_000  # trees drawn at a time; the most probable ones are looked for among so many and the reference sample
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A network beside a reference sample.
+
+    Args:
+        network: the file of the network.
+        kl: the divergence of the network from the sample, in nats.
+        floor: the least probability that a tree was taken to have, if any.
+        normalized: whether the weights of the sample were scaled to sum to 1.
+        coverage: how much of the sample the support of the network holds.
+        golden: the distinct trees of the sample.
+        log_prob: the log-probabilities of those trees under the network.
+        best: Newick text, probability and frequency of the most probable trees.
+    """
+
+    network: str
+    kl: float
+    floor: float | None
+    normalized: bool
+    coverage: Coverage
+    golden: TreeSet
+    log_prob: Tensor
+    best: list[tuple[str, float, float]]
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Return the figures by name."""
+        with_floor = "" if self.floor is None else f", floor {self.floor:g}"
+        weights = "" if self.normalized else ", weights as they are"
+        return [
+            ("network", self.network),
+            ("reference sample", f"{len(self.golden)} distinct trees of {self.golden.num_taxa} taxa"),
+            (f"KL divergence{with_floor}{weights}", f"{self.kl:.8f} nats"),
+            ("reference trees in the support", f"{self.coverage.trees:.4%}"),
+            ("their weight", f"{self.coverage.weight:.4%}"),
+            ("reference subsplits in the support", f"{self.coverage.splits:.4%}"),
+            ("probability of all reference trees", f"{float(self.log_prob.exp().sum()):.6f}"),
+        ]
+
+    def text(self) -> str:
+        """Return everything as lines to print."""
+        width = max(len(name) for name, _ in self.facts()) + 1
+        lines = [f"{name + ':':<{width}} {value}" for name, value in self.facts()]
+        return "\n".join([*lines, *(["", self._best_table()] if self.best else [])])
+
+    def markdown(self) -> str:
+        """Return a report."""
+        parts = [
+            "# Subsplit Bayesian network against a reference sample",
+            markdown_table(self.facts(), ("", ""), left=(0, 1)),
+            "![probabilities](probabilities.png)",
+            *([self._best_table()] if self.best else []),
+            "All reference trees are in `trees.csv`.",
+        ]
+        return "\n\n".join(parts) + "\n"
+
+    def write(self, out: Path) -> None:
+        """Write ``probabilities.png``, ``trees.csv`` and ``report.md`` into a folder."""
+        frequency = self.golden.probabilities()
+        plot = tree_probabilities(frequency, self.log_prob, xlabel="frequency in the reference sample")
+        columns = (self.golden.to_newick(), frequency.tolist(), self.log_prob.tolist())
+        rows = [dict(zip(("tree", "frequency", "log_prob"), row, strict=True)) for row in zip(*columns, strict=True)]
+        out.mkdir(parents=True, exist_ok=True)
+        save(plot, out / "probabilities.png")
+        write_text(out / "trees.csv", csv_table(rows, ("tree", "frequency", "log_prob")))
+        write_text(out / "report.md", self.markdown())
+
+    def _best_table(self) -> str:
+        rows = [(f"{probability:.6f}", f"{share:.6f}", newick) for newick, probability, share in self.best]
+        return markdown_table(rows, ("probability", "frequency", "most probable trees"), left=(2,))
 
 
 def fit(options: Namespace) -> None:
     """Fit a network to files of trees, write it and its plot."""
     out = _new_file(options.out, ".npz", options.overwrite)
-    picture = _new_file(str(out.with_suffix(".png")), ".png", options.overwrite)
+    plot_file = _new_file(str(out.with_suffix(".png")), ".png", options.overwrite)
     read = read_trees(*options.trees, rooted=options.rooted, branch_lengths=False, progress=options.progress)
     trees = read.unique()
     network, history = SubsplitBayesianNetwork.fit(
@@ -44,21 +119,20 @@ def fit(options: Namespace) -> None:
     frequency, log_prob = trees.probabilities(), log_prob_in_parts(network, trees.parents)
     plot = tree_probabilities(frequency, log_prob, xlabel="frequency in the sample")
     network.save(out)
-    save(plot, picture)
+    save(plot, plot_file)
     print(trees)
     print(network.subsplits)
     if options.method == "em":
         ended = "converged" if history.converged else "stopped before it converged"
         print(f"{history.num_iterations} iterations, {ended}")
     print(f"mean log-likelihood {float((frequency * log_prob).sum()):.6f}")
-    print(f"the network is in {out}, its plot in {picture}")
+    print(f"the network is in {out}, its plot in {plot_file}")
 
 
 def evaluate(options: Namespace) -> None:
     """Compare a network with a reference sample, print what comes out and write it if asked."""
     out = None if options.out is None else _new_folder(options.out, options.overwrite)
-    if options.top < 0:
-        raise ValueError(f"--top must not be negative, got {options.top}")
+    positive_int("--top", options.top, minimum=0)
     network, rooted = _network(options.network)
     if rooted != network.subsplits.rooted:
         raise ValueError(
@@ -73,7 +147,7 @@ def evaluate(options: Namespace) -> None:
         progress=options.progress,
     )
     divergence = tree_kl(golden, network, floor=options.floor, normalize=not options.unnormalized)
-    found = Comparison(
+    comparison = Comparison(
         network=options.network,
         kl=float(divergence),
         floor=options.floor,
@@ -84,20 +158,19 @@ def evaluate(options: Namespace) -> None:
         best=_most_probable(network, golden, options.top),
     )
     if out is not None:
-        write_comparison(out, found)
-    print(found.text())
+        comparison.write(out)
+    print(comparison.text())
     if out is not None:
         print(f"results are in {out}")
 
 
 def sample(options: Namespace) -> None:
     """Draw trees and write them, with a plot of how often each came."""
-    if options.num < 1:
-        raise ValueError(f"--num must be at least 1, got {options.num}")
+    positive_int("--num", options.num)
     out = _new_file(options.out, None, options.overwrite)
     format_of(out)
     stem = out.with_suffix("") if out.suffix == ".gz" else out
-    picture = _new_file(str(stem.with_suffix(".png")), ".png", options.overwrite)
+    plot_file = _new_file(str(stem.with_suffix(".png")), ".png", options.overwrite)
     network, rooted = _network(options.network)
     seed = options.seed if options.seed is not None else int(torch.seed() % 2**31)
     torch.manual_seed(seed)
@@ -113,9 +186,9 @@ def sample(options: Namespace) -> None:
     xlabel = f"{'share' if options.distinct else 'frequency'} among the trees drawn"
     plot = tree_probabilities(distinct.probabilities(), log_prob_in_parts(network, distinct.parents), xlabel=xlabel)
     write_trees(out, trees)
-    save(plot, picture)
+    save(plot, plot_file)
     print(f"{len(trees)} trees, {len(distinct)} of them distinct, seed {seed}")
-    print(f"they are in {out}, a plot in {picture}")
+    print(f"they are in {out}, a plot in {plot_file}")
 
 
 def _network(path: str) -> tuple[SubsplitBayesianNetwork, bool]:
@@ -139,7 +212,7 @@ def _drawn(network: SubsplitBayesianNetwork, number: int) -> Tensor:
 
 
 def _most_probable(network: SubsplitBayesianNetwork, golden: TreeSet, number: int) -> list[tuple[str, float, float]]:
-    """Return Newick, probability and reference frequency of the most probable trees found, falling."""
+    """Return Newick, probability and reference frequency of the most probable trees, the most probable first."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         drawn = network.sample((_DRAWS,))

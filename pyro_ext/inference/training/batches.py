@@ -50,6 +50,10 @@ class ResumableBatches(Sampler[Any]):
         self.epoch = epoch
 
     @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch."""
+
+    @abstractmethod
     def batches(self) -> Sequence[Any]:
         """Return the keys of all batches of this epoch that are this process's."""
 
@@ -194,8 +198,9 @@ class LoaderBatches(ResumableBatches):
         if generator is not None:  # a generator of the sampler's own would not repeat after a resume
             generator.manual_seed(mixed_seed(self.seed, self.epoch))
         for part in (self.batch_sampler, sampler):
-            if callable(getattr(part, "set_epoch", None)):
-                part.set_epoch(self.epoch)
+            set_epoch = getattr(part, "set_epoch", None)
+            if callable(set_epoch):
+                set_epoch(self.epoch)
         with isolated_random_state(mixed_seed(self.seed, self.epoch), torch.device("cpu")):
             batches = list(self.batch_sampler)
         return batches[self.rank :: self.world_size][: len(self)]

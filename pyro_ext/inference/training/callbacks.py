@@ -8,13 +8,22 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, TQDMProgressBar
+from lightning.pytorch.plugins import TorchCheckpointIO
 
 from pyro_ext.inference.training.folder import RunFolder
 from pyro_ext.utils.files import replacing
 
-__all__ = ["HeadlineStopping", "InterruptRequest", "InterruptedAtStepError", "LossBar", "RunCheckpoint"]
+__all__ = [
+    "AtomicCheckpointIO",
+    "HeadlineStopping",
+    "InterruptRequest",
+    "InterruptedAtStepError",
+    "LossBar",
+    "RunCheckpoint",
+]
 
 _BAR_EVERY = 10  # steps; each refresh waits for the device
 
@@ -52,6 +61,15 @@ class InterruptRequest:
     def _put_back(self) -> None:
         if self._previous is not None:
             signal.signal(signal.SIGINT, self._previous)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints beside their final place, not in a folder for temporary files, and only whole."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a checkpoint."""
+        with replacing(path) as partial:
+            torch.save(checkpoint, partial)
 
 
 class LossBar(TQDMProgressBar):
@@ -103,11 +121,6 @@ class RunCheckpoint(Checkpoint):
         self.interrupt = interrupt
         self._steps = 0
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make the folder, before anything else is written there."""
-        if trainer.is_global_zero:
-            self.folder.create()
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what there is: nothing yet, or the rows of the part of the run before a resume."""
         self._steps = pl_module.steps
@@ -136,13 +149,14 @@ class RunCheckpoint(Checkpoint):
             self.folder.write_metrics(pl_module.progress.history)
         self._stop_if_asked()
 
-    def _save(self, trainer: Trainer) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Complete the metrics, which a kill after the last checkpoint may have left short."""
         if trainer.is_global_zero:
-            with replacing(self.folder.checkpoint) as partial:
-                trainer.save_checkpoint(partial, weights_only=False)
-        else:  # every process has its share in the checkpoint, one writes it
-            trainer.save_checkpoint(self.folder.checkpoint, weights_only=False)
-        trainer.strategy.barrier("checkpoint renamed")
+            self.folder.complete_metrics(pl_module.progress.history)
+
+    def _save(self, trainer: Trainer) -> None:
+        # every process has its share in the checkpoint, one writes it
+        trainer.save_checkpoint(self.folder.checkpoint, weights_only=False)
 
     def _stop_if_asked(self) -> None:
         if self.interrupt.requested:

@@ -36,8 +36,9 @@ class FitDataModule(LightningDataModule):
     def __init__(self, data: Any, batch_size: int = 100, seed: int = 0) -> None:
         super().__init__()
         self.splits = as_splits(data)
-        train = self.splits.train
-        self.size = len(train.dataset if isinstance(train, DataLoader) else train)
+        train: Any = self.splits.train
+        source: Any = train.dataset if isinstance(train, DataLoader) else train
+        self.size = len(source)
         if self.size == 0:
             raise ValueError("data must hold at least one training point, got none")
         self.batch_size = positive_int("batch_size", batch_size)

@@ -15,11 +15,13 @@ import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from pyro_ext.inference.training.callbacks import (
+    AtomicCheckpointIO,
     HeadlineStopping,
     InterruptedAtStepError,
     InterruptRequest,
@@ -33,7 +35,7 @@ from pyro_ext.inference.training.metrics import NOT_METRICS
 from pyro_ext.inference.training.module import FitModule, Window
 from pyro_ext.inference.training.plan import TrainingPlan
 from pyro_ext.inference.training.results import FitResult, FitWarning
-from pyro_ext.inference.training.resuming import check_settings, described_settings
+from pyro_ext.inference.training.resuming import check_example, check_settings, described_settings
 from pyro_ext.inference.training.settings import FitSettings
 from pyro_ext.utils.random_state import isolated_random_state
 
@@ -86,9 +88,11 @@ class Run:
         Raises:
             KeyboardInterrupt: on Ctrl-C; the folder then holds a checkpoint to resume from.
         """
-        path = str(self.folder.checkpoint) if self.folder is not None and self.resume else None
         with ExitStack() as stack:
             stack.enter_context(_quiet())
+            if self.folder is not None and self.trainer.is_global_zero:
+                stack.enter_context(self.folder.taken())
+            path = str(self.folder.checkpoint) if self.folder is not None and self.resume else None
             # Several processes are not at the same step when the signal comes: those stop at the last checkpoint.
             if self.folder is not None and self.trainer.world_size == 1:
                 stack.enter_context(self.interrupt)
@@ -135,6 +139,7 @@ def prepare(
     settings = FitSettings() if settings is None else settings
     _check_types(plan, settings)
     folder, saved = _open_folder(out, resume, overwrite, plan)
+    resume = saved is not None
     seed = _chosen_seed(settings, saved)
     settings = replace(settings, seed=seed)
     interrupt = InterruptRequest()
@@ -145,12 +150,18 @@ def prepare(
         trainer = {"log_every_n_steps": min(50, len(module_data.train_dataloader()))} | trainer
     engine = _trainer(trainer, settings, [*_stopping(plan, settings), *callbacks])
     _give_sizes(plan, module_data.size)
-    check_settings(saved, described_settings(plan, settings, seed, module_data.size, engine.world_size))
+    gradients = {name: getattr(engine, name) for name in ("accumulate_grad_batches", "gradient_clip_val")}
+    if window.accumulate > 1 or window.clip is not None:
+        gradients = {"accumulate_grad_batches": window.accumulate, "gradient_clip_val": window.clip}
+    gradients["precision"] = str(engine.precision)
+    described = described_settings(plan, settings, seed, module_data.size, engine.world_size) | gradients
+    check_settings(saved, described)
     example = _to_device_of(plan, module_data.example())
+    check_example(saved, example)
     with isolated_random_state(seed, torch.device("cpu")):
         objectives = [player.objective for player in plan.players]
         materialise(objectives, _arguments(example), several_processes=engine.world_size > 1)
-    module = FitModule(plan, settings, module_data.size, example, window)
+    module = FitModule(plan, settings, described, example, window)
     module.check_optimizers()
     if saved is not None:
         module.on_load_checkpoint(saved)
@@ -174,7 +185,7 @@ def _open_folder(
             raise ValueError(f"{'resume' if resume else 'overwrite'}=True needs out, the folder of the run")
         return None, None
     folder = RunFolder(out)
-    if resume:
+    if resume and not folder.never_began:
         return folder, folder.load_checkpoint()
     if rank_zero_only.rank == 0:  # the other processes start when the first has begun to write
         folder.check_empty(overwrite, [*plan.files])
@@ -235,6 +246,11 @@ def _trainer(flags: dict[str, Any], settings: FitSettings, own: list[Any]) -> Tr
     if flags.get("enable_progress_bar", True) and not any(isinstance(given, ProgressBar) for given in callbacks):
         callbacks.append(LossBar())
     checkpointing = any(isinstance(callback, RunCheckpoint) for callback in own)
+    if checkpointing:
+        plugins = flags.get("plugins") or []
+        plugins = [plugins] if not isinstance(plugins, (list, tuple)) else [*plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            flags["plugins"] = [*plugins, AtomicCheckpointIO()]
     flags |= {
         "callbacks": [*callbacks, *own],
         "enable_checkpointing": checkpointing,

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from pyro_ext.inference.training.metrics import Progress, evaluation_mode, loss_names, num_rows
 from pyro_ext.inference.training.objectives import Losses, Objective
 from pyro_ext.inference.training.plan import Player, TrainingPlan
-from pyro_ext.inference.training.resuming import check_fits, described_settings
+from pyro_ext.inference.training.resuming import check_fits
 from pyro_ext.inference.training.settings import FitSettings, SchedulerSettings
 from pyro_ext.utils.random_state import (
     isolated_random_state,
@@ -56,7 +56,7 @@ class FitModule(LightningModule):
     Args:
         plan: what to train, with its lazy parameters made.
         settings: how, with a seed.
-        size: the number of training points, noted with the settings.
+        described: all settings that a run must be resumed with, as plain data.
         example: a batch, as objectives are called with.
         window: accumulation and clipping of gradients where there are several players.
 
@@ -65,14 +65,19 @@ class FitModule(LightningModule):
     """
 
     def __init__(
-        self, plan: TrainingPlan, settings: FitSettings, size: int, example: Any, window: Window | None = None
+        self,
+        plan: TrainingPlan,
+        settings: FitSettings,
+        described: Mapping[str, Any],
+        example: Any,
+        window: Window | None = None,
     ) -> None:
         super().__init__()
         assert settings.seed is not None
         self.plan = plan
         self.settings = settings
         self.seed: int = settings.seed
-        self.size = size
+        self.described = dict(described)
         self.example = example
         self.window = window or Window()
         self.objectives = torch.nn.ModuleDict({player.name: player.objective for player in plan.players})
@@ -186,7 +191,7 @@ class FitModule(LightningModule):
 
     def _note(self, losses: Mapping[str, Losses], count: int) -> None:
         alone = len(self.plan.players) == 1
-        values = {}
+        values: dict[str, torch.Tensor] = {}
         for name, (total, terms) in losses.items():
             names = loss_names(name, terms, alone)
             values |= {names[term]: value for term, value in {"": total, **terms}.items()}
@@ -349,7 +354,7 @@ class FitModule(LightningModule):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             ranks = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(ranks, own)
-        settings = described_settings(self.plan, self.settings, self.seed, self.size, len(ranks))
+        settings = self.described | {"seed": self.seed, "processes": len(ranks)}
         origin = None if self.plan.origin is None else asdict(self.plan.origin)
         checkpoint["fit"] = {"settings": settings, "ranks": ranks, "example": self.example, "origin": origin}
 

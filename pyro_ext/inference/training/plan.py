@@ -170,8 +170,13 @@ class TrainingPlan:
     @property
     def elbo_objectives(self) -> list[ELBOObjective]:
         """The ELBO objectives of all players, those inside of sums included."""
-        parts = [part for player in self.players for part in player.objective.parts()]
-        return list({id(part): part for part in parts if isinstance(part, ELBOObjective)}.values())
+        parts = [part for player in self.players for part in self.elbo_objectives_of(player)]
+        return list({id(part): part for part in parts}.values())
+
+    @staticmethod
+    def elbo_objectives_of(player: Player) -> list[ELBOObjective]:
+        """Return the ELBO objectives of one player."""
+        return [part for part in player.objective.parts() if isinstance(part, ELBOObjective)]
 
     def elbo_objective(self, purpose: str) -> ELBOObjective:
         """Return the one ELBO objective of this plan.

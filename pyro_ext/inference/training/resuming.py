@@ -26,7 +26,50 @@ def described_settings(
         prefix = "" if len(plan.players) == 1 else f"players.{player.name}."
         described |= _flat(f"{prefix}optimizer", player.optimizer.as_dict())
         described[f"{prefix}every"] = player.every
+        for number, objective in enumerate(plan.elbo_objectives_of(player)):
+            described |= _flat(f"{prefix}elbo{number or ''}", _described_elbo(objective.elbo))
     return described
+
+
+def check_example(saved: Mapping[str, Any] | None, example: Any) -> None:
+    """Raise a ValueError if the first batch is another one than that of the run to resume.
+
+    Args:
+        saved: the checkpoint, if there is one.
+        example: the first batch, which depends on the data and the seed.
+    """
+    if saved is not None and not _equal(saved["fit"]["example"], example):
+        raise ValueError(
+            "the data differ from those that the run to resume began with: the first batch is another; use the same "
+            "data and options of data"
+        )
+
+
+def _described_elbo(elbo: Any) -> dict[str, Any]:
+    """Return the class of an ELBO and its options; the plates' number is left out, since it is found in use."""
+    plain = {
+        name: value
+        for name, value in vars(elbo).items()
+        if not name.startswith("_") and name not in ("training", "max_plate_nesting") and _is_plain(value)
+    }
+    return {"name": type(elbo).__name__, "options": dict(sorted(plain.items()))}
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return one.shape == other.shape and one.dtype == other.dtype and _same_values(one, other.to(one.device))
+    if isinstance(one, tuple | list) and isinstance(other, tuple | list):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return bool(one == other) if _is_plain(one) and _is_plain(other) else type(one) is type(other)
+
+
+def _same_values(one: torch.Tensor, other: torch.Tensor) -> bool:
+    both_nan = (one != one) & (other != other)
+    return bool((torch.eq(one, other) | both_nan).all())
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _flat(name: str, value: Any) -> dict[str, Any]:
@@ -42,7 +85,7 @@ def _flat(name: str, value: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+    return value if _is_plain(value) else str(value)
 
 
 def check_settings(saved: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> None:

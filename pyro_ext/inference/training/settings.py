@@ -208,7 +208,7 @@ def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
     Raises:
         ValueError: if there is none.
     """
-    return _class("optimizer", name, torch.optim, torch.optim.Optimizer)  # type: ignore[no-any-return]
+    return _class("optimizer", name, torch.optim, torch.optim.Optimizer)
 
 
 def scheduler_class(name: str) -> type[LRScheduler]:
@@ -217,7 +217,7 @@ def scheduler_class(name: str) -> type[LRScheduler]:
     Raises:
         ValueError: if there is none.
     """
-    return _class("scheduler", name, torch.optim.lr_scheduler, LRScheduler)  # type: ignore[no-any-return]
+    return _class("scheduler", name, torch.optim.lr_scheduler, LRScheduler)
 
 
 def _class(argument: str, name: str, home: Any, base: type) -> Any:

@@ -102,8 +102,8 @@ def test_data_by_path_in_a_file_of_options(data, inside):
 
 GIVEN = ["--data", "six.fasta", "--trees", "six.nwk"]
 WRONG = [
-    ([], "the following arguments are required: trees, data.path"),
-    (["--data", "six.fasta"], "the following arguments are required: trees"),
+    ([], "the following arguments are required: --trees, --data.path"),
+    (["--data", "six.fasta"], "the following arguments are required: --trees"),
     (["--data", "none.fasta"], "--data: 'none.fasta' is neither a file (alignment) nor a data set; those are"),
     (["--data.path", "none.fasta", "--trees", "six.nwk"], "path: there is no file 'none.fasta'; name an alignment in"),
     (["--data", "unequal.fasta", "--trees", "six.nwk"], "unequal.fasta: taxon 'b' has 3 characters but 'a' has 4: "),

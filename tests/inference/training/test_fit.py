@@ -401,10 +401,8 @@ def test_module_is_a_plain_pytorch_module():
 
 
 def test_default_settings_and_data_in_plain_arrays():
-    network = torch.nn.Linear(2, 1)
-    plan = TrainingPlan(
-        [Player("net", LossObjective(lambda x, y, i: (network(x)[:, 0] - y).square().mean(), net=network))]
-    )
+    error = LossObjective(lambda x, y, index, net: (net(x)[:, 0] - y).square().mean(), net=torch.nn.Linear(2, 1))
     x = torch.randn(50, 2)
-    result = fit(plan, (x.numpy(), (x @ x.new_tensor([1.0, -1.0])).numpy()), FitSettings(max_epochs=2), **QUIET)
+    data = (x.numpy(), (x @ x.new_tensor([1.0, -1.0])).numpy())
+    result = fit(TrainingPlan([Player("net", error)]), data, FitSettings(max_epochs=2), **QUIET)
     assert result.history[1]["train_loss"] < result.history[0]["train_loss"]
