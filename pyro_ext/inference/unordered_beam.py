@@ -83,6 +83,7 @@ class TraceUnorderedBeam_ELBO(DifferentiableELBO, Trace_ELBO):
     """
 
     _get_trace: Callable[..., Any]
+    _get_traces: Callable[..., Any]
 
     def __init__(
         self,

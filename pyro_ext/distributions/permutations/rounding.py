@@ -208,6 +208,17 @@ class RelaxedRoundingPermutation(TorchDistribution):
         """
         return self._recovered(value)[0]
 
+    @property
+    def mean(self) -> Tensor:
+        """Raise a NotImplementedError."""
+        raise NotImplementedError("RelaxedRoundingPermutation has no mean in closed form: average samples")
+
+    @property
+    def mode(self) -> Tensor:
+        """The matrix of largest density, ``batch_shape + (N, N)``: ``centre`` moved to its nearest permutation."""
+        tau = self.temperature[..., None, None]
+        return self._masked(tau * self.centre + (1 - tau) * self._round(self.centre))
+
     def entropy(self) -> Tensor:
         """Return the differential entropy in nats over the allowed cells, exact, ``batch_shape``."""
         return self._masked(0.5 + self._log_volume()).sum((-2, -1))

@@ -204,3 +204,10 @@ def test_reparametrisations_of_location_scale_families_leave_it_alone_or_are_ref
     assert list(automatic.stochastic_nodes) == list(plain.stochastic_nodes) == ["x"]
     with pytest.raises(NotImplementedError, match=r"no location-scale family.*leave its site out of LocScaleReparam"):
         poutine.reparam(site, {"x": LocScaleReparam(0.0)})()
+
+
+def test_the_mode_has_the_largest_density_and_a_mean_is_refused():
+    d = RelaxedRoundingPermutation(torch.randn(3, 3, dtype=torch.float64), 0.3, 0.2)
+    assert (d.log_prob(d.mode) >= d.log_prob(d.sample((1000,)))).all()
+    with pytest.raises(NotImplementedError, match="average samples"):
+        _ = d.mean
