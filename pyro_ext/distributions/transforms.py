@@ -15,7 +15,7 @@ from torch.nn.functional import logsigmoid
 from pyro_ext.distributions import constraints
 from pyro_ext.ops.birkhoff import break_sticks, sticks_of
 
-__all__ = ["BirkhoffStickBreaking"]
+__all__ = ["AdditiveLogRatio", "BirkhoffStickBreaking"]
 
 
 class BirkhoffStickBreaking(Transform):
@@ -136,3 +136,54 @@ def _resized(name: str, shape: Sequence[int], by: int) -> torch.Size:
 @transform_to.register(constraints.doubly_stochastic)
 def _to_doubly_stochastic(constraint: Any) -> BirkhoffStickBreaking:
     return BirkhoffStickBreaking()
+
+
+class AdditiveLogRatio(Transform):
+    r"""From ``(K - 1,)`` real numbers to ``K`` log-weights, whose exponentials sum to 1: the log-ratio, inverted.
+
+    .. math::  y = \log\mathrm{softmax}(x_1, \dots, x_{K-1}, 0), \qquad x_k = y_k - y_K.
+
+    The density of :class:`~pyro_ext.distributions.ExpRelaxedOneHotCategorical` is with respect to Lebesgue measure on
+    the differences :math:`y_k - y_K`, and so is the determinant here, which is 1. Weights of zero have no preimage.
+
+    References:
+        | The statistical analysis of compositional data (Aitchison, 1982), section 4.3
+        | https://doi.org/10.1111/j.2517-6161.1982.tb01195.x
+
+    >>> AdditiveLogRatio()(torch.zeros(2)).exp()
+    tensor([0.3333, 0.3333, 0.3333])
+    """
+
+    domain = torch_constraints.real_vector
+    codomain = constraints.log_simplex
+    bijective = True
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AdditiveLogRatio)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+    def _call(self, x: Tensor) -> Tensor:
+        return torch.cat([x, x.new_zeros(*x.shape[:-1], 1)], -1).log_softmax(-1)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return y[..., :-1] - y[..., -1:]
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return zeros, ``batch_shape``: the determinant in the measure that densities of log-weights have."""
+        return x.new_zeros(x.shape[:-1])
+
+    def forward_shape(self, shape: Sequence[int]) -> torch.Size:
+        """Return the shape of the log-weights, one larger in the last dim."""
+        return torch.Size((*shape[:-1], shape[-1] + 1))
+
+    def inverse_shape(self, shape: Sequence[int]) -> torch.Size:
+        """Return the shape of the unconstrained values, one smaller in the last dim."""
+        return torch.Size((*shape[:-1], shape[-1] - 1))
+
+
+@biject_to.register(constraints.log_simplex)
+@transform_to.register(constraints.log_simplex)
+def _to_log_simplex(constraint: Any) -> AdditiveLogRatio:
+    return AdditiveLogRatio()

@@ -54,7 +54,7 @@ class Beams:
     @staticmethod
     def root() -> Beams:
         """Return the one empty prefix, without plates."""
-        zero = torch.zeros(1, dtype=torch.float64)
+        zero = torch.zeros(1, dtype=torch.float64, device="cpu")  # moved to the device of the first discrete site
         return Beams({}, (), frozenset(), zero, zero, zero.new_full((), -math.inf))
 
 

@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from pyro import poutine
 from pyro.distributions.util import is_identically_zero
-from pyro.infer.util import torch_item
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_ext.inference.elbo import ModelOrGuide, checked_loss, value_with_gradient_of
+from pyro_ext.inference.elbo import ModelOrGuide
 
 Site = dict[str, Any]
 Plates = frozenset[Any]
@@ -27,8 +26,8 @@ class Term(NamedTuple):
         name: the name of the site that the summand comes from.
         plates: the vectorised plates around the site.
         value: the site's signed log-probability, scaled and masked; one dim per plate, particle dims further left.
-        surrogate: what a single-sample bound differentiates in place of ``value``; None where that gradient has mean
-            zero.
+        surrogate: what a single-sample bound differentiates in place of ``value``, zero where that is infinite; None
+            where its gradient has mean zero.
         latent: whether the site is latent or in the guide.
     """
 
@@ -68,12 +67,19 @@ def subsampling_scale(plates: Plates) -> Any:
     return scale
 
 
+def total(values: Iterable[Tensor]) -> Tensor:
+    """Return the sum of ``values`` in their own dtype and on their own device; zero if there are none."""
+    first, *rest = list(values) or [torch.zeros(())]
+    return sum(rest, first)
+
+
 def sum_to(value: Tensor, plates: Plates, max_plate_nesting: int) -> Tensor:
     """Sum over every plate dim but those of ``plates``, keeping the dims; dims left of all plates stay.
 
     Args:
         value: a tensor of shape ``particle dims + plate dims``.
-        plates: the plates whose dims are kept.
+        plates: the plates whose dims are kept. ``value`` must come from a site inside all of them: a dim alone does
+            not say which plate it belongs to, since plates that are not nested share dims.
         max_plate_nesting: the number of rightmost dims that are plate dims.
 
     Returns:
@@ -88,20 +94,38 @@ def log_weight_terms(model_trace: Any, guide_trace: Any) -> list[Term]:
     """Return the summands of the log weight of a model trace replayed against a guide trace.
 
     Raises:
-        ValueError: if a latent model site is absent from the guide.
+        NotImplementedError: if a model site marked ``infer={"enumerate": ...}`` is absent from the guide.
+        ValueError: if another latent model site is absent from the guide.
     """
     model, guide = sample_sites(model_trace), sample_sites(guide_trace)
     terms = []
     for name, site in model.items():
         if not site["is_observed"] and name not in guide:
-            raise ValueError(f"latent model site {name!r} is not in the guide: sample it there, or observe it")
+            raise _absent(site)
         value = site["log_prob"]
-        terms.append(Term(name, plates_of(site), value, value, not site["is_observed"]))
+        terms.append(Term(name, plates_of(site), value, _finite(value), not site["is_observed"]))
     for name, site in guide.items():
         value = -site["log_prob"]
         entropy = site["score_parts"].entropy_term
-        terms.append(Term(name, plates_of(site), value, None if is_identically_zero(entropy) else -entropy, True))
+        surrogate = None if is_identically_zero(entropy) else _finite(-entropy)
+        terms.append(Term(name, plates_of(site), value, surrogate, True))
     return terms
+
+
+def _finite(x: Tensor) -> Tensor:
+    return x.masked_fill(x.detach().isinf(), 0.0)
+
+
+def _absent(site: Site) -> Exception:
+    """Return the error for a latent model site that the guide does not sample."""
+    name, enumerate_ = site["name"], site["infer"].get("enumerate")
+    if enumerate_:
+        return NotImplementedError(
+            f"model site {name!r} is marked infer={{'enumerate': {enumerate_!r}}} and is not in the guide, and this "
+            "ELBO does not sum sites out of the model: use TraceUnorderedSet_ELBO, TraceSumAndSample_ELBO or "
+            "TraceLeaveOneOut_ELBO, which do, or sample the site in the guide"
+        )
+    return ValueError(f"latent model site {name!r} is not in the guide: sample it there, or observe it")
 
 
 def has_score(site: Site) -> bool:
@@ -122,16 +146,6 @@ def refuse_guide_messenger(guide: ModelOrGuide, elbo: Any) -> None:
         raise NotImplementedError(
             f"{type(elbo).__name__} does not take a GuideMessenger: write the guide as a function or PyroModule"
         )
-
-
-def single_sample_loss(elbo: Any, model: ModelOrGuide, guide: ModelOrGuide, args: Any, kwargs: Any) -> Tensor:
-    """Return ``Trace_ELBO``'s loss and surrogate as one differentiable scalar, exact where they are infinite."""
-    value, surrogate = 0.0, torch.zeros(())
-    for traces in elbo._get_traces(model, guide, args, kwargs):
-        particle_value, particle_surrogate = elbo._differentiable_loss_particle(*traces)
-        value += float(torch_item(particle_value)) / elbo.num_particles
-        surrogate = surrogate + particle_surrogate / elbo.num_particles
-    return checked_loss(value_with_gradient_of(surrogate.detach().new_tensor(value), surrogate))
 
 
 class SharedSubsample(Messenger):

@@ -23,6 +23,7 @@ from pyro_ext.inference._traces import (
     refuse_guide_messenger,
     sample_sites,
     sum_to,
+    total,
 )
 from pyro_ext.inference.elbo import DifferentiableELBO, ModelOrGuide, checked_loss, value_with_gradient_of
 
@@ -89,7 +90,8 @@ class TraceDisARM_ELBO(DifferentiableELBO, Trace_ELBO):
 
         Raises:
             NotImplementedError: if a guide site is neither Bernoulli nor reparameterised, a Bernoulli site
-                depends on another one, or the guide is a ``GuideMessenger``.
+                depends on another one, the model holds a site to be summed out, or the guide is a
+                ``GuideMessenger``.
             ValueError: if a latent model site is absent from the guide.
         """
         refuse_guide_messenger(guide, self)
@@ -99,8 +101,8 @@ class TraceDisARM_ELBO(DifferentiableELBO, Trace_ELBO):
             model, guide = self._vectorized_num_particles(model), self._vectorized_num_particles(guide)
             repeats = 1
         paired = _AntitheticPairs(nesting)(guide)
-        losses = [_loss(self._get_trace(model, paired, args, kwargs), nesting) for _ in range(repeats)]
-        return checked_loss(torch.stack(losses).sum() / self.num_particles)
+        traces = [self._get_trace(model, paired, args, kwargs) for _ in range(repeats)]
+        return checked_loss(total(_loss(pair, nesting) for pair in traces) / self.num_particles, traces)
 
 
 def _loss(traces: tuple[Any, Any], nesting: int) -> Tensor:
@@ -115,12 +117,11 @@ def _loss(traces: tuple[Any, Any], nesting: int) -> Tensor:
                 "reparameterised sites only; use TraceUnorderedSet_ELBO or TraceLeaveOneOut_ELBO"
             )
     terms = log_weight_terms(model_trace, guide_trace)
-    value = sum((_pair_mean(term.value.detach(), nesting) for term in terms), torch.zeros(()))
-    surrogate = sum((_pair_mean(t.surrogate, nesting) for t in terms if t.surrogate is not None), torch.zeros(()))
+    value = total(_pair_mean(term.value.detach(), nesting) for term in terms)
+    surrogates = [_pair_mean(term.surrogate, nesting) for term in terms if term.surrogate is not None]
     differences = _differences(terms, nesting)
-    for site in sites.values():
-        surrogate = surrogate + _site_surrogate(site, differences, nesting)
-    return value_with_gradient_of(-value, -surrogate)
+    surrogates += [_site_surrogate(site, differences, nesting) for site in sites.values()]
+    return value_with_gradient_of(-value, -total(surrogates))
 
 
 def _is_pair(x: Tensor, nesting: int) -> bool:
@@ -150,9 +151,11 @@ def _site_surrogate(site: Site, differences: dict[Plates, Tensor], nesting: int)
     if bernoulli is None or not _is_pair(value.detach()[(..., *(0,) * fn.event_dim)], nesting):
         return value.new_zeros(())
     plates = plates_of(site)
-    total = sum((sum_to(change, plates, nesting) for change in differences.values()), value.new_zeros(()))
-    total = total.reshape(total.shape + (1,) * fn.event_dim)
-    return _pair_surrogate(bernoulli, value, total)
+    changes = [sum_to(change, plates & of_term, nesting) for of_term, change in differences.items()]
+    difference = total([value.new_zeros(()), *changes])
+    difference = torch.where(difference.isfinite(), difference, 0.0)  # no gradient where one half is impossible
+    difference = difference.reshape(difference.shape + (1,) * fn.event_dim)
+    return _pair_surrogate(bernoulli, value, difference)
 
 
 class _AntitheticPairs(Messenger):

@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro import poutine
 from pyro.distributions import TorchDistribution
 from pyro.infer.reparam.reparam import Reparam
+from pyro.poutine.reparam_messenger import ReparamMessenger, _get_init_messengers
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions.constraints import Constraint
 
@@ -111,9 +112,24 @@ class RelaxReparam(Reparam):
                 f"site {name!r} is {type(unwrap(fn).base).__name__}, which RelaxReparam cannot relax; leave it out of "
                 "the config (only Categorical, OneHotCategorical and Bernoulli sites can be relaxed)"
             )
+        initialisers = _get_init_messengers()
+        if initialisers and self.objective != "relaxed_density":
+            raise ValueError(
+                f"site {name!r} is relaxed with objective={self.objective!r}, which is no density: automatic guides "
+                'and Markov chains need objective="relaxed_density"; or write the guide and relax it too'
+            )
+        if initialisers and not isinstance(msg, _Message):
+            raise ValueError(
+                f"site {name!r} is relaxed by poutine.reparam, inside which an automatic guide cannot tell it from a "
+                "latent variable: use pyro_ext.inference.relax(model, ...)"
+            )
         if self.objective == "relaxed_density":
             return self._through_log_space(name, fn, msg["value"])
         return {"fn": self._scored(name, fn), "value": None, "is_observed": False}
+
+    def relaxation(self, fn: Any) -> Any:
+        """Return the relaxed distribution whose draws take the place of those of ``fn``."""
+        return with_base(fn, self._relaxed(unwrap(fn).base, RelaxedOneHotCategorical, RelaxedBernoulli))
 
     def _relaxed(self, base: Any, categorical: type, binary: type) -> Any:
         """Return the relaxation of a distribution, of one class where it is categorical, of another where Bernoulli."""
@@ -216,8 +232,9 @@ def relax(
 
     Like :func:`pyro.poutine.reparam`, but where ``program`` is a module the result is one too, with the same
     parameters, as :func:`pyro_ext.inference.fit` and ``elbo(model, guide)`` need; a schedule of the temperature
-    becomes a part of it. Relaxed sites lose the marks that ask for enumeration or for another estimator; other sites
-    keep theirs.
+    becomes a part of it. Automatic guides of a relaxed model have the latent log-weights as their variables
+    (objective ``"relaxed_density"``). Relaxed sites lose the marks that ask for enumeration or for another estimator;
+    other sites keep theirs.
 
     Args:
         program: a model or a guide; its guide or model must be relaxed in the same way.
@@ -279,8 +296,36 @@ class _Config:
             )
 
 
+class _Message(dict[str, Any]):
+    """What :class:`_RelaxMessenger` asks a reparametrisation with."""
+
+
+class _RelaxMessenger(ReparamMessenger):
+    """Relaxes sites as :func:`pyro.poutine.reparam` does, for automatic guides too.
+
+    These are asked for initial values of the relaxed sites, not of the discrete ones, and see the values computed
+    from their latent log-weights as deterministic. A guide may hold those: they are auxiliary there.
+    """
+
+    def _pyro_sample(self, msg: Any) -> None:
+        reparam = None if site_is_subsample(msg) else self.config(msg)
+        if reparam is None or msg["is_observed"] or _is_relaxed(msg["fn"]):
+            return
+        initialisers = _get_init_messengers()
+        if initialisers and _can_relax(msg["fn"]) and msg["value"] is None:
+            probe = {**msg, "fn": reparam.relaxation(msg["fn"])}
+            for messenger in initialisers:
+                messenger._process_message(probe)
+            msg["value"] = probe["value"]
+        msg.update(reparam.apply(_Message({key: msg[key] for key in ("name", "fn", "value", "is_observed")})))
+        if reparam.objective == "relaxed_density":
+            msg["value"], msg["is_observed"] = msg["fn"].base_dist.v, True
+            msg["infer"] = {**msg["infer"], "_deterministic": True, "is_auxiliary": True}
+
+
 def _run(program: Callable[..., Any], config: _Config, *args: Any, **kwargs: Any) -> Any:
-    result = poutine.reparam(program, config=config)(*args, **kwargs)
+    with _RelaxMessenger(config):
+        result = program(*args, **kwargs)
     config.warn_of_missing()
     return result
 

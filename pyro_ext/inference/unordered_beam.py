@@ -11,6 +11,7 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor
 
 from pyro_ext.inference._beams import BeamGuide, Beams, NextSite, branching, escape, expand, reads_value
+from pyro_ext.inference._leave_one_out import leave_one_out_loss
 from pyro_ext.inference._traces import (
     Term,
     has_score,
@@ -18,8 +19,8 @@ from pyro_ext.inference._traces import (
     plate_nesting,
     refuse_guide_messenger,
     sample_sites,
-    single_sample_loss,
     sum_to,
+    total,
 )
 from pyro_ext.inference.elbo import DifferentiableELBO, ModelOrGuide, checked_loss, value_with_gradient_of
 from pyro_ext.ops.sets import first_and_second_log_ratios
@@ -82,6 +83,7 @@ class TraceUnorderedBeam_ELBO(DifferentiableELBO, Trace_ELBO):
     """
 
     _get_trace: Callable[..., Any]
+    _get_traces: Callable[..., Any]
 
     def __init__(
         self,
@@ -101,23 +103,29 @@ class TraceUnorderedBeam_ELBO(DifferentiableELBO, Trace_ELBO):
 
         Raises:
             NotImplementedError: if a discrete site is inside ``pyro.markov``, the guide holds a site that is
-                neither reparameterised nor drawn here, or the guide is a ``GuideMessenger``.
+                neither reparameterised nor drawn here, the model a site to be summed out, or the guide is a
+                ``GuideMessenger``.
             ValueError: if discrete sites are in different plates, have no finite support, appear for some values
                 only, or influence a site outside their plates.
         """
-        if self.num_samples == 1:
-            return single_sample_loss(self, model, guide, args, kwargs)
         refuse_guide_messenger(guide, self)
+        if self.num_samples == 1:
+            return total(leave_one_out_loss([traces]) for traces in self._get_traces(model, guide, args, kwargs)) / (
+                self.num_particles
+            )
         nesting = plate_nesting(self, model, guide, args, kwargs)
         repeats = self.num_particles
         if self.vectorize_particles:
             model, guide = self._vectorized_num_particles(model), self._vectorized_num_particles(guide)
             repeats = 1
-        losses = [self._loss(model, guide, nesting, args, kwargs) for _ in range(repeats)]
-        return checked_loss(torch.stack(losses).sum() / self.num_particles)
+        sets = [self._set(model, guide, nesting, args, kwargs) for _ in range(repeats)]
+        losses = [set_loss(traces, beams, self.baseline, nesting) for traces, beams in sets]
+        return checked_loss(total(losses) / self.num_particles, [traces for traces, _ in sets])
 
-    def _loss(self, model: ModelOrGuide, guide: ModelOrGuide, nesting: int, args: Any, kwargs: Any) -> Tensor:
-        """Draw a set of traces and return its negative ELBO, summed over vectorised particles."""
+    def _set(
+        self, model: ModelOrGuide, guide: ModelOrGuide, nesting: int, args: Any, kwargs: Any
+    ) -> tuple[tuple[Any, Any], Beams]:
+        """Draw a set of traces; return the traces of model and guide that hold it, and its probabilities."""
         beams = Beams.root()
         while True:
             run = BeamGuide(beams, nesting)
@@ -131,7 +139,7 @@ class TraceUnorderedBeam_ELBO(DifferentiableELBO, Trace_ELBO):
                 raise branching(beams) from error
             else:
                 run.check_complete()
-                return set_loss(traces, beams, self.baseline, nesting)
+                return traces, beams
             run.check_complete()
             beams = expand(beams, site, run.drawn, self.num_samples, nesting)
 
@@ -152,20 +160,17 @@ def set_loss(traces: tuple[Any, Any], beams: Beams, baseline: bool, nesting: int
         if not term.plates >= beams.plates:
             raise escape(term.name, beams)
     shared = [term for term in terms if not _varies(term.value, nesting)]
-    value = _total(t.value.detach().sum() for t in shared)
-    surrogate = _total(t.surrogate.sum() for t in shared if t.surrogate is not None)
+    values = [term.value.detach().sum() for term in shared]
+    surrogates = [term.surrogate.sum() for term in shared if term.surrogate is not None]
     if inside:
         set_value, set_surrogate = _set_terms(inside, _score(guide_trace, beams), beams, baseline, nesting)
-        value, surrogate = value + set_value, surrogate + set_surrogate
-    return value_with_gradient_of(-value, -surrogate)
+        values.append(set_value)
+        surrogates.append(set_surrogate)
+    return value_with_gradient_of(-total(values), -total(surrogates))
 
 
 def _varies(x: Tensor, nesting: int) -> bool:
     return x.dim() > nesting and x.shape[-1 - nesting] > 1
-
-
-def _total(summands: Any) -> Tensor:
-    return sum(summands, torch.zeros(()))
 
 
 def _score(guide_trace: Any, beams: Beams) -> Tensor:
@@ -176,15 +181,16 @@ def _score(guide_trace: Any, beams: Beams) -> Tensor:
                 f"guide site {name!r} is neither reparameterised nor drawn by TraceUnorderedBeam_ELBO; "
                 "use Trace_ELBO, or mark a factor of reparameterised draws has_rsample=True"
             )
-    return _total(guide_trace.nodes[name]["score_parts"].score_function for name in beams.discrete)
+    return total(guide_trace.nodes[name]["score_parts"].score_function for name in beams.discrete)
 
 
 def _set_terms(inside: list[Term], score: Tensor, beams: Beams, baseline: bool, nesting: int) -> tuple[Tensor, Tensor]:
     """Return value and surrogate of the costs that vary over the set."""
     weight, pair_weight = (w.to(score.dtype) for w in _weights(beams))
     dead = weight == 0  # impossible traces, with infinite costs and scores
-    cost = _total(sum_to(t.value.detach(), beams.plates, nesting) for t in inside).masked_fill(dead, 0.0)
-    signal = cost - (pair_weight * cost.unsqueeze(0)).sum(1) if baseline else cost
+    cost = total(sum_to(t.value.detach(), beams.plates, nesting) for t in inside).masked_fill(dead, 0.0)
+    finite = torch.where(cost.isfinite().all(0), cost, 0.0)  # no gradient where a trace is impossible in the model
+    signal = finite - (pair_weight * finite.unsqueeze(0)).sum(1) if baseline else finite
     surrogate = (weight * signal * score.masked_fill(dead, 0.0)).sum()
     for term in inside:
         if term.surrogate is not None:

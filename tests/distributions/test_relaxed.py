@@ -10,6 +10,7 @@ from torch.distributions import RelaxedOneHotCategorical as TorchRelaxedOneHotCa
 from torch.distributions.relaxed_bernoulli import LogitRelaxedBernoulli as TorchLogitRelaxedBernoulli
 from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
+import pyro_ext.distributions as xd
 from pyro_ext.distributions import (
     ExpRelaxedOneHotCategorical,
     GumbelRaoOneHotCategorical,
@@ -325,3 +326,16 @@ def test_what_has_no_closed_form_says_what_to_take(family):
     with pytest.raises(NotImplementedError, match=r"entropy in closed form: .*log_space\(d\).entropy\(\)"):
         d.entropy()
     assert log_space(d).entropy().isfinite().all()
+
+
+def test_modes_where_there_are_some():
+    logits = torch.tensor([0.3, -1.0, 2.0], dtype=torch.float64)
+    inner = xd.ExpRelaxedOneHotCategorical(0.7, logits=logits)
+    assert (inner.log_prob(inner.mode) >= inner.log_prob(inner.sample((1000,)))).all()
+    assert xd.RelaxedOneHotCategoricalStraightThrough(0.7, logits=logits).mode.tolist() == [0, 0, 1]
+    binary = LogitRelaxedBernoulli(0.7, logits=logits)
+    assert (binary.log_prob(binary.mode) >= binary.log_prob(binary.sample((1000,)))).all()
+    assert xd.RelaxedBernoulliStraightThrough(0.7, logits=logits).mode.tolist() == [1, 0, 1]
+    for d in (xd.RelaxedOneHotCategorical(0.7, logits=logits), xd.RelaxedBernoulli(0.7, logits=logits)):
+        with pytest.raises(NotImplementedError, match="has no mode in closed form: take the most probable"):
+            _ = d.mode

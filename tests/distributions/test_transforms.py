@@ -1,4 +1,4 @@
-"""BirkhoffStickBreaking: determinant, centre, inverse, caches, corners, shapes, registration."""
+"""AdditiveLogRatio, and BirkhoffStickBreaking: determinant, centre, inverse, caches, corners, shapes, registration."""
 
 import copy
 import math
@@ -9,7 +9,7 @@ import torch
 from torch.distributions import biject_to, transform_to
 
 from pyro_ext.distributions import constraints
-from pyro_ext.distributions.transforms import BirkhoffStickBreaking
+from pyro_ext.distributions.transforms import AdditiveLogRatio, BirkhoffStickBreaking
 
 TEMPERATURES = [1.0, 0.3, 0.1, 0.05, 0.01, 1e-3]
 
@@ -145,3 +145,15 @@ def test_one_by_one():
     assert torch.equal(x, torch.ones(2, 1, 1))
     assert torch.equal(transform.log_abs_det_jacobian(torch.zeros(2, 0, 0), x), torch.zeros(2))
     assert math.prod(transform.inv(x).shape) == 0
+
+
+def test_log_ratios_and_log_weights():
+    transform = torch.distributions.biject_to(constraints.log_simplex)
+    assert transform == AdditiveLogRatio() == torch.distributions.transform_to(constraints.log_simplex)
+    x = torch.randn(5, 3, dtype=torch.float64) * 30
+    y = transform(x)
+    assert constraints.log_simplex.check(y).all()
+    torch.testing.assert_close(transform._inverse(y), x)
+    assert transform.forward_shape((5, 3)) == y.shape
+    assert transform.inverse_shape(y.shape) == x.shape
+    assert torch.equal(transform.log_abs_det_jacobian(x, y), torch.zeros(5, dtype=torch.float64))

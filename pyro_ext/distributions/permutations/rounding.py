@@ -31,6 +31,10 @@ Gradient = Literal["pathwise", "straight_through", "score_function"]
 _ROUNDINGS = 16
 
 
+class _NoLocationScaleFamily(NotImplementedError, AttributeError):
+    """Refuses a reparametrisation; an AttributeError too, so that whoever merely looks for parameters finds none."""
+
+
 class RelaxedRoundingPermutation(TorchDistribution):
     r"""Gaussian noise around a doubly stochastic matrix, moved towards the nearest permutation.
 
@@ -89,8 +93,11 @@ class RelaxedRoundingPermutation(TorchDistribution):
         "loc": constraints.independent(constraints.real, 2),
         "scale": constraints.independent(constraints.positive, 2),
         "temperature": constraints.interval(0, 1),
+        "location_scale_form": constraints.dependent,  # not a parameter: see the property of that name
     }
-    support: ClassVar[Any] = constraints.independent(constraints.real, 2)
+    # a constraint of its own, for Pyro's AutoReparam takes all that has loc, scale and constraints.real for a
+    # location-scale family
+    support: ClassVar[Any] = constraints.independent(type(constraints.real)(), 2)
 
     def __init__(
         self,
@@ -121,6 +128,14 @@ class RelaxedRoundingPermutation(TorchDistribution):
     def has_rsample(self) -> bool:
         """Whether samples are differentiable: not with ``gradient="score_function"``."""
         return self.gradient != "score_function"
+
+    @property
+    def location_scale_form(self) -> Tensor:
+        """Raise an error: Pyro's ``LocScaleReparam`` asks for all parameters, and would make another distribution."""
+        raise _NoLocationScaleFamily(
+            "RelaxedRoundingPermutation is no location-scale family, since samples are moved towards the nearest "
+            "permutation: leave its site out of LocScaleReparam"
+        )
 
     @property
     def permutation_size(self) -> int:
@@ -192,6 +207,17 @@ class RelaxedRoundingPermutation(TorchDistribution):
         tensor([[0.5000, 0.5000], [0.5000, 0.5000]])
         """
         return self._recovered(value)[0]
+
+    @property
+    def mean(self) -> Tensor:
+        """Raise a NotImplementedError."""
+        raise NotImplementedError("RelaxedRoundingPermutation has no mean in closed form: average samples")
+
+    @property
+    def mode(self) -> Tensor:
+        """The matrix of largest density, ``batch_shape + (N, N)``: ``centre`` moved to its nearest permutation."""
+        tau = self.temperature[..., None, None]
+        return self._masked(tau * self.centre + (1 - tau) * self._round(self.centre))
 
     def entropy(self) -> Tensor:
         """Return the differential entropy in nats over the allowed cells, exact, ``batch_shape``."""

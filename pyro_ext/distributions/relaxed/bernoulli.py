@@ -187,6 +187,11 @@ class LogitRelaxedBernoulli(RelaxedBernoulliBase):
         return self.logits / self.temperature
 
     @property
+    def mode(self) -> Tensor:
+        """The log-odds of largest density, ``batch_shape``."""
+        return self.mean
+
+    @property
     def variance(self) -> Tensor:
         """The variance, ``batch_shape``."""
         return math.pi**2 / (3 * self.temperature**2)
@@ -308,6 +313,11 @@ class RelaxedBernoulliStraightThrough(RelaxedBernoulliBase):
     def mean(self) -> Tensor:
         """The probability of 1, ``batch_shape``."""
         return self.probs
+
+    @property
+    def mode(self) -> Tensor:
+        """The more probable value, ``batch_shape``; 0 if both are equally probable."""
+        return (self.logits > 0).to(self.logits.dtype)
 
     @property
     def variance(self) -> Tensor:

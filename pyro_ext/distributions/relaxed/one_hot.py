@@ -166,6 +166,11 @@ class ExpRelaxedOneHotCategorical(RelaxedCategoricalBase):
         """Return the log-density of log-weights ``(..., K)``; -inf unless just impossible categories have -inf."""
         return exp_concrete_log_prob(self._broadcast(value), self.logits, self.temperature)
 
+    @property
+    def mode(self) -> Tensor:
+        r"""The log-weights of largest density, :math:`\log\mathrm{softmax}(\log\alpha / \lambda)`."""
+        return (self.logits / self.temperature.unsqueeze(-1)).log_softmax(-1)
+
     def entropy(self) -> Tensor:
         r"""Return the entropy in nats, ``batch_shape``: :math:`K(\gamma + \psi(K)) - \log\Gamma(K) - (K-1)\log\lambda`.
 

@@ -31,6 +31,11 @@ class NoClosedForms:
         raise self._without("mean", "average samples")
 
     @property
+    def mode(self) -> Tensor:
+        """Raise a NotImplementedError."""
+        raise self._without("mode", "take the most probable value of probs, or relaxed.log_space(d).mode")
+
+    @property
     def variance(self) -> Tensor:
         """Raise a NotImplementedError."""
         raise self._without("variance", "take that of samples")

@@ -54,6 +54,11 @@ class OneHotStraightThrough(RelaxedCategoricalBase):
         return self.probs
 
     @property
+    def mode(self) -> Tensor:
+        """The most probable value, ``batch_shape + (K,)``."""
+        return one_hot_of_largest(self.logits.detach())
+
+    @property
     def variance(self) -> Tensor:
         """The variances of the entries, ``batch_shape + (K,)``."""
         return self.probs * (1 - self.probs)

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from opt_einsum import shared_intermediates
+from pyro.distributions import MaskedDistribution
+from pyro.distributions.util import scale_and_mask, sum_rightmost
 from pyro.infer.traceenum_elbo import _compute_model_factors
 from pyro.infer.util import Dice
 from pyro.ops import packed
@@ -15,8 +17,10 @@ from pyro.ops.contract import contract_tensor_tree
 from pyro.ops.rings import SampleRing
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import kl_divergence
+from torch.distributions import Independent, kl_divergence
 
+from pyro_ext.distributions.structure import masks_of, unwrap
+from pyro_ext.inference._traces import plates_of
 from pyro_ext.inference.sample_sets.messenger import SET_KEY, SiteSet
 
 __all__ = ["expected_elbo", "plate_escape_message"]
@@ -84,16 +88,16 @@ class _SampleSetDice(Dice):
 
 def _costs(model_trace: Any, guide_trace: Any, analytic_kl: bool) -> tuple[Costs, dict[str, frozenset[str]]]:
     """Collect log p of the model's sites and -log q of the guide's, by ordinal."""
-    replaced: set[str] = set()
-    if analytic_kl:
-        replaced = _replace_by_analytic_kl(model_trace, guide_trace)
+    replaced = _replace_by_analytic_kl(model_trace, guide_trace) if analytic_kl else {}
     costs, factors, ordering, sum_dims, scale = _compute_model_factors(model_trace, guide_trace)
     if factors:
         for ordinal, terms in _marginalised(factors, sum_dims).items():
             costs.setdefault(ordinal, []).extend(packed.scale_and_mask(term, scale=scale) for term in terms)
     for name, site in guide_trace.nodes.items():
-        if site["type"] == "sample" and name not in replaced:
-            costs.setdefault(ordering[name], []).append(_guide_cost(site))
+        if site["type"] == "sample":
+            cost = replaced[name] if name in replaced else _guide_cost(site)
+            if cost is not None:
+                costs.setdefault(ordering[name], []).append(cost)
     return costs, ordering
 
 
@@ -160,17 +164,20 @@ def _score_terms(elbo: Tensor, guide_trace: Any, sets: dict[str, SiteSet], basel
     return total
 
 
-def _replace_by_analytic_kl(model_trace: Any, guide_trace: Any) -> set[str]:
-    """Put -KL(q || p) in the place of log p - log q at every latent site where it is known in closed form.
+def _replace_by_analytic_kl(model_trace: Any, guide_trace: Any) -> dict[str, Tensor | None]:
+    r"""Put the expectation of log p - log q in the place of its sample at every latent site where it is known.
 
-    The packed ``log_prob`` of the model's site becomes -KL; the caller leaves out the guide's term.
+    The packed ``log_prob`` of the model's site becomes :math:`\mathbb{E}_q[\log p] = -KL(q, p) - H(q)` with the
+    scale and mask of the model, and the guide's term :math:`-\mathbb{E}_q[\log q] = H(q)` with those of the guide.
+    Where the two agree, the entropy cancels and need not be known.
 
     Args:
         model_trace: the packed trace of the model, changed in place.
         guide_trace: the packed trace of the guide.
 
     Returns:
-        The names of the sites replaced; the others keep their sampled terms.
+        The packed terms of the guide by the names of the sites replaced, None where the model's term holds both;
+        sites that are not named keep their sampled terms.
 
     Raises:
         ValueError: naming two sites that model and guide sample in different orders, where the divergence of one
@@ -178,22 +185,93 @@ def _replace_by_analytic_kl(model_trace: Any, guide_trace: Any) -> set[str]:
     """
     latent = [name for name, site in guide_trace.nodes.items() if _is_latent(site) and name in model_trace.nodes]
     _check_order(latent, [name for name in model_trace.nodes if name in set(latent)])
-    replaced = set()
+    summed = _summed_symbols(model_trace, guide_trace)
+    replaced = {}
     for name in latent:
         model_site, guide_site = model_trace.nodes[name], guide_trace.nodes[name]
         if guide_site["infer"].get("enumerate") or model_site["is_observed"]:
             continue
+        if not summed.isdisjoint(model_site["packed"]["log_prob"]._pyro_dims):
+            continue  # log p is inside the logarithm of the sum
         try:
-            divergence = kl_divergence(guide_site["fn"], model_site["fn"])
+            of_model, of_guide = _expected_terms(model_site, guide_site)
         except NotImplementedError:
             continue
-        cost = packed.pack(-divergence, guide_site["infer"]["_dim_to_symbol"])
-        # in two calls: Pyro's function leaves out the scale where there is a mask
-        cost = packed.scale_and_mask(cost, scale=model_site["scale"])
-        cost = packed.scale_and_mask(cost, mask=model_site["packed"]["mask"])
-        model_site["packed"]["log_prob"] = cost
-        replaced.add(name)
+        guide_dims = guide_site["infer"]["_dim_to_symbol"]
+        model_site["packed"]["log_prob"] = packed.pack(
+            of_model, {**guide_dims, **model_site["infer"]["_dim_to_symbol"]}
+        )
+        replaced[name] = None if of_guide is None else packed.pack(of_guide, guide_dims)
     return replaced
+
+
+def _summed_symbols(model_trace: Any, guide_trace: Any) -> set[str]:
+    """Return the symbols of the sites that are summed out of the model."""
+    return {
+        site["infer"]["_enumerate_symbol"]
+        for name, site in model_trace.nodes.items()
+        if name not in guide_trace.nodes and site["type"] == "sample" and "_enumerate_symbol" in site["infer"]
+    }
+
+
+def _expected_terms(model_site: Any, guide_site: Any) -> tuple[Tensor, Tensor | None]:
+    """Return the terms of model and guide, each scaled and masked; None in place of the second if the first is both.
+
+    Raises:
+        NotImplementedError: if divergence or entropy have no closed form.
+    """
+    q, p = guide_site["fn"], model_site["fn"]
+    masked = bool(masks_of(q) or masks_of(p))
+    if masked:
+        (q, num_q), (p, num_p) = unwrap(q), unwrap(p)
+        if num_q != num_p:
+            raise NotImplementedError
+    batch_shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
+    # torch's divergence of two Bernoulli distributions does not broadcast
+    divergence = kl_divergence(_expanded(q, batch_shape), _expanded(p, batch_shape))
+    if not masked and _weighed_alike(model_site, guide_site):
+        return _weighed(-divergence, model_site), None
+    entropy = q.entropy()
+    if not masked:
+        return _weighed(-divergence - entropy, model_site), _weighed(entropy, guide_site)
+    of_model = _summed_and_masked(-divergence - entropy, model_site["fn"])
+    of_guide = _summed_and_masked(entropy, guide_site["fn"])
+    return _weighed(of_model, model_site), _weighed(of_guide, guide_site)
+
+
+def _expanded(fn: Any, batch_shape: torch.Size) -> Any:
+    return fn if fn.batch_shape == batch_shape else fn.expand(batch_shape)
+
+
+def _weighed_alike(model_site: Any, guide_site: Any) -> bool:
+    """Return whether log p and log q of a site count alike: in the same plates, with one scale and one mask."""
+    return (
+        plates_of(model_site) == plates_of(guide_site)
+        and _same(model_site["scale"], guide_site["scale"])
+        and _same(model_site["mask"], guide_site["mask"])
+    )
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return a is b  # tensors that are merely equal are not compared: that would wait for the device
+    return bool(a == b)
+
+
+def _weighed(term: Tensor, site: Any) -> Tensor:
+    result: Tensor = scale_and_mask(term, site["scale"], site["mask"])
+    return result
+
+
+def _summed_and_masked(term: Tensor, fn: Any) -> Tensor:
+    """Do to the terms of single elements what the ``.to_event`` and ``.mask`` of a distribution do to its log_prob."""
+    if isinstance(fn, Independent):
+        inner: Tensor = sum_rightmost(_summed_and_masked(term, fn.base_dist), fn.reinterpreted_batch_ndims)
+        return inner
+    if isinstance(fn, MaskedDistribution):
+        inner = scale_and_mask(_summed_and_masked(term, fn.base_dist), mask=fn._mask)
+        return inner
+    return term
 
 
 def _is_latent(site: Any) -> bool:

@@ -3,8 +3,11 @@
 import math
 import pickle
 
+import pyro
 import pytest
 import torch
+from pyro import poutine
+from pyro.infer.reparam import AutoReparam, LocScaleReparam
 
 from pyro_ext.distributions import RelaxedRoundingPermutation
 from pyro_ext.ops.assignment import best_permutation
@@ -190,3 +193,21 @@ ROWS = torch.tensor([[True, True, True], [False, False, True], [False, False, Tr
 def test_wrong_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         RelaxedRoundingPermutation(*arguments)
+
+
+def site():
+    return pyro.sample("x", RelaxedRoundingPermutation(torch.tensor([[0.3, -1.0], [0.0, 0.5]]), 0.3, 0.2))
+
+
+def test_reparametrisations_of_location_scale_families_leave_it_alone_or_are_refused():
+    plain, automatic = (poutine.trace(program).get_trace() for program in (site, AutoReparam()(site)))
+    assert list(automatic.stochastic_nodes) == list(plain.stochastic_nodes) == ["x"]
+    with pytest.raises(NotImplementedError, match=r"no location-scale family.*leave its site out of LocScaleReparam"):
+        poutine.reparam(site, {"x": LocScaleReparam(0.0)})()
+
+
+def test_the_mode_has_the_largest_density_and_a_mean_is_refused():
+    d = RelaxedRoundingPermutation(torch.randn(3, 3, dtype=torch.float64), 0.3, 0.2)
+    assert (d.log_prob(d.mode) >= d.log_prob(d.sample((1000,)))).all()
+    with pytest.raises(NotImplementedError, match="average samples"):
+        _ = d.mean
