@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pyro_ext.datasets.base import Splits, WholeObject
 from pyro_ext.datasets.locate import MissingDataError
@@ -27,12 +28,16 @@ class AlignedSequences(Splits):
     alignment: Alignment
 
 
-def alignment(path: str, steps_per_epoch: int = 1000) -> AlignedSequences:
+def alignment(
+    path: str, steps_per_epoch: int = 1000, names: Literal["word", "joined", "ten"] = "word"
+) -> AlignedSequences:
     r"""Read an alignment.
 
     Args:
-        path: a file in FASTA, PHYLIP or NEXUS, plain or compressed with gzip.
+        path: a file in FASTA, PHYLIP, NEXUS, Clustal or Stockholm, plain or compressed with gzip, bzip2 or xz.
         steps_per_epoch: the number of steps that make an epoch, after which there are metrics and a checkpoint.
+        names: the form of names: ``"word"`` ends at a blank, ``"joined"`` is the whole line of FASTA with underscores
+            for its blanks, ``"ten"`` the first ten characters of a line of PHYLIP.
 
     Raises:
         ValueError: if there is no such file, it is no alignment, or ``steps_per_epoch`` is not a positive integer.
@@ -49,6 +54,6 @@ def alignment(path: str, steps_per_epoch: int = 1000) -> AlignedSequences:
     positive_int("steps_per_epoch", steps_per_epoch)
     if not Path(path).is_file():
         raise MissingDataError(f"path: there is no file {str(path)!r}; name an alignment in FASTA, PHYLIP or NEXUS")
-    sequences = read_alignment(path)
+    sequences = read_alignment(path, names=names)
     whole = WholeObject(sequences.patterns, sequences.weights, steps_per_epoch=steps_per_epoch)
     return AlignedSequences(Path(path).name, whole, whole, alignment=sequences)

@@ -50,6 +50,12 @@ def evidence_parser() -> ArgumentParser:
     parser.add_argument("--out", type=str | None, default=None, help="a folder for evidence.csv, report.md and a plot")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     parser.add_argument("--num_trees", type=int | None, default=None, help="take the first trees of the file only")
+    parser.add_argument(
+        "--names",
+        choices=("word", "joined", "ten"),
+        default="word",
+        help="names in the alignment end at a blank, are a whole line of FASTA, or ten characters of PHYLIP",
+    )
     parser.add_argument("--rooted", type=bool, default=False, help="whether the roots of the trees count")
     parser.add_argument("--seed", type=int | None, default=None, help="repeats a result; by default drawn, and printed")
     parser.add_argument(

@@ -79,7 +79,7 @@ class Job:
         process = Process(
             options.substitution, options.frequencies, options.rates, options.num_categories, options.invariant
         )
-        alignment = read_alignment(options.alignment)
+        alignment = read_alignment(options.alignment, names=options.names)
         settings = _settings(options, alignment)
         trees = _trees(options, alignment)
         models = [FixedTopology(alignment, tree, process, options.branch_rate) for tree in trees.parents]

@@ -62,6 +62,13 @@ class FitModule(LightningModule):
 
     Raises:
         ValueError: if a player has nothing to train.
+
+    Example:
+        >>> from pyro_ext.inference.training import LossObjective
+        >>> loss = LossObjective(lambda x, network: network(x).square().mean(), network=torch.nn.Linear(1, 1))
+        >>> module = FitModule(TrainingPlan([Player("network", loss)]), FitSettings(seed=0), {}, None)
+        >>> [[*parameters] for parameters in module.trained]
+        [['modules_by_name.network.weight', 'modules_by_name.network.bias']]
     """
 
     def __init__(

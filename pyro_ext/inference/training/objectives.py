@@ -33,6 +33,17 @@ class Objective(nn.Module):
 
     Subclasses define :meth:`forward`. They are modules, so parameters, multipliers and moving averages belong to
     ``state_dict`` and follow ``.to(device)``.
+
+    Example:
+        >>> class Ridge(Objective):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.network = torch.nn.Linear(2, 1)
+        ...     def forward(self, x, y, index):
+        ...         error, size = (self.network(x) - y).square().mean(), self.network.weight.square().sum()
+        ...         return Losses(error + 0.1 * size, {"error": error, "size": size})
+        >>> [*Ridge()(torch.zeros(3, 2), torch.zeros(3, 1), torch.arange(3)).terms]
+        ['error', 'size']
     """
 
     @abstractmethod
