@@ -76,6 +76,13 @@ def test_completion_of_all_models(capsys):
     assert all(name in capsys.readouterr().out for name in MODELS)
 
 
+def test_a_reader_who_leaves_is_no_error():
+    command = f"{sys.executable} -m pyro_ext.cli models | head -n 1"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False)
+    assert done.stdout == "categorical_vae\n"
+    assert done.stderr == ""
+
+
 WRONG = [
     ([], "a command is missing: one of {commands} (pyro-ext --help tells more)"),
     (["train"], "there is no command 'train'; choose one of {commands}"),
