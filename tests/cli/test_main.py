@@ -73,7 +73,8 @@ def test_completion_knows_commands_models_and_options(capsys, tmp_path, monkeypa
 @pytest.mark.slow
 def test_completion_of_all_models(capsys):
     assert main(["completion", "zsh"]) == 0
-    assert all(name in capsys.readouterr().out for name in MODELS)
+    script = capsys.readouterr().out
+    assert all(name in script for name in MODELS)
 
 
 def test_a_reader_who_leaves_is_no_error():
