@@ -58,7 +58,7 @@ def test_another_elbo_from_a_file_of_options():
     Path("options.yaml").write_text(yaml.safe_dump(options))
     assert main(["fit", "phylo", "--config", "options.yaml", *SMALL, "--out", "run", "--trainer.max_epochs", "1"]) == 0
     noted = yaml.safe_load(Path("run/config.yaml").read_text())
-    assert noted["data"] == {"name": "alignment", "path": "six.fasta", "steps_per_epoch": 4}
+    assert noted["data"] == {"name": "alignment", "path": "six.fasta", "steps_per_epoch": 4, "names": "word"}
     assert noted["elbo"]["class_path"] == "pyro_ext.inference.TraceUnorderedSet_ELBO"
     assert noted["trainer"]["max_epochs"] == 1
 
@@ -77,7 +77,11 @@ def parsed(*words):
 
 def test_data_by_path_or_by_name():
     for words in (["--data", "six.fasta"], ["--data=six.fasta"]):
-        assert parsed(*words, "--seed", "1").data_options == {"path": "six.fasta", "steps_per_epoch": 1000}
+        assert parsed(*words, "--seed", "1").data_options == {
+            "path": "six.fasta",
+            "steps_per_epoch": 1000,
+            "names": "word",
+        }
     assert Program.named("phylo", "digits").data == "digits"
     Path("digits").write_text(Path("six.fasta").read_text())
     assert Program.named("phylo", "digits").data == "digits"  # a name wins over a file
