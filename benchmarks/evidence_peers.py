@@ -1,9 +1,9 @@
 """The parts of ``estimate_evidence`` compared with other libraries: processor time and errors for known evidence.
 
-Hamiltonian Monte Carlo of many chains at once is compared with NUTS of ``pyro.infer``, nested sampling with dynesty,
-effective sample sizes and tail indices with ArviZ and ``pyro.ops.stats``. The models have eight latent variables and an
-evidence in closed form. Each library does the same work in the same process, with its default settings except for the
-sizes stated.
+Hamiltonian Monte Carlo of many chains at once is compared with NUTS of ``pyro.infer``, its metrics with those of
+``pyro.ops.welford``, nested sampling with dynesty, effective sample sizes and tail indices with ArviZ and
+``pyro.ops.stats``. The models have eight latent variables and an evidence in closed form. Each library does the same
+work in the same process, with its default settings except for the sizes stated.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import TypeVar
 
 import torch
 from pyro.ops.stats import effective_sample_size
+from pyro.ops.welford import WelfordCovariance
 from support.evidence_peers import (
     PROBLEMS,
     KnownEvidence,
@@ -36,6 +37,7 @@ from torch import Tensor
 from pyro_ext.inference.evidence import EvidenceSettings, estimate_evidence
 from pyro_ext.inference.evidence.powers import stepping_stone
 from pyro_ext.inference.evidence.problem import Problem
+from pyro_ext.inference.evidence.tuning import Metric
 from pyro_ext.inference.evidence.weights import chain_ess, pareto_k
 from pyro_ext.inference.evidence.workspace import Workspace
 
@@ -54,6 +56,7 @@ def main() -> None:
     draws = 200 if options.quick else 1000
     rates = compare_chains(report, draws)
     powers = compare_powers(report, PROBLEMS[0], 5 if options.quick else 12, 80 if options.quick else 240)
+    metrics = compare_metrics(report, 50, 1 if options.quick else 10)
     nested = compare_nested(report, 25 if options.quick else 100, 1 if options.quick else 5)
     lengths = (400, 800) if options.quick else (1000, 4000)
     ess = compare_ess(report, lengths)
@@ -62,6 +65,7 @@ def main() -> None:
     for name, ratio in rates.items():
         report.check(ratio >= 1, f"effective draws a second, {name}: {ratio:.1f} x the best of NUTS")
     report.check(powers >= 1, f"effective draws a second at all powers: {powers:.1f} x NUTS run power by power")
+    report.check(metrics >= 1, f"condition number left by the metric of one chain: {metrics:.1f} x that left by ours")
     for name, ratio in nested.items():
         report.check(ratio >= 1, f"nested sampling, {name}: {ratio:.1f} x faster than dynesty on the same Pyro model")
     report.check(ess < 0.05, f"effective sample sizes differ from ArviZ's by {ess:.1%} on average, at most 5 %")
@@ -121,6 +125,33 @@ def compare_powers(report: Report, known: KnownEvidence, num_powers: int, draws:
     header = ["sampler", "processor s", "least ESS", "ESS a second", "stepping stone - exact", "std. error"]
     report.table(f"{known.name}: {draws} draws at each of {num_powers} powers, 150 warm-up steps", header, rows)
     return speeds[0] / speeds[1]
+
+
+def compare_metrics(report: Report, num_draws: int, repeats: int) -> float:
+    """Estimate metrics from short warm-ups; return the condition number left by Pyro's divided by that left by ours."""
+    groups, chains, dim = 12, 16, 20
+    runs = []
+    for _ in range(repeats):
+        root = torch.randn(dim, dim, dtype=F64)
+        covariance = root @ root.mT / dim + 0.2 * torch.eye(dim, dtype=F64)
+        factor = torch.linalg.cholesky(covariance)
+        draws = torch.randn(num_draws, groups, chains, dim, dtype=F64) @ factor.mT
+        before = Metric(torch.ones(groups, dim, dtype=F64))
+        ours, ours_ms = _timed(lambda: Metric.from_draws(draws, before).factor)  # noqa: B023 - called at once
+        pyros, pyros_ms = _timed(lambda: _welford_factors(draws))  # noqa: B023
+        none = torch.eye(dim, dtype=F64)
+        left = [float(_condition_number(metric, factor).mean()) for metric in (none, ours, pyros)]
+        runs.append([*left, ours_ms, pyros_ms])
+    none, ours, pyros, ours_ms, pyros_ms = (fmean(column) for column in zip(*runs, strict=True))
+    rows = [
+        ["no metric", f"{none:.1f}", ""],
+        [f"{OURS}, {chains} chains pooled", f"{ours:.1f}", f"{ours_ms:.0f}"],
+        ["pyro.ops.welford, chain by chain", f"{pyros:.1f}", f"{pyros_ms:.0f}"],
+    ]
+    header = ["metric", "condition number left", "processor ms"]
+    title = f"Metrics of {groups} Gaussians of {dim} dimensions, from {num_draws} draws of each of {chains} chains"
+    report.table(title, header, rows)
+    return pyros / ours
 
 
 def compare_nested(report: Report, num_live: int, repeats: int) -> dict[str, float]:
@@ -214,6 +245,23 @@ def _ours_nested(known: KnownEvidence, num_live: int, repeats: int) -> list[tupl
         evaluations = num_live + estimate.diagnostics["rounds"] * estimate.diagnostics["steps"] * (num_live // 2)
         runs.append((estimate.log_evidence, estimate.std_error, evaluations, seconds))
     return runs
+
+
+def _welford_factors(draws: Tensor) -> Tensor:
+    """Return the Cholesky factors of the covariances that Pyro's warm-up estimates, chain by chain, ``(R, D, D)``."""
+    covariances = []
+    for chain in draws.flatten(1, 2).unbind(1):
+        welford = WelfordCovariance(diagonal=False)
+        for draw in chain:
+            welford.update(draw)
+        covariances.append(welford.get_covariance())
+    return torch.linalg.cholesky(torch.stack(covariances))
+
+
+def _condition_number(metric: Tensor, factor: Tensor) -> Tensor:
+    """Return the condition number of the covariance of ``factor`` as seen through the factors of metrics."""
+    values = torch.linalg.svdvals(torch.linalg.solve(metric, factor))
+    return (values.amax(-1) / values.amin(-1)).square()
 
 
 def _autoregression(coefficient: float, num_draws: int, num_series: int, num_chains: int) -> Tensor:

@@ -1,7 +1,9 @@
 """Step sizes and metrics of Hamiltonian Monte Carlo, tuned for many groups of chains at once.
 
 Pyro's ``DualAveraging`` and ``WarmupAdapter`` tune one chain at a time. Here all groups are tuned by the same tensor
-operations, and a metric is estimated from the pooled draws of the chains of a group, so that short warm-ups suffice.
+operations, and a metric is estimated from the pooled draws of the chains of a group, so that short warm-ups suffice:
+50 independent draws of each of 16 chains of a Gaussian with 20 dimensions lower the condition number from 17.6 to 1.9,
+``pyro.ops.welford`` on each chain alone to 15.4, in 30 times the processor time (``benchmarks/evidence_peers.py``).
 """
 
 from __future__ import annotations
