@@ -2,64 +2,127 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_ext.phylo._labels import LabelTable
-from pyro_ext.phylo._lexer import Chunk, Problem, tokenize
+from pyro_ext.phylo._lexer import COMMA, Chunk, Problem, Tokens, tokenize
 from pyro_ext.phylo._parser import Parsed, first_labels, parse
+from pyro_ext.phylo._polytomies import multifurcating, resolved, selected
 from pyro_ext.phylo._statements import Batch, Header, headers
 from pyro_ext.phylo.canonical import canonicalize
 from pyro_ext.phylo.trees import TreeSet
+from pyro_ext.utils.checks import one_of, positive_int
 
-__all__ = ["Assembly"]
+__all__ = ["Assembly", "TreeOptions"]
+
+
+POLYTOMIES = ("refuse", "resolve", "skip")
+"""What can be done with trees that have multifurcations."""
+
+
+@dataclass(frozen=True)
+class TreeOptions:
+    """What is wanted of trees; the arguments of :func:`.read_trees` that concern single trees.
+
+    Args:
+        taxa: the names of the taxa that all trees must have; by default those of the first tree.
+        rooted: whether to take the trees as rooted; by default as the text says.
+        branch_lengths: whether to read branch lengths.
+        weights: whether to read weights.
+        polytomies: one of :data:`POLYTOMIES`.
+        seed: the seed of random resolutions.
+    """
+
+    taxa: Sequence[str] | None = None
+    rooted: bool | None = None
+    branch_lengths: bool = True
+    weights: bool = True
+    polytomies: str = "refuse"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        one_of("polytomies", self.polytomies, POLYTOMIES)
+        positive_int("seed", self.seed, 0)
+        if self.taxa is not None and len(set(self.taxa)) < len(self.taxa):
+            raise ValueError(f"taxa holds a name twice: {', '.join(sorted(self.taxa))}")
 
 
 class Assembly:
     """Turns batches of trees into sets, and checks that all trees are of the same kind as the first.
 
     Args:
-        taxa: the names of the taxa that all trees must have; by default those of the first tree.
-        rooted: whether to take the trees as rooted; by default as the text says.
-        branch_lengths: whether to read branch lengths.
+        options: what is wanted of the trees.
 
     Attributes:
         bare_weights: the numbers that stand before trees of this file, outside of ``[&W ...]``.
+        num_polytomies: how many trees of this file have multifurcations, if those are not refused.
     """
 
-    def __init__(self, taxa: Sequence[str] | None, rooted: bool | None, branch_lengths: bool) -> None:
-        self.taxa = None if taxa is None else tuple(sorted(taxa))
-        if taxa is not None and len(set(taxa)) < len(taxa):
-            raise ValueError(f"taxa holds a name twice: {', '.join(sorted(taxa))}")
+    def __init__(self, options: TreeOptions) -> None:
+        self.taxa = None if options.taxa is None else tuple(sorted(options.taxa))
+        self.options = options
         self.bare_weights: list[float] = []
-        self._rooted = rooted
-        self._is_given = rooted is not None
-        self._want_lengths = branch_lengths
+        self.num_polytomies = 0
+        self._rooted = options.rooted
+        self._is_given = options.rooted is not None
+        self._rng = random.Random(options.seed)
         self._has: dict[str, bool] = {}
         self._table: LabelTable | None = None
 
-    def build(self, chunk: Chunk, batch: Batch) -> TreeSet:
-        """Make a set of the trees of a batch.
+    def build(self, chunk: Chunk, batch: Batch) -> TreeSet | None:
+        """Make a set of the trees of a batch; None if all of them are left out.
 
         Raises:
             Problem: if one is no tree, or of another kind than the first.
         """
         starts, ends = chunk.bodies(batch.statements)
-        heads = headers(chunk, batch, starts)
+        heads = headers(chunk, batch, starts, self.options.weights)
         self.bare_weights += [head.weight for head in heads if head.is_bare and head.weight is not None]
         tokens = tokenize(chunk, starts, ends)
+        if self.options.polytomies == "refuse":
+            return self._binary(tokens, heads, starts, ends, batch)
+        at_top = self._most_at_top(tokens, heads)
+        which = multifurcating(tokens, at_top)
+        self.num_polytomies += int(which.sum())
+        if self.options.polytomies == "resolve":
+            tokens = resolved(tokens, which, at_top, self._rng) if which.any() else tokens
+            return self._binary(tokens, heads, starts, ends, batch)
+        if which.all():
+            return None
+        left = np.flatnonzero(~which)
+        try:
+            heads = [heads[tree] for tree in left.tolist()]
+            return self._binary(selected(tokens, ~which), heads, starts[left], ends[left], batch)
+        except Problem as error:
+            raise Problem(error.message, error.at, None if error.tree is None else int(left[error.tree])) from error
+
+    def _binary(
+        self, tokens: Tokens, heads: list[Header], starts: np.ndarray, ends: np.ndarray, batch: Batch
+    ) -> TreeSet:
+        """Make a set of binary trees."""
         if self.taxa is None:
             self.taxa = first_labels(tokens, batch.aliases)
         if self._table is None or self._table.aliases != batch.aliases:
             self._table = LabelTable(self.taxa, batch.aliases)
-        parsed = parse(tokens, self.taxa, self._table, self._want_lengths)
+        parsed = parse(tokens, self.taxa, self._table, self.options.branch_lengths)
         rooted = self._decide_rooted(parsed, heads, ends)
-        weights = self._weights(heads, starts)
+        weights = self._weights(heads, starts) if self.options.weights else None
         parents, lengths = self._canonical(parsed, rooted, ends)
         return TreeSet(self.taxa, parents, rooted, weights, lengths, validate=False)
+
+    def _most_at_top(self, tokens: Tokens, heads: list[Header]) -> np.ndarray:
+        """Return how many subtrees each tree may have at the top: two if it is rooted, else three."""
+        rooted = self._rooted if self._rooted is not None else heads[0].rooted
+        if rooted is None:  # the first tree decides
+            first = slice(0, int(tokens.ends[0]))
+            rooted = int(((tokens.code[first] == COMMA) & (tokens.depth[first] == 1)).sum()) < 2
+        return np.full(len(heads), 2 if rooted else 3)
 
     def _decide_rooted(self, parsed: Parsed, heads: list[Header], ends: np.ndarray) -> bool:
         """Decide by ``[&R]`` and ``[&U]``, and without them by the number of subtrees at the top."""
@@ -73,7 +136,8 @@ class Assembly:
         if self._rooted and three.any():
             tree = int(np.argmax(three))
             raise Problem(
-                "three subtrees at the top where the tree should be rooted: root it, or pass rooted=False",
+                "three subtrees at the top where the tree should be rooted: root it, or pass rooted=False or "
+                "polytomies='resolve'",
                 int(ends[tree]),
                 tree,
             )
@@ -94,7 +158,8 @@ class Assembly:
         for tree, weight in enumerate(weights):
             if (weight is not None) != has:
                 state = ("no weight", "others have one") if has else ("a weight", "others have none")
-                raise Problem(f"the tree has {state[0]} but {state[1]}", int(starts[tree]), tree)
+                remedy = "pass weights=False to count each tree once"
+                raise Problem(f"the tree has {state[0]} but {state[1]}: {remedy}", int(starts[tree]), tree)
         return torch.tensor(weights, dtype=torch.float64) if has else None
 
     def _canonical(self, parsed: Parsed, rooted: bool, ends: np.ndarray) -> tuple[Tensor, Tensor | None]:

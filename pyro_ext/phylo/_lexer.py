@@ -122,6 +122,8 @@ class Tokens:
         ends: the number of the last token of each tree.
         kept: which bytes of the chunk are in ``body``, ``None`` if all from ``first`` on; see :meth:`place`.
         first: the position in the chunk at which ``body`` begins.
+        origin: the tokens from which these were selected or rewritten, and the number of the one that each comes from;
+            ``None`` if these are as they stand in the text.
     """
 
     body: np.ndarray
@@ -132,9 +134,13 @@ class Tokens:
     ends: np.ndarray
     kept: np.ndarray | None = None
     first: int = 0
+    origin: tuple[Tokens, np.ndarray] | None = None
 
     def place(self, token: int) -> int:
         """Return the position of a token in the chunk."""
+        if self.origin is not None:
+            tokens, numbers = self.origin
+            return tokens.place(int(numbers[token]))
         at = int(self.at[token])
         return at + self.first if self.kept is None else int(np.flatnonzero(self.kept)[at])
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from pyro_ext.phylo._labels import LabelTable, read_label, unquote
 from pyro_ext.phylo._lexer import CLOSE, COLON, COMMA, OPEN, Problem, Tokens
+from pyro_ext.phylo._polytomies import multifurcating
 
 __all__ = ["Parsed", "first_labels", "parse"]
 
@@ -166,8 +167,14 @@ def _check_binary(
     inside = level[order] > 1
     np.logical_or.at(wrong, tree[order][inside], opened[inside] != (place[inside] % 2 == 0))
     at = int(np.argmax(wrong | ~root_ok))
+    what = "a node has one subtree; take its parentheses out"
+    if multifurcating(tokens, np.full(len(tokens.ends), 3))[at]:
+        what = (
+            "a node has three or more subtrees (more than three at the root); resolve multifurcations at random with "
+            "polytomies='resolve', or leave such trees out with polytomies='skip'"
+        )
     raise Problem(
-        "not a binary tree: a node has one child, or three or more (two or three at the root); resolve multifurcations",
+        f"not a binary tree: {what}",
         tokens.place(int(tokens.ends[at])),
         at,
     )

@@ -201,13 +201,14 @@ class NexusFile:
         return numbers_of | self._translation
 
 
-def headers(chunk: Chunk, batch: Batch, first: np.ndarray) -> list[Header]:
+def headers(chunk: Chunk, batch: Batch, first: np.ndarray, weights: bool = True) -> list[Header]:
     """Read the text before each tree.
 
     Args:
         chunk: the piece of text that holds the trees.
         batch: the trees.
         first: the position of the first parenthesis of each tree.
+        weights: whether weights are wanted.
 
     Raises:
         Problem: if the text before a tree is not understood.
@@ -221,7 +222,7 @@ def headers(chunk: Chunk, batch: Batch, first: np.ndarray) -> list[Header]:
             _check_row(text, batch.columns, start, tree)
             result.append(_BARE)
         else:
-            result.append(_header(text, start + blank, tree) if blank < len(text) else _BARE)
+            result.append(_header(text, start + blank, tree, weights) if blank < len(text) else _BARE)
     return result
 
 
@@ -245,12 +246,12 @@ def tree_name(text: bytes) -> str:
     return match.group(1).strip(b"'").decode("utf-8", "replace") if match else ""
 
 
-def _header(text: bytes, at: int, tree: int) -> Header:
+def _header(text: bytes, at: int, tree: int, weights: bool) -> Header:
     rooted, weight = None, None
     for kind, number in _OPTION.findall(text):
         if kind:
             rooted = kind in b"Rr"
-        else:
+        elif weights:
             weight = _weight(number, at, tree)
     visible = _without_comments(text).strip() if b"[" in text else text.strip()
     if not visible:
@@ -258,7 +259,8 @@ def _header(text: bytes, at: int, tree: int) -> Header:
     if visible[:1] in b"tTuU" and b"=" in visible:
         return Header(rooted, weight)
     try:
-        return Header(rooted, _weight(visible, at, tree), is_bare=True)
+        weight = _weight(visible, at, tree)
+        return Header(rooted, weight, is_bare=True) if weights else Header(rooted, None)
     except Problem as error:
         before = visible.decode("utf-8", "replace")
         raise Problem(f"{before!r} before the tree: expected nothing, or 'tree NAME ='", at, tree) from error

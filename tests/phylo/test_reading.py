@@ -5,6 +5,7 @@ import gzip
 import json
 import lzma
 import os
+import re
 import time
 import tracemalloc
 from pathlib import Path
@@ -152,7 +153,7 @@ def test_weights_in_comments_may_rise(tmp_path):
 
 def test_what_grows_when_unpacked_is_not_held(tmp_path, monkeypatch):
     """A file that unpacks to zeros, or to a text without an end, is left at the first piece that tells so."""
-    monkeypatch.setattr("pyro_ext.phylo.reading._LONGEST", 2**22)
+    monkeypatch.setattr("pyro_ext.phylo._tree_files._LONGEST", 2**22)
     for character, message in ((b"\0", "zero bytes"), (b" ", "line 1: a statement of more than 4194304 bytes")):
         path = write(tmp_path / "large.nwk.gz", gzip.compress(GOOD.encode() + character * 2**26))
         tracemalloc.start()
@@ -290,3 +291,55 @@ def test_a_hundred_thousand_trees(tmp_path):
     trees = TreeSet(tuple(f"{k:02d}" for k in range(50)), random_trees(50, 100_000))
     path = write(tmp_path / "many.nwk", "\n".join(trees.to_newick()))
     assert (read_trees(path).parents == trees.parents).all()
+
+
+def test_burn_in_and_thinning_are_of_each_file(tmp_path, trees):
+    lines = trees.to_newick()
+    paths = [write(tmp_path / f"{k}.nwk", "\n".join(lines[10 * k : 10 * k + 10])) for k in range(3)]
+
+    def rows(**options):
+        return read_trees(*paths, **options).to_newick()
+
+    assert rows(burnin=0.25) == [line for k in range(3) for line in lines[10 * k + 2 : 10 * k + 10]]
+    assert rows(burnin=7) == [line for k in range(3) for line in lines[10 * k + 7 : 10 * k + 10]]
+    assert rows(thin=4) == [line for k in range(3) for line in lines[10 * k : 10 * k + 10 : 4]]
+    assert rows(burnin=0.5, thin=2) == [line for k in range(3) for line in lines[10 * k + 5 : 10 * k + 10 : 2]]
+    assert float(reference_sample(*paths, burnin=9).weights.sum()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"burnin": 3}, "t.nwk: burnin=3 leaves none of the 3 trees"),
+        ({"burnin": 1.0}, "burnin must be a number of trees of at least 0, or a share below 1 as 0.25, got 1.0"),
+        ({"burnin": -1}, "burnin must be"),
+        ({"burnin": True}, "burnin must be"),
+        ({"burnin": float("nan")}, "burnin must be"),
+        ({"thin": 0}, "thin must be an integer of at least 1, got 0"),
+        ({"burnin": 1, "weights": True}, None),
+    ],
+)
+def test_wrong_burn_in(tmp_path, options, message):
+    path = write(tmp_path / "t.nwk", "(a,b,c);" * 3)
+    if message is None:
+        assert len(read_trees(path, **options)) == 2
+        return
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_trees(path, **options)
+
+
+def test_a_summary_has_no_burn_in(tmp_path):
+    path = write(tmp_path / "t.nwk", "[&W 0.6] (a,b,(c,d)); [&W 0.4] (a,c,(b,d));")
+    with pytest.raises(ValueError, match="t.nwk: the trees have different weights, so they are a summary"):
+        read_trees(path, burnin=0.5)
+    assert len(read_trees(path, burnin=0.5, weights=False)) == 1
+    assert len(read_trees(write(path, "[&W 1] (a,b,(c,d)); [&W 1] (a,c,(b,d));"), burnin=0.5)) == 1
+
+
+def test_weights_can_be_left_out(tmp_path):
+    """Where some trees have none, or the numbers before trees are iterations."""
+    for text in ("[&W 0.6] (a,b,(c,d)); (a,c,(b,d));", "0 (a,b,(c,d)); 10 (a,c,(b,d)); 20 (a,c,(b,d));"):
+        path = write(tmp_path / "t.nwk", text)
+        with pytest.raises(ValueError, match=r"t.nwk.*with weights=False|t.nwk.*pass weights=False"):
+            read_trees(path)
+        assert read_trees(path, weights=False).weights is None
