@@ -22,6 +22,8 @@ __all__ = [
     "as_dict",
     "check_names",
     "command_parser",
+    "flat_names",
+    "option_names",
     "parse",
     "read_options",
     "scan",
@@ -139,7 +141,7 @@ def check_names(parser: ArgumentParser, options: Mapping[str, Any], path: str) -
     """Raise a ValueError that names an option of a file which the parser does not have, and the nearest one it has."""
     every = [action.dest for action in parser._actions if not action.dest.endswith(("help", "config"))]
     known = [name for name in every if not any(other.startswith(f"{name}.") for other in every)]  # not whole groups
-    for name in _flat(options):
+    for name in flat_names(options):
         parts = name.split(".")
         above = {".".join(parts[:stop]) for stop in range(1, len(parts) + 1)}
         if not above & {*known}:
@@ -163,7 +165,7 @@ def parse(parser: ArgumentParser, configs: Sequence[Mapping[str, Any]], words: S
         if not message.lower().startswith("unrecognized arguments:"):
             raise
         word = message.split(":", 1)[1].split()[0].partition("=")[0]
-        known = [*(option for action in parser._actions for option in action.option_strings), *_NESTED]
+        known = [*option_names(parser), *_NESTED]
         raise ValueError(f"unrecognized arguments: {message.split(':', 1)[1].strip()}{nearest(word, known)}") from error
 
 
@@ -187,8 +189,19 @@ def _quiet_parser() -> argparse.ArgumentParser:
     return argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
 
 
-def _flat(options: Mapping[str, Any], prefix: str = "") -> list[str]:
+def option_names(parser: ArgumentParser) -> list[str]:
+    """Return all options of a parser, as they are typed."""
+    return [option for action in parser._actions for option in action.option_strings]
+
+
+def flat_names(options: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the names of nested options, with dots between their parts.
+
+    Example:
+        >>> flat_names({"seed": 3, "data": {"path": "x"}})
+        ['seed', 'data.path']
+    """
     names: list[str] = []
     for name, value in options.items():
-        names += _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [f"{prefix}{name}"]
+        names += flat_names(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [f"{prefix}{name}"]
     return names

@@ -10,6 +10,7 @@ from typing import Any
 import docstring_parser
 from jsonargparse import ArgumentParser, Namespace
 
+from pyro_ext.cli.parsing import flat_names
 from pyro_ext.cli.program import Program
 
 __all__ = ["ProgramArguments", "add_data_options", "add_model_options", "data_name", "last_given", "with_data_of"]
@@ -41,6 +42,11 @@ class ProgramArguments:
     def data_options(self) -> dict[str, Any]:
         """The arguments of the function that loads the data."""
         return {name: value for name, value in vars(self.parts.data).items() if name != "name"}
+
+    @property
+    def option_names(self) -> list[str]:
+        """All options of the model, the data and the command, as they are typed."""
+        return [f"--{name}" for name in flat_names(self.noted)]
 
     def plain_options(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the options of the model and those of the data, as they are written in files."""

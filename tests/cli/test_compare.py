@@ -196,7 +196,7 @@ def test_enough_evaluations_are_exact(tmp_path, capsys):
         (["--data", "letters"], "--data: 'letters' is no data set; those are "),
         (["--nonsense", "1"], "unrecognized arguments: --nonsense 1"),
         (["--model.num_latent", "2"], "did you mean --model.num_latents?"),
-        (["--repeats", "many"], "--repeats: Expected a <class 'int'>. Got value: many"),
+        (["--repeats", "many"], "--repeats takes a whole number, not 'many'"),
         (["--config", "nothing.yaml"], "--config: 'nothing.yaml' cannot be read: "),
     ],
 )

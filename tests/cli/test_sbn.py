@@ -135,7 +135,7 @@ WRONG = [
     (["sample", "{network}", "--num", "0", "--out", "{new}.nwk"], "--num must be an integer of at least 1, got 0"),
     (["sample", "{network}", "--out", "{trees}"], "exists; choose another name"),
     (["sample", "{network}", "--out", "{new}.txt"], "end it in .nwk, .nex or .trprobs"),
-    (["sample", "{network}", "--out", "{new}.nwk", "--num", "many"], "--num: Expected a <class 'int'>"),
+    (["sample", "{network}", "--out", "{new}.nwk", "--num", "many"], "--num takes a whole number, not 'many'"),
     (["sample", "{network}", "--out", "{new}.nwk", "--sed", "3"], "--sed 3; did you mean --seed?"),
     (["sample", "{network}"], "the following arguments are required: --out"),
     (["draw", "{network}"], "sbn has no task 'draw'; choose one of fit, evaluate, sample"),

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+from pyro_ext.cli.errors import naming_options
 from pyro_ext.cli.models import model_list
 from pyro_ext.models import MODELS
 
@@ -36,7 +37,9 @@ def run(words: Sequence[str]) -> int:
     from pyro_ext.cli.compare.job import Job
     from pyro_ext.cli.compare.report import table
 
-    job = Job.prepare(Arguments.parsed(words[0], words[1:]))
+    arguments = Arguments.parsed(words[0], words[1:])
+    with naming_options(arguments.option_names):
+        job = Job.prepare(arguments)
     try:
         rows = job.rows()
     except KeyboardInterrupt:

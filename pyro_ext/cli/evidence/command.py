@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from pyro_ext.cli.parsing import command_parser, parse
+from pyro_ext.cli.errors import naming_options
+from pyro_ext.cli.parsing import command_parser, option_names, parse
+from pyro_ext.cli.tree_options import add_tree_options
 
 __all__ = ["evidence_parser", "run"]
 
@@ -22,11 +24,13 @@ def run(words: Sequence[str]) -> int:
         OSError: if a file cannot be read or written.
         KeyboardInterrupt: on Ctrl-C, after the results of the trees done by then.
     """
-    options = parse(evidence_parser(), (), words)
+    parser = evidence_parser()
+    options = parse(parser, (), words)
     from pyro_ext.cli.evidence.job import Job
 
-    job = Job.prepare(options)
-    report = job.run()
+    with naming_options(option_names(parser)):
+        job = Job.prepare(options)
+        report = job.run()
     print(report.text())
     if job.out is not None:
         report.write(job.out)
@@ -57,6 +61,7 @@ def evidence_parser() -> ArgumentParser:
         help="names in the alignment end at a blank, are a whole line of FASTA, or ten characters of PHYLIP",
     )
     parser.add_argument("--rooted", type=bool, default=False, help="whether the roots of the trees count")
+    add_tree_options(parser, weights=False)
     parser.add_argument("--seed", type=int | None, default=None, help="repeats a result; by default drawn, and printed")
     parser.add_argument(
         "--threads", type=int | None, default=None, help="the number of threads of PyTorch; by default as it chooses"

@@ -14,6 +14,7 @@ import torch
 from tqdm.auto import tqdm
 
 from pyro_ext.cli.evidence.report import Report
+from pyro_ext.cli.tree_options import reading_options
 from pyro_ext.inference.evidence import (
     EVIDENCE_METHODS,
     EvidenceComparison,
@@ -81,9 +82,9 @@ class Job:
         )
         alignment = read_alignment(options.alignment, names=options.names)
         settings = _settings(options, alignment)
-        trees = _trees(options, alignment)
-        models = [FixedTopology(alignment, tree, process, options.branch_rate) for tree in trees.parents]
         seed = secrets.randbelow(2**31) if options.seed is None else options.seed
+        trees = _trees(options, alignment, seed)
+        models = [FixedTopology(alignment, tree, process, options.branch_rate) for tree in trees.parents]
         facts = {
             "alignment": f"{options.alignment}, {alignment.num_taxa} taxa, {alignment.num_sites:,} sites",
             "trees": f"{options.tree}, {len(trees)} {'rooted' if trees.rooted else 'unrooted'}",
@@ -155,9 +156,9 @@ def _settings(options: Namespace, alignment: Alignment) -> EvidenceSettings:
     return EvidenceSettings(**own)
 
 
-def _trees(options: Namespace, alignment: Alignment) -> TreeSet:
+def _trees(options: Namespace, alignment: Alignment, seed: int) -> TreeSet:
     """Return the distinct topologies of the file, those of the alignment's taxa."""
-    trees = read_trees(options.tree, rooted=options.rooted)
+    trees = read_trees(options.tree, rooted=options.rooted, **reading_options(options, seed))
     if trees.taxa != alignment.taxa:
         only = sorted({*trees.taxa} ^ {*alignment.taxa})
         where = {name: "tree" if name in trees.taxa else "alignment" for name in only}

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyro_ext.cli.errors import naming_options
 from pyro_ext.cli.models import model_list
 from pyro_ext.models import MODELS
 
@@ -49,7 +50,8 @@ def run(words: Sequence[str]) -> int:
     from pyro_ext.inference.training.folder import BusyFolderError
 
     arguments = Arguments.parsed(words[0], words[1:])
-    job = _prepare(arguments)
+    with naming_options(arguments.option_names):
+        job = _prepare(arguments)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FitWarning)  # printed below, without where in the code they come from

@@ -7,7 +7,9 @@ from types import MappingProxyType
 
 from jsonargparse import ArgumentParser
 
-from pyro_ext.cli.parsing import command_parser, parse
+from pyro_ext.cli.errors import naming_options
+from pyro_ext.cli.parsing import command_parser, option_names, parse
+from pyro_ext.cli.tree_options import add_tree_options
 
 __all__ = ["TASKS", "run"]
 
@@ -45,10 +47,12 @@ def run(words: Sequence[str]) -> int:
     task = words[0]
     if task not in TASKS:
         raise ValueError(f"sbn has no task {task!r}; choose one of {known}")
-    options = parse(TASKS[task](), (), words[1:])
+    parser = TASKS[task]()
+    options = parse(parser, (), words[1:])
     from pyro_ext.cli.sbn import tasks
 
-    {"fit": tasks.fit, "evaluate": tasks.evaluate, "sample": tasks.sample}[task](options)
+    with naming_options(option_names(parser)):
+        {"fit": tasks.fit, "evaluate": tasks.evaluate, "sample": tasks.sample}[task](options)
     return 0
 
 
@@ -65,9 +69,9 @@ def _fit_parser() -> ArgumentParser:
     group.add_argument(
         "--method",
         choices=_METHODS,
-        default="em",
+        default=None,
         help="how the probabilities are estimated: em for unrooted trees, maximum_likelihood for rooted ones, "
-        "simple_average for both",
+        "simple_average for both; by default em or maximum_likelihood, as the trees are",
     )
     group.add_argument(
         "--alpha", type=float, default=0.0, help="the strength of the Dirichlet prior; simple_average has none"
@@ -131,6 +135,8 @@ def _add_reading(parser: ArgumentParser) -> None:
         ("--progress", "whether to show a progress bar; by default on a terminal"),
     ):
         parser.add_argument(name, type=bool | None, default=None, metavar="{true,false}", help=text)
+    parser.add_argument("--seed", type=int, default=0, help="the seed by which multifurcations are resolved")
+    add_tree_options(parser)
 
 
 TASKS: Mapping[str, Callable[[], ArgumentParser]] = MappingProxyType(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from pyro_ext.cli.tree_options import reading_options
 from pyro_ext.distributions import SubsplitBayesianNetwork, tree_kl
 from pyro_ext.distributions.trees.divergence import log_prob_in_parts
 from pyro_ext.phylo import TreeSet, read_trees, reference_sample, write_trees
@@ -67,6 +68,20 @@ class Comparison:
             ("probability of all reference trees", f"{float(self.log_prob.exp().sum()):.6f}"),
         ]
 
+    @property
+    def missing(self) -> str:
+        """Why the divergence is infinite, and what can be done; empty if it is finite."""
+        if self.kl < float("inf"):
+            return ""
+        never = self.log_prob == -torch.inf
+        weight = float(self.golden.probabilities()[never].sum())
+        return (
+            f"The divergence is infinite, since the network gives probability 0 to {int(never.sum()):,} of the "
+            f"{len(never):,} reference trees, of weight {weight:.4%}. If they come from the beginning of a run, leave "
+            "that out with --burnin 0.25; a longer run to fit to may hold them; or give every tree at least a small "
+            "probability with --floor 2.2e-16."
+        )
+
     def text(self) -> str:
         """Return everything as lines to print."""
         width = max(len(name) for name, _ in self.facts()) + 1
@@ -80,6 +95,7 @@ class Comparison:
             markdown_table(self.facts(), ("", ""), left=(0, 1)),
             "![probabilities](probabilities.png)",
             *([self._best_table()] if self.best else []),
+            *([self.missing] if self.missing else []),
             "All reference trees are in `trees.csv`.",
         ]
         return "\n\n".join(parts) + "\n"
@@ -104,11 +120,18 @@ def fit(options: Namespace) -> None:
     """Fit a network to files of trees, write it and its plot."""
     out = _new_file(options.out, ".npz", options.overwrite)
     plot_file = _new_file(str(out.with_suffix(".png")), ".png", options.overwrite)
-    read = read_trees(*options.trees, rooted=options.rooted, branch_lengths=False, progress=options.progress)
+    read = read_trees(
+        *options.trees,
+        rooted=options.rooted,
+        branch_lengths=False,
+        progress=options.progress,
+        **reading_options(options, options.seed),
+    )
     trees = read.unique()
+    method = options.method or ("maximum_likelihood" if trees.rooted else "em")
     network, history = SubsplitBayesianNetwork.fit(
         trees,
-        method=options.method,
+        method=method,
         alpha=options.alpha,
         prior=options.prior,
         max_iterations=options.max_iterations,
@@ -120,9 +143,12 @@ def fit(options: Namespace) -> None:
     plot = tree_probabilities(frequency, log_prob, xlabel="frequency in the sample")
     network.save(out)
     save(plot, plot_file)
+    print(f"{len(read):,} trees, {len(trees):,} of them distinct")
     print(trees)
     print(network.subsplits)
-    if options.method == "em":
+    if options.method is None:
+        print(f"method {method}, as the trees are {'rooted' if trees.rooted else 'unrooted'}")
+    if method == "em":
         ended = "converged" if history.converged else "stopped before it converged"
         print(f"{history.num_iterations} iterations, {ended}")
     print(f"mean log-likelihood {float((frequency * log_prob).sum()):.6f}")
@@ -145,6 +171,7 @@ def evaluate(options: Namespace) -> None:
         rooted=rooted if options.rooted is None else options.rooted,
         counts=options.counts,
         progress=options.progress,
+        **reading_options(options, options.seed),
     )
     divergence = tree_kl(golden, network, floor=options.floor, normalize=not options.unnormalized)
     comparison = Comparison(
@@ -160,6 +187,8 @@ def evaluate(options: Namespace) -> None:
     if out is not None:
         comparison.write(out)
     print(comparison.text())
+    if comparison.missing:
+        print(f"\n{comparison.missing}")
     if out is not None:
         print(f"results are in {out}")
 

@@ -119,7 +119,7 @@ WRONG = [
     (["--data", "six.fasta", "--trees", "others.nwk"], "trees: 'others.nwk' and the alignment must have the same taxa"),
     ([*GIVEN, "--model.annealing_start", "2"], "annealing_start must be a number in (0, 1], got 2.0"),
     ([*GIVEN, "--data.steps_per_epoch", "0"], "steps_per_epoch must be an integer of at least 1, got 0"),
-    ([*GIVEN, "--model.dtype", "half"], "--model.dtype: Expected a typing.Literal['float32', 'float64']"),
+    ([*GIVEN, "--model.dtype", "half"], "--model.dtype takes float32 or float64, not 'half'"),
 ]
 
 
