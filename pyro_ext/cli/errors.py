@@ -65,8 +65,8 @@ def as_typed(message: str, options: Iterable[str]) -> str:
 
     message = re.sub(r"(?<![\w.-])([a-z_]+)=('[^']*'|[\w.+-]*\w)", replaced, message)
     message = re.sub(r"(--\S+(?: \w+)?) \(\1\)", r"\1", message)  # where both names were given
-    first, must, rest = message.partition(" must be ")
-    return f"{written[first]}{must}{rest}" if must and written.get(first) else message
+    begin = re.match(r"([a-z_]+)(?= must |: )", message)
+    return message if begin is None else f"{written.get(begin[1]) or begin[1]}{message[begin.end() :]}"
 
 
 @contextmanager
@@ -98,7 +98,7 @@ def _shortened(message: str) -> str:
         return f"{choice[1]} must be one of {choice[3].replace(chr(39), '')}; got {choice[2]}"
     keys = re.findall(r'Parser key "([^"]+)":', message)
     if not keys:
-        return " ".join(message.split())
+        return " ".join((_most_telling(message) if "Union subtypes" in message else message).split())
     option = f"--{'.'.join(keys)}"
     text = message.rpartition(f'Parser key "{keys[-1]}":')[2]
     said = _wrong_value(option, text) or _wrong_class(option, text)
@@ -159,5 +159,5 @@ def _options_of(path: str) -> list[str]:
 def _most_telling(text: str) -> str:
     """Return the first reason why none of several possible types fits."""
     reasons = text.partition("Errors:")[2].partition("Given value type")[0]
-    telling = [reason for reason in re.split(r"\n\s*- ", reasons) if reason.strip() and "NoneType" not in reason]
+    telling = [reason for reason in re.split(r"\n\s*- ", reasons) if reason.strip() and "NoneType'>" not in reason]
     return telling[0] if telling else text

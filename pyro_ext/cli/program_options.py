@@ -46,7 +46,7 @@ class ProgramArguments:
     @property
     def option_names(self) -> list[str]:
         """All options of the model, the data and the command, as they are typed."""
-        return [f"--{name}" for name in flat_names(self.noted)]
+        return [f"--{name.replace('.init_args.', '.')}" for name in flat_names(self.noted) if "class_path" not in name]
 
     def plain_options(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the options of the model and those of the data, as they are written in files."""

@@ -107,12 +107,66 @@ def test_distinct_samples_are_weighed(tmp_path, network):
 def test_rooted_trees(tmp_path, capsys):
     (tmp_path / "rooted.nwk").write_text("((a,b),(c,d));\n(((a,b),c),d);\n")
     words = ["sbn", "fit", str(tmp_path / "rooted.nwk"), "--rooted", "true", "--out", str(tmp_path / "sbn.npz")]
-    assert main(words) == 2
-    assert "use 'maximum_likelihood'" in capsys.readouterr().err
-    assert main([*words, "--method", "maximum_likelihood"]) == 0
+    assert main([*words, "--method", "em"]) == 2
+    shown = capsys.readouterr().err
+    assert "--method em is not for rooted trees: use 'maximum_likelihood', or forget" in shown
+    assert "with --rooted false" in shown
+    assert main(words) == 0
+    assert "method maximum_likelihood, as the trees are rooted" in capsys.readouterr().out
     golden = ["--golden", str(tmp_path / "rooted.nwk")]
     assert main(["sbn", "evaluate", str(tmp_path / "sbn.npz"), *golden]) == 0
     assert "2 distinct trees" in capsys.readouterr().out
+
+
+def test_burn_in_thinning_and_a_file_that_is_still_written(tmp_path, capsys):
+    run = tmp_path / "run.t"
+    trees = ["(a,b,(c,d))"] * 4 + ["(a,c,(b,d))"] * 6
+    run.write_text("#NEXUS\nbegin trees;\n" + "".join(f"tree t{k} = [&U] {t};\n" for k, t in enumerate(trees)))
+    words = ["sbn", "fit", str(run), "--out", str(tmp_path / "sbn.npz"), "--overwrite"]
+    assert main(words) == 2
+    assert "has no 'end;': the file is truncated; pass --allow_truncated to read" in capsys.readouterr().err
+    for options, counts in (
+        (["--burnin", "0.4"], "6 trees, 1 of them distinct"),
+        (["--burnin", "2"], "8 trees, 2 of them distinct"),
+        (["--burnin", "2", "--thin", "3"], "3 trees, 2 of them distinct"),
+        (["--thin", "5"], "2 trees, 2 of them distinct"),
+    ):
+        assert main([*words, "--allow_truncated", *options]) == 0
+        assert counts in capsys.readouterr().out
+    golden = ["sbn", "evaluate", str(tmp_path / "sbn.npz"), "--golden", str(run), "--allow_truncated"]
+    assert main([*golden, "--burnin", "0.4"]) == 0
+    assert "1 distinct trees of 4 taxa" in capsys.readouterr().out
+
+
+def test_an_infinite_divergence_has_a_hint(tmp_path, network, capsys):
+    other = tmp_path / "other.nwk"
+    other.write_text("(a,(b,e),(c,d));\n(a,(b,(c,d)),e);\n")
+    words = ["sbn", "evaluate", network, "--golden", str(other), "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "gives probability 0 to 1 of the 2 reference trees, of weight 50.0000%" in shown
+    assert "--burnin 0.25" in shown
+    assert "--floor 2.2e-16" in shown
+    assert "--burnin 0.25" in (tmp_path / "out" / "report.md").read_text()
+    assert main([*words, "--burnin", "1", "--overwrite"]) == 0
+    assert "--floor" not in capsys.readouterr().out
+
+
+def test_multifurcations_and_mixed_weights_have_options(tmp_path, capsys, caplog):
+    run = tmp_path / "run.nwk"
+    words = ["sbn", "fit", str(run), "--out", str(tmp_path / "sbn.npz"), "--overwrite"]
+    run.write_text("(a,b,c,d);\n(a,b,(c,d));\n")
+    assert main(words) == 2
+    assert "with --polytomies resolve, or leave such trees out with --polytomies skip" in capsys.readouterr().err
+    for option, count in (("resolve", 2), ("skip", 1)):
+        assert main([*words, "--polytomies", option]) == 0
+        assert f"{count} tree" in capsys.readouterr().out
+    assert "1 of 2 trees have multifurcations and are resolved at random, with seed 0" in caplog.text
+    assert "1 of 2 trees have multifurcations and are left out" in caplog.text
+    run.write_text("[&W 0.5] (a,b,(c,d));\n(a,b,(c,d));\n")
+    assert main(words) == 2
+    assert "pass --weights false to count each tree once" in capsys.readouterr().err
+    assert main([*words, "--weights", "false"]) == 0
 
 
 WRONG = [
@@ -127,6 +181,11 @@ WRONG = [
     ),
     (["fit", "{trees}", "--out", "{subfolder}", "--overwrite"], "is a folder; name a file"),
     (["fit", "{empty}", "--out", "{new}"], "empty.nwk"),
+    (["fit", "{trees}", "--out", "{new}", "--burnin", "1.5"], "--burnin must be a number of trees of at least 0, or a"),
+    (["fit", "{trees}", "--out", "{new}", "--burnin", "half"], "--burnin takes a number, not 'half'"),
+    (["fit", "{trees}", "--out", "{new}", "--burnin", "1"], "leave these out, or pass --weights false"),
+    (["fit", "{trees}", "--out", "{new}", "--thin", "0"], "--thin must be an integer of at least 1, got 0"),
+    (["fit", "{trees}", "--out", "{new}", "--polytomies", "drop"], "--polytomies must be one of refuse, resolve, skip"),
     (["evaluate", "{trees}", "--golden", "{trees}"], "is no file of subsplits"),
     (["evaluate", "{network}", "--golden", "{trees}", "--counts", "0"], "counts must be an integer of at least 1"),
     (["evaluate", "{network}", "--golden", "{trees}", "--top", "-1"], "--top must be an integer of at least 0, got -1"),
