@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
-import zlib
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +15,16 @@ from torch import Tensor
 from pyro_ext.datasets.locate import MissingDataError, find_file, how_to_get
 from pyro_ext.datasets.worms import WormRecordings, check_numbers, record
 from pyro_ext.utils.checks import number_between, positive_number
+from pyro_ext.utils.packed import unpacked
 
 __all__ = ["celegans", "read_connectome"]
 
 _FOLDER = "celegans"
 _TYPES, _CONNECTIONS = "NeuronType.csv", "NeuronConnect.csv"
+_OUTSIDE = ("NMJ", "VC06")
+"""What neurons are connected to besides one another: muscles, and a neuron that is no part of the network."""
+
+_MOST_BYTES = 2**24  # of a table
 _RESOLUTION = 0.01  # of positions, in body lengths
 _SOURCE = "https://github.com/slinderman/birkhoff, folder data"
 
@@ -98,21 +103,64 @@ def read_connectome() -> tuple[tuple[str, ...], Tensor, Tensor]:
         ValueError: if a file is not as expected; the message names the file and the line.
     """
     path, rows = _table(_TYPES, ("Neuron", "Soma Position"))
-    names, position = [row[0].upper() for _, row in rows], []
+    number: dict[str, int] = {}
+    position = []
     for line, row in rows:
-        try:
-            position.append(float(row[1]))
-        except ValueError:
-            raise ValueError(f"{path}, line {line}: {row[1]!r} is no position; get the file again") from None
-    number = {name: i for i, name in enumerate(names)}
-    connectome = torch.zeros(len(names), len(names), dtype=torch.bool)
-    _, rows = _table(_CONNECTIONS, ("Neuron 1", "Neuron 2"))
-    pairs = [
-        (number[a], number[b]) for _, row in rows if (a := row[0].upper()) in number and (b := row[1].upper()) in number
-    ]
-    first, second = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).unbind(-1)
-    connectome[first, second] = connectome[second, first] = True
-    return tuple(names), torch.tensor(position, dtype=torch.float64), connectome.fill_diagonal_(False)
+        name = row[0].strip().upper()
+        if not name or name in number:
+            what = f"neuron {name!r} comes twice" if name else "a neuron has no name"
+            raise ValueError(f"{path}, line {line}: {what}; get the file again from {_SOURCE}")
+        number[name] = len(number)
+        position.append(_position(row[1], path, line))
+    connectome = _connections(number, path)
+    return tuple(number), torch.tensor(position, dtype=torch.float64), connectome.fill_diagonal_(False)
+
+
+def _position(text: str, path: Path, line: int) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise ValueError(
+            f"{path}, line {line}: {text!r} is no position from 0 (head) to 1 (tail); get the file again from {_SOURCE}"
+        )
+    return value
+
+
+def _connections(number: Mapping[str, int], types: Path) -> Tensor:
+    """Read the connections between neurons, which both neurons list.
+
+    Args:
+        number: the numbers of the neurons by name.
+        types: the file that lists the neurons.
+    """
+    path, rows = _table(_CONNECTIONS, ("Neuron 1", "Neuron 2"))
+    listed = torch.zeros(len(number), len(number), dtype=torch.bool)
+    lines: dict[tuple[int, int], int] = {}
+    for line, row in rows:
+        names = [cell.strip().upper() for cell in row[:2]]
+        unknown = [name for name in names if name not in number and name not in _OUTSIDE]
+        if unknown:
+            raise ValueError(
+                f"{path}, line {line}: neuron {unknown[0]!r} is not among the {len(number)} of {types}, so one of the "
+                f"files is truncated or damaged; get both again from {_SOURCE}"
+            )
+        if all(name in number for name in names):
+            first, second = (number[name] for name in names)
+            listed[first, second] = True
+            lines.setdefault((first, second), line)
+    if not bool(listed.fill_diagonal_(False).any()):
+        raise ValueError(f"{path}: no two of the neurons are connected; get the file again from {_SOURCE}")
+    alone = (listed & ~listed.mT).nonzero()
+    if len(alone):
+        first, second = alone[0].tolist()
+        named = [*number]
+        raise ValueError(
+            f"{path}, line {lines[first, second]}: {named[first]} is connected with {named[second]}, but not the other "
+            f"way round, so rows are missing; get the file again from {_SOURCE}"
+        )
+    return listed
 
 
 def _table(name: str, header: tuple[str, str]) -> tuple[Path, list[tuple[int, list[str]]]]:
@@ -120,19 +168,40 @@ def _table(name: str, header: tuple[str, str]) -> tuple[Path, list[tuple[int, li
     path = find_file(_FOLDER, name)
     if path is None:
         raise MissingDataError(how_to_get(f"C. elegans file {name}", f"it from {_SOURCE},", _FOLDER))
-    try:
-        content = path.read_bytes()
-        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); get it again from {_SOURCE}") from error
-    lines = [(line, row) for line, row in enumerate(csv.reader(io.StringIO(text)), 1) if row]
+    lines = _lines(path)
     if not lines or tuple(cell.strip() for cell in lines[0][1][:2]) != header:
         raise ValueError(f"{path}: the first two columns must be {' and '.join(header)}; get it again from {_SOURCE}")
-    short = [line for line, row in lines if len(row) < 2]
+    short = [line for line, row in lines if len(row) < len(lines[0][1])]
     if short or len(lines) < 3:
         where = f"line {short[0]} has" if short else "it has"
         raise ValueError(f"{path}: truncated, {where} too little; get it again from {_SOURCE}")
     return path, lines[1:]
+
+
+def _lines(path: Path) -> list[tuple[int, list[str]]]:
+    """Return the rows of a table that are not empty, and the line in which each ends."""
+    content = bytearray()
+    for piece in unpacked(path, _MOST_BYTES):
+        content += piece
+        if len(content) > _MOST_BYTES:
+            raise ValueError(f"{path}: more than {_MOST_BYTES} bytes, which is no table of neurons; get it from {_SOURCE}")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}, line {line}: no UTF-8; get it again from {_SOURCE}") from error
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    lines: list[tuple[int, list[str]]] = []
+    try:
+        for row in reader:
+            if row:
+                lines.append((reader.line_num, row))
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}, line {reader.line_num}: no row of comma-separated values (a carriage return, a zero byte or a "
+            f"quote where none belongs); get it again from {_SOURCE}"
+        ) from error
+    return lines
 
 
 def _threshold(distance: Tensor, mean_candidates: float, num_known: int) -> float:

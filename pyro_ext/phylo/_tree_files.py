@@ -16,7 +16,7 @@ from pyro_ext.phylo.trees import TreeSet
 __all__ = ["file_trees"]
 
 _LOG = logging.getLogger(__name__)
-_LONGEST = 2**30  # bytes of a statement; in a longer one there is no tree
+_LONGEST = 2**28  # bytes of a statement; in a longer one there is no tree
 _NOTHING = re.compile(rb"(?:\s|" + COMMENT + rb")*")
 
 

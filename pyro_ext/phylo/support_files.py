@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import math
 import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -11,6 +12,7 @@ from typing import IO, Any
 import numpy as np
 
 from pyro_ext.utils.files import replacing
+from pyro_ext.utils.packed import check_growth
 
 __all__ = ["named", "read_arrays", "write_arrays"]
 
@@ -43,11 +45,11 @@ def read_arrays(path: str | Path, names: Iterable[str]) -> dict[str, np.ndarray[
         ValueError: if the file was not written by :func:`write_arrays`, is damaged, or is of a later version.
     """
     with open(path, "rb") as raw:
-        if raw.read(4) != b"PK\x03\x04":  # numpy would take it for a pickle
-            raise ValueError(
-                f"{path} is no file of subsplits, or damaged: it is no .npz archive; write one with save()"
-            )
-        arrays = _arrays(path, raw)
+        try:
+            arrays = _arrays(path, raw)
+        except Exception as error:  # the libraries raise whatever they come upon
+            reason = str(error) if isinstance(error, _Damage) else "it is no .npz archive, or not a whole one"
+            raise ValueError(f"{path} is no file of subsplits, or damaged: {reason}; write one with save()") from error
     if str(arrays.pop("kind", "")) != _KIND:
         raise ValueError(f"{path} is no file of subsplits: write one with save()")
     version = arrays.pop("version", np.array(0))
@@ -64,10 +66,33 @@ def named(error: Exception, path: str | Path) -> ValueError:
     return ValueError(message if message.startswith(str(path)) else f"{path}: {message}")
 
 
+class _Damage(Exception):
+    """What is wrong with a file, in words of our own."""
+
+
 def _arrays(path: str | Path, raw: IO[bytes]) -> dict[str, np.ndarray[Any, Any]]:
-    raw.seek(0)
-    try:
-        with np.load(raw, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        raise ValueError(f"{path} is no file of subsplits, or damaged: {error}") from error
+    """Read all arrays, of which none may need more memory than its file says."""
+    with zipfile.ZipFile(raw) as archive:
+        parts = archive.infolist()
+        try:
+            check_growth(path, sum(part.file_size for part in parts))
+        except ValueError as error:
+            raise _Damage(str(error).partition(": ")[2]) from error
+        if len({part.filename for part in parts}) < len(parts):
+            raise _Damage("it holds an array twice")
+        return {part.filename.removesuffix(".npy"): _array(archive.read(part), part.filename) for part in parts}
+
+
+def _array(content: bytes, name: str) -> np.ndarray[Any, Any]:
+    stream = io.BytesIO(content)
+    version = np.lib.format.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise _Damage(f"{name} is of version {version}")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, is_fortran, dtype = read(stream)
+    if dtype.hasobject:
+        raise _Damage(f"{name} holds objects of Python")
+    start = stream.tell()
+    if len(content) - start != math.prod(shape) * dtype.itemsize or min(shape, default=0) < 0:
+        raise _Damage(f"{name} has {len(content) - start} bytes, which do not fit its shape {shape}")
+    return np.ndarray(shape, dtype, content, start, order="F" if is_fortran else "C").copy()

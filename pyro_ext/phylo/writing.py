@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_ext.phylo._newick_text import newick_lines, quoted
 from pyro_ext.phylo.trees import TreeSet
 from pyro_ext.utils.checks import one_of
-from pyro_ext.utils.files import replacing
+from pyro_ext.utils.files import check_target, replacing
 
 __all__ = ["format_of", "write_trees"]
 
@@ -50,7 +50,7 @@ def write_trees(path: str | Path, trees: TreeSet, *, format: str | None = None) 
         ...     print(write_trees(f"{folder}/posterior.nwk", trees).read_text(), end="")
         (a,b,c);
     """
-    path = Path(path)
+    path = check_target(path)
     kind = format_of(path) if format is None else one_of("format", format, dict.fromkeys(_FORMATS.values()))
     lines = _newick(trees) if kind == "newick" else _nexus(trees, by_weight=kind == "trprobs")
     with replacing(path) as partial, partial.open("wb") as raw:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["check_folder", "replacing", "write_text"]
+__all__ = ["check_folder", "check_target", "replacing", "write_text"]
 
 
 @contextmanager
@@ -32,19 +33,49 @@ def replacing(path: str | Path) -> Iterator[Path]:
         ...     [file.name for file in Path(folder).iterdir()]
         ['table.csv']
     """
-    path = Path(path)
+    path = check_target(path)
     if path.is_symlink():
         path = path.resolve()  # the link stays
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{str(path)!r} is no regular file; choose another path")
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    partial.unlink(missing_ok=True)  # of a process that was killed, or a link to elsewhere
     try:
         yield partial
         with partial.open("rb") as file:
             os.fsync(file.fileno())  # a file whose name has changed must not turn out empty after a power cut
+        check_target(path)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_target(path: str | Path) -> Path:
+    """Return ``path`` if it is a regular file, or nothing is there; what is neither would be replaced by a file.
+
+    Args:
+        path: the file to write, which may be a link.
+
+    Raises:
+        ValueError: if it is a folder, a device, a FIFO or a socket.
+        OSError: if that cannot be told.
+    """
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return path
+    if not stat.S_ISREG(mode):
+        kind = next((name for is_one, name in _KINDS if is_one(mode)), "something else")
+        raise ValueError(f"{str(path)!r} is {kind}, no regular file, which would be replaced; choose another path")
+    return path
+
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -180,6 +180,8 @@ WRONG = [
         "tolerance must be a finite number of at least 0",
     ),
     (["fit", "{trees}", "--out", "{subfolder}", "--overwrite"], "is a folder; name a file"),
+    (["fit", "{missing}", "--out", "{fifo}", "--overwrite"], "fifo.npz' is a FIFO, no regular file"),
+    (["sample", "{missing}", "--out", "/dev/null", "--overwrite"], "'/dev/null' is a device, no regular file"),
     (["fit", "{empty}", "--out", "{new}"], "empty.nwk"),
     (["fit", "{trees}", "--out", "{new}", "--burnin", "1.5"], "--burnin must be a number of trees of at least 0, or a"),
     (["fit", "{trees}", "--out", "{new}", "--burnin", "half"], "--burnin takes a number, not 'half'"),
@@ -206,7 +208,9 @@ WRONG = [
 def test_bad_input_leaves_nothing(tmp_path, trees, network, words, message, capsys):
     (tmp_path / "empty.nwk").write_text("")
     (tmp_path / "folder.npz").mkdir()
+    os.mkfifo(tmp_path / "fifo.npz")
     names = {
+        "fifo": tmp_path / "fifo.npz",
         "missing": tmp_path / "missing.nwk",
         "new": tmp_path / "new.npz",
         "trees": trees,

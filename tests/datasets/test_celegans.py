@@ -1,4 +1,6 @@
 import gzip
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,6 +9,7 @@ from pyro_ext.datasets import MissingDataError, find_file
 from pyro_ext.datasets.celegans import celegans, read_connectome
 from pyro_ext.datasets.locate import ENVIRONMENT_VARIABLE
 
+REAL = os.environ.get(ENVIRONMENT_VARIABLE, "")
 TYPES = """Neuron,Soma Position,Soma Region
 AVAL,0.10,H
 AVFL,0.10,H
@@ -15,11 +18,13 @@ VD13,0.13,T
 """
 CONNECTIONS = """Neuron 1,Neuron 2,Type,Nbr,
 AVAL,avfl,EJ,1,
+AVFL,AVAL,EJ,1,
 PVR,AVAL,Sp,2,
 AVAL,PVR,Rp,2,
 AVAL,AVAL,S,1,
 VC06,PVR,S,1,
 VD13,PVR,S,1,
+PVR,VD13,R,1,
 VD13,NMJ,NMJ,12,
 """
 
@@ -35,7 +40,7 @@ def folder(tmp_path, monkeypatch):
     return folder
 
 
-def test_connections_of_listed_neurons_are_read_both_ways(folder):
+def test_connections_of_listed_neurons_are_read(folder):
     names, position, connectome = read_connectome()
     assert names == ("AVAL", "AVFL", "PVR", "VD13")
     assert position.tolist() == [0.10, 0.10, 0.11, 0.13]
@@ -99,24 +104,45 @@ def test_bad_options(folder, options, message):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("NeuronType.csv", TYPES.replace("0.11", "tail"), r"NeuronType.csv, line 4: 'tail' is no position"),
+        ("NeuronType.csv", TYPES.replace("0.11", "tail"), r"NeuronType.csv, line 4: 'tail' is no position from 0"),
+        ("NeuronType.csv", TYPES.replace("0.11", "nan"), r"NeuronType.csv, line 4: 'nan' is no position from 0 \(head\)"),
+        ("NeuronType.csv", TYPES.replace("0.11", "-0.1"), r"NeuronType.csv, line 4: '-0.1' is no position"),
+        ("NeuronType.csv", TYPES.replace("PVR", "avfl"), r"NeuronType.csv, line 4: neuron 'AVFL' comes twice; get the"),
+        ("NeuronType.csv", TYPES.replace("PVR", " "), r"NeuronType.csv, line 4: a neuron has no name"),
+        ("NeuronType.csv", TYPES.replace("PVR,0", "PV\rR,0"), r"NeuronType.csv: truncated, line 4 has too little"),
+        ("NeuronType.csv", TYPES.replace("PVR", '"PVR'), r"NeuronType.csv, line 5: no row of comma-separated values"),
+        ("NeuronType.csv", TYPES.replace("PVR", "PV\udcff"), r"NeuronType.csv, line 4: no UTF-8; get it again from"),
+        ("NeuronType.csv", TYPES[:50], r"NeuronType.csv: truncated"),
+        ("NeuronType.csv", "\n".join(TYPES.split("\n")[:3]), r"NeuronConnect.csv, line 4: neuron 'PVR' is not among the 2"),
+        ("NeuronConnect.csv", "".join(CONNECTIONS.splitlines(True)[:2]), r"truncated, it has too little"),
+        ("NeuronConnect.csv", "".join(CONNECTIONS.splitlines(True)[:4]), r"line 4: PVR is connected with AVAL, but not the"),
+        ("NeuronConnect.csv", CONNECTIONS.replace("VD13", "NMJ").replace("PVR", "VC06").replace("AVFL", "NMJ")
+         .replace("avfl", "NMJ"), r"NeuronConnect.csv: no two of the neurons are connected"),
         ("NeuronType.csv", TYPES.partition("\n")[2], "first two columns must be Neuron and Soma Position"),
         ("NeuronType.csv", "", "first two columns must be Neuron and Soma Position"),
         ("NeuronType.csv", TYPES + "DD01", "truncated, line 6 has too little"),
         ("NeuronConnect.csv", CONNECTIONS.partition("\n")[0], "truncated, it has too little"),
-        ("NeuronConnect.csv", "Neuron 1,Neuron 2\nDA1,DA2\nDA2,DA3\n", "connectome must connect at least two neurons"),
+        ("NeuronConnect.csv", "Neuron 1,Neuron 2\nDA1,DA2\nDA2,DA3\n", "line 2: neuron 'DA1' is not among the 4 of"),
     ],
 )
 def test_damaged_files(folder, name, content, message):
-    (folder / name).write_text(content)
-    with pytest.raises(ValueError, match=message):
+    (folder / name).write_text(content, errors="surrogateescape", newline="")
+    with pytest.raises(ValueError, match=message) as error:
         celegans(num_known=1, nu=0.02)
+    assert str(folder) in str(error.value)
 
 
 def test_broken_compression(folder):
     (folder / "NeuronType.csv").unlink()
-    (folder / "NeuronType.csv.gz").write_bytes(b"no gzip")
-    with pytest.raises(ValueError, match=r"NeuronType.csv.gz: cannot be read .*; get it again from https://github.com"):
+    (folder / "NeuronType.csv.gz").write_bytes(gzip.compress(TYPES.encode())[:-9])
+    with pytest.raises(ValueError, match=r"NeuronType.csv.gz: not a whole gzip file; get it again"):
+        read_connectome()
+
+
+def test_a_table_that_grows_without_measure(folder):
+    (folder / "NeuronType.csv").unlink()
+    (folder / "NeuronType.csv.gz").write_bytes(gzip.compress(bytes(2**25)))
+    with pytest.raises(ValueError, match=r"NeuronType.csv.gz: more than 16777216 bytes, which is no table of neurons"):
         read_connectome()
 
 
@@ -140,6 +166,18 @@ def test_real_connectome():
     distance = (position[:, None] - position).abs()
     means = [(distance < nu).sum(-1).double().mean().item() for nu in (0.0075, 0.01, 0.02, 0.04, 0.05)]
     assert means == pytest.approx([10.42, 17.87, 36.96, 56.92, 68.78], abs=0.005)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["NeuronType.csv", "NeuronConnect.csv"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_part_of_the_real_tables_is_refused(folder, monkeypatch, name, share):
+    source = Path(REAL) / "celegans"
+    for each in ("NeuronType.csv", "NeuronConnect.csv"):
+        lines = (source / each).read_text().splitlines(keepends=True)
+        (folder / each).write_text("".join(lines[: int(share * len(lines)) if each == name else None]))
+    with pytest.raises(ValueError, match=r"NeuronConnect.csv, line \d+: .*get .*again from https"):
+        read_connectome()
 
 
 @pytest.mark.data

@@ -1,6 +1,7 @@
 import gzip
 import hashlib
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -43,6 +44,8 @@ def test_every_type_comes_in_native_order(tmp_path, code, dtype):
         ("short", PLAIN[:-1], r"truncated, 27 bytes where shape \(2, 2, 3\) needs 28"),
         ("long", PLAIN + b"\x00", r"too long, 29 bytes where shape \(2, 2, 3\) needs 28"),
         ("huge", bytes([0, 0, 8, 3]) + b"\xff" * 12, "truncated, 16 bytes"),
+        ("many", bytes([0, 0, 8, 65]) + bytes(65 * 4), "the header says 65 dims, more than the 32 of an array"),
+        ("wide", bytes([0, 0, 8, 5]) + bytes(4) + b"\xff" * 16, "is none that an array can have"),
         ("plain.gz", PLAIN, "not a whole gzip file"),
         ("cut.gz", ZIPPED[:-9], "not a whole gzip file"),
         ("damaged.gz", ZIPPED[:12] + b"\xff\xff\xff" + ZIPPED[15:], "not a whole gzip file"),
@@ -62,3 +65,20 @@ def test_other_content_than_promised(tmp_path):
     path.write_bytes(PLAIN[:-1] + b"\x63")
     with pytest.raises(ValueError, match=r"other: content has MD5 [0-9a-f]{32}, expected"):
         read_idx(path, hashlib.md5(PLAIN).hexdigest())
+
+
+def test_memory_is_bounded_by_the_shape(tmp_path):
+    """What is longer than its header says is counted and not kept, and what grows without measure is refused."""
+    path = tmp_path / "bomb.gz"
+    header = bytes([0, 0, 8, 1]) + struct.pack(">I", 3)
+    with gzip.open(path, "wb", 6) as file:
+        file.write(header)
+        for _ in range(280):
+            file.write(bytes(2**20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"bomb.gz: [\d,]+ compressed bytes hold more than 25\d MiB, which is hard"):
+            read_idx(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()

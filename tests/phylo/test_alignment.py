@@ -286,10 +286,12 @@ def test_what_grows_when_unpacked_is_refused_at_its_first_piece(tmp_path):
     for text, message in ((b"no", "neither FASTA"), (b">a\n" + b"\0", "zero bytes")):
         (tmp_path / "x.gz").write_bytes(gzip.compress(text + text[-1:] * 2**26, mtime=0))
         tracemalloc.start()
-        with pytest.raises(ValueError, match=message):
-            read_alignment(tmp_path / "x.gz")
-        assert tracemalloc.get_traced_memory()[1] < 2**25
-        tracemalloc.stop()
+        try:
+            with pytest.raises(ValueError, match=message):
+                read_alignment(tmp_path / "x.gz")
+            assert tracemalloc.get_traced_memory()[1] < 2**25
+        finally:
+            tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
@@ -323,3 +325,14 @@ def test_real_data():
         assert alignment.patterns.shape == (n, alignment.num_patterns, 4)
         assert alignment.num_patterns < sites
         assert all(a != b for a, b in itertools.pairwise(alignment.taxa))
+
+
+@pytest.mark.slow
+def test_an_alignment_that_grows_without_measure_is_refused(tmp_path):
+    for name, opened in (("x.gz", gzip.open), ("x.bz2", bz2.open), ("x.xz", lzma.open)):
+        with opened(tmp_path / name, "wb") as file:
+            file.write(b">a\n")
+            for _ in range(300):
+                file.write(b"A" * 2**20)
+        with pytest.raises(ValueError, match=rf"{name}: [\d,]+ compressed bytes hold more than 25\d MiB, which is hardly"):
+            read_alignment(tmp_path / name)

@@ -19,7 +19,7 @@ from pyro_ext.phylo.support import Coverage
 from pyro_ext.phylo.writing import format_of
 from pyro_ext.plotting import save, tree_probabilities
 from pyro_ext.utils.checks import positive_int
-from pyro_ext.utils.files import write_text
+from pyro_ext.utils.files import check_target, write_text
 from pyro_ext.utils.tables import csv_table, markdown_table
 
 if TYPE_CHECKING:
@@ -261,6 +261,7 @@ def _new_file(name: str, suffix: str | None, overwrite: bool) -> Path:
         raise ValueError(f"--out must end in {suffix}, got {name!r}")
     if path.is_dir():
         raise ValueError(f"--out: {name!r} is a folder; name a file")
+    check_target(path)
     if path.exists() and not overwrite:
         raise ValueError(f"{name!r} exists; choose another name, or say --overwrite")
     if not path.parent.is_dir():
