@@ -3,7 +3,6 @@
 import bz2
 import gzip
 import lzma
-import random
 
 from tests.phylo import test_alignment, test_nexus, test_nexus_alignment, test_reading
 

@@ -1,4 +1,4 @@
-"""Broken files: whatever is in them, they are read, or refused with an error of our own that names the file, in time."""
+"""Broken files: whatever is in them, they are read, or refused in time with an error of ours that names the file."""
 
 import contextlib
 import gzip
@@ -182,7 +182,9 @@ def broken_array(array, rng):
     if kind == 0:
         return array[: rng.randrange(len(array) + 1)] if array.ndim else array
     if kind == 1:
-        return array.astype(rng.choice(["U1", "S9"] if array.dtype.kind == "U" else ["f8", "i1", "u8", "U3", "bool", "c16"]))
+        return array.astype(
+            rng.choice(["U1", "S9"] if array.dtype.kind == "U" else ["f8", "i1", "u8", "U3", "bool", "c16"])
+        )
     if kind == 2:
         return array.reshape(rng.choice([(-1,), (1, -1), (-1, 1)]))
     if kind == 3 and array.dtype.kind in "iuf" and array.size:

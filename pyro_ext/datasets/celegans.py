@@ -184,7 +184,9 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
     for piece in unpacked(path, _MOST_BYTES):
         content += piece
         if len(content) > _MOST_BYTES:
-            raise ValueError(f"{path}: more than {_MOST_BYTES} bytes, which is no table of neurons; get it from {_SOURCE}")
+            raise ValueError(
+                f"{path}: more than {_MOST_BYTES} bytes, which is no table of neurons; get it from {_SOURCE}"
+            )
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

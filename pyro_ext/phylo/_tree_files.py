@@ -113,7 +113,9 @@ def _check_rest(chunk: Chunk, kind: NewickFile | NexusFile | SamplerLog, count: 
         begins = at + len(rest) - len(rest.lstrip())
         beginning = rest.strip()[:30].decode("utf-8", "replace")
         remedy = "; pass allow_truncated=True to read the trees before it" if count else ""
-        problem = f"the file is truncated{remedy}" if count or kind.is_open else "the file is truncated or holds no trees"
+        problem = (
+            f"the file is truncated{remedy}" if count or kind.is_open else "the file is truncated or holds no trees"
+        )
         raise Problem(f"what begins with {beginning!r} has no ';' at its end: {problem}", begins)
     if kind.is_open:
         raise Problem(

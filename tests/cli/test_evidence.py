@@ -194,8 +194,11 @@ WRONG = [
     (["unknown.fasta", "one.nwk", *MAP], "taxon 'd' has 'J' in column 22, which is no nucleotide"),
     (["gaps.fasta", "one.nwk", *MAP], "nothing but gaps"),
     (["a.fasta", "negative.nwk", *MAP], "tree 1: branch length -0.2 is negative"),
-    (["a.fasta", "star.nwk", *MAP], "not a binary tree: a node has three or more subtrees (more than three at the root); "
-     "resolve multifurcations at random with --polytomies resolve"),
+    (
+        ["a.fasta", "star.nwk", *MAP],
+        "not a binary tree: a node has three or more subtrees (more than three at the root); "
+        "resolve multifurcations at random with --polytomies resolve",
+    ),
     (["a.fasta", "empty.nwk", *MAP], "the file is empty"),
     (["a.fasta", "missing.nwk", *MAP], "missing.nwk: No such file or directory"),
     (["a.fasta", "a.fasta", *MAP], "a.fasta"),

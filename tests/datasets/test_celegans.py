@@ -105,7 +105,11 @@ def test_bad_options(folder, options, message):
     ("name", "content", "message"),
     [
         ("NeuronType.csv", TYPES.replace("0.11", "tail"), r"NeuronType.csv, line 4: 'tail' is no position from 0"),
-        ("NeuronType.csv", TYPES.replace("0.11", "nan"), r"NeuronType.csv, line 4: 'nan' is no position from 0 \(head\)"),
+        (
+            "NeuronType.csv",
+            TYPES.replace("0.11", "nan"),
+            r"NeuronType.csv, line 4: 'nan' is no position from 0 \(head\)",
+        ),
         ("NeuronType.csv", TYPES.replace("0.11", "-0.1"), r"NeuronType.csv, line 4: '-0.1' is no position"),
         ("NeuronType.csv", TYPES.replace("PVR", "avfl"), r"NeuronType.csv, line 4: neuron 'AVFL' comes twice; get the"),
         ("NeuronType.csv", TYPES.replace("PVR", " "), r"NeuronType.csv, line 4: a neuron has no name"),
@@ -113,11 +117,22 @@ def test_bad_options(folder, options, message):
         ("NeuronType.csv", TYPES.replace("PVR", '"PVR'), r"NeuronType.csv, line 5: no row of comma-separated values"),
         ("NeuronType.csv", TYPES.replace("PVR", "PV\udcff"), r"NeuronType.csv, line 4: no UTF-8; get it again from"),
         ("NeuronType.csv", TYPES[:50], r"NeuronType.csv: truncated"),
-        ("NeuronType.csv", "\n".join(TYPES.split("\n")[:3]), r"NeuronConnect.csv, line 4: neuron 'PVR' is not among the 2"),
+        (
+            "NeuronType.csv",
+            "\n".join(TYPES.split("\n")[:3]),
+            r"NeuronConnect.csv, line 4: neuron 'PVR' is not among the 2",
+        ),
         ("NeuronConnect.csv", "".join(CONNECTIONS.splitlines(True)[:2]), r"truncated, it has too little"),
-        ("NeuronConnect.csv", "".join(CONNECTIONS.splitlines(True)[:4]), r"line 4: PVR is connected with AVAL, but not the"),
-        ("NeuronConnect.csv", CONNECTIONS.replace("VD13", "NMJ").replace("PVR", "VC06").replace("AVFL", "NMJ")
-         .replace("avfl", "NMJ"), r"NeuronConnect.csv: no two of the neurons are connected"),
+        (
+            "NeuronConnect.csv",
+            "".join(CONNECTIONS.splitlines(True)[:4]),
+            r"line 4: PVR is connected with AVAL, but not the",
+        ),
+        (
+            "NeuronConnect.csv",
+            CONNECTIONS.replace("VD13", "NMJ").replace("PVR", "VC06").replace("AVFL", "NMJ").replace("avfl", "NMJ"),
+            r"NeuronConnect.csv: no two of the neurons are connected",
+        ),
         ("NeuronType.csv", TYPES.partition("\n")[2], "first two columns must be Neuron and Soma Position"),
         ("NeuronType.csv", "", "first two columns must be Neuron and Soma Position"),
         ("NeuronType.csv", TYPES + "DD01", "truncated, line 6 has too little"),

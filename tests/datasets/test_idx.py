@@ -77,7 +77,9 @@ def test_memory_is_bounded_by_the_shape(tmp_path):
             file.write(bytes(2**20))
     tracemalloc.start()
     try:
-        with pytest.raises(ValueError, match=r"bomb.gz: [\d,]+ compressed bytes hold more than 25\d MiB, which is hard"):
+        with pytest.raises(
+            ValueError, match=r"bomb.gz: [\d,]+ compressed bytes hold more than 25\d MiB, which is hard"
+        ):
             read_idx(path)
         assert tracemalloc.get_traced_memory()[1] < 2**24
     finally:

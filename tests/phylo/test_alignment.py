@@ -334,5 +334,7 @@ def test_an_alignment_that_grows_without_measure_is_refused(tmp_path):
             file.write(b">a\n")
             for _ in range(300):
                 file.write(b"A" * 2**20)
-        with pytest.raises(ValueError, match=rf"{name}: [\d,]+ compressed bytes hold more than 25\d MiB, which is hardly"):
+        with pytest.raises(
+            ValueError, match=rf"{name}: [\d,]+ compressed bytes hold more than 25\d MiB, which is hardly"
+        ):
             read_alignment(tmp_path / name)

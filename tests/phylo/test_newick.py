@@ -175,7 +175,10 @@ GOOD = "(a,b,(c,d));\n"
         (GOOD + "(a,b,((c,d),e));", "line 2, tree 2: unknown taxon 'e'"),
         (GOOD + "(a,b,(c,c));", "line 2, tree 2: taxon 'c' comes twice"),
         ("(a,b,(c,c));", "line 1, tree 1: taxon 'c' comes twice"),
-        (GOOD + "(a,b,c,d);", "line 2, tree 2: not a binary tree.*resolve multifurcations at random with polytomies='resolve'"),
+        (
+            GOOD + "(a,b,c,d);",
+            "line 2, tree 2: not a binary tree.*resolve multifurcations at random with polytomies='resolve'",
+        ),
         ("((a,b,c),d,e);", "line 1, tree 1: not a binary tree"),
         ("((a,b,c),(d),e);", "line 1, tree 1: not a binary tree"),
         ("((a,b,c),(d,e),f);" * 2, "line 1, tree 1: not a binary tree"),

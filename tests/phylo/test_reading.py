@@ -330,7 +330,7 @@ def test_wrong_burn_in(tmp_path, options, message):
 
 def test_a_summary_has_no_burn_in(tmp_path):
     path = write(tmp_path / "t.nwk", "[&W 0.6] (a,b,(c,d)); [&W 0.4] (a,c,(b,d));")
-    with pytest.raises(ValueError, match="t.nwk: the trees have different weights, so they are a summary"):
+    with pytest.raises(ValueError, match=r"t\.nwk: the trees have different weights, so they are a summary"):
         read_trees(path, burnin=0.5)
     assert len(read_trees(path, burnin=0.5, weights=False)) == 1
     assert len(read_trees(write(path, "[&W 1] (a,b,(c,d)); [&W 1] (a,c,(b,d));"), burnin=0.5)) == 1

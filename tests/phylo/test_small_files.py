@@ -117,7 +117,9 @@ def test_alignments(tmp_path, text, options, rows):
     [
         pytest.param(STRICT, "pass names='ten'", id="names of ten characters"),
         pytest.param(JOINED, "taxon 'Macaca' comes twice.*pass names='joined'", id="names with blanks"),
-        pytest.param("2 4\na \u0410CGT\nb ACGT\n", "taxon 'a' has '\u0410' in column 1", id="a letter that looks like A"),
+        pytest.param(
+            "2 4\na \u0410CGT\nb ACGT\n", "taxon 'a' has '\u0410' in column 1", id="a letter that looks like A"
+        ),
     ],
 )
 def test_alignments_that_are_refused(tmp_path, text, message):

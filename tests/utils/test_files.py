@@ -52,7 +52,13 @@ def special(folder):
         os.chdir(before)
     (folder / "device").symlink_to("/dev/null")
     (folder / "link").symlink_to("fifo")
-    return [("folder", "a folder"), ("fifo", "a FIFO"), ("socket", "a socket"), ("device", "a device"), ("link", "a FIFO")]
+    return [
+        ("folder", "a folder"),
+        ("fifo", "a FIFO"),
+        ("socket", "a socket"),
+        ("device", "a device"),
+        ("link", "a FIFO"),
+    ]
 
 
 def test_what_is_no_regular_file_is_never_replaced(tmp_path):
@@ -71,9 +77,14 @@ def test_it_is_refused_before_anything_is_done(tmp_path):
     with pytest.raises(ValueError, match="a FIFO"), replacing(tmp_path / "fifo"):
         entered.append(True)
     assert not entered
-    with pytest.raises(ValueError, match="a FIFO"), replacing(tmp_path / "late") as partial:
-        partial.write_text("x")
-        os.mkfifo(tmp_path / "late")
+
+    def late():
+        with replacing(tmp_path / "late") as partial:
+            partial.write_text("x")
+            os.mkfifo(tmp_path / "late")
+
+    with pytest.raises(ValueError, match="a FIFO"):
+        late()
     assert stat.S_ISFIFO(os.stat(tmp_path / "late").st_mode)
 
 

@@ -226,7 +226,10 @@ WRONG = [
     (["--elbo=pyro.infer.Nothing"], "--elbo: there is no class 'pyro.infer.Nothing': module 'pyro.infer' has no attr"),
     (["--elbo", "Nothing"], "--elbo: there is no ELBO 'Nothing'; choose a class path or one of Trace"),
     (["--elbo.nothing", "3"], "--elbo.nothing: Trace_ELBO has no option 'nothing'; it has num_particles, "),
-    (["--elbo.num_particle", "3"], "--elbo.num_particle: Trace_ELBO has no option 'num_particle'; did you mean --elbo.num"),
+    (
+        ["--elbo.num_particle", "3"],
+        "--elbo.num_particle: Trace_ELBO has no option 'num_particle'; did you mean --elbo.num",
+    ),
     (["--optimizer.weigt_decay", "3"], "--optimizer.weigt_decay: Adam has no option 'weigt_decay'; did you mean --opt"),
     (["--optimizer.betas", "3"], "--optimizer.betas takes a list such as [1, 2], not '3'"),
     (["--data.binarize", "x"], "--data.binarize takes a number, not 'x'"),
