@@ -18,6 +18,8 @@ __all__ = ["named", "read_arrays", "write_arrays"]
 
 _VERSION = 1
 _KIND = "pyro_ext subsplits"
+_TEXTS = ("taxa",)
+"""Arrays of texts; all others hold numbers."""
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
@@ -57,7 +59,11 @@ def read_arrays(path: str | Path, names: Iterable[str]) -> dict[str, np.ndarray[
         raise ValueError(f"{path} has version {version}, not 1 to {_VERSION}: read it with a later pyro_ext")
     if missing := sorted(set(names) - arrays.keys()):
         raise ValueError(f"{path} has no {', '.join(missing)}, only {', '.join(sorted(arrays))}")
-    return arrays
+    for name, array in arrays.items():
+        is_text = name in _TEXTS
+        if array.dtype.kind not in ("U" if is_text else "biuf") or (not is_text and array.dtype.itemsize > 8):
+            raise ValueError(f"{path}: {name} holds {array.dtype}, where {'texts' if is_text else 'numbers'} belong")
+    return {name: array.astype(array.dtype.newbyteorder("="), copy=False) for name, array in arrays.items()}
 
 
 def named(error: Exception, path: str | Path) -> ValueError:

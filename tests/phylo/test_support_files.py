@@ -79,3 +79,22 @@ def test_what_grows_without_measure_is_not_unpacked(tmp_path):
             file.write(bytes(2**20))
     with pytest.raises(ValueError, match=r"network.npz is no file of subsplits, or damaged: .* hold more than 260 MiB"):
         SubsplitSupport.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("logits", lambda x: x.astype("U3"), "logits holds <U3, where numbers belong"),
+        ("logits", lambda x: x.astype("c16"), "logits holds complex128, where numbers belong"),
+        ("taxa", lambda x: np.arange(len(x)), "taxa holds int64, where texts belong"),
+    ],
+)
+def test_arrays_of_other_types(tmp_path, support, name, change, message):
+    path = tmp_path / "network.npz"
+    SubsplitBayesianNetwork(support).save(path)
+    arrays = dict(np.load(path))
+    np.savez(path, **arrays | {name: change(arrays[name])})
+    with pytest.raises(ValueError, match=f"network.npz: {message}"):
+        SubsplitBayesianNetwork.load(path)
+    np.savez(path, **arrays | {"logits": arrays["logits"].astype(">f8")})
+    assert SubsplitBayesianNetwork.load(path).subsplits == support
