@@ -190,9 +190,9 @@ def broken_array(array, rng):
     if kind == 0:
         return array[: rng.randrange(len(array) + 1)] if array.ndim else array
     if kind == 1:
-        return array.astype(
-            rng.choice(["U1", "S9"] if array.dtype.kind in "US" else ["f8", "i1", "u8", "U3", "bool", "c16"])
-        )
+        kinds = ["U1", "S9"] if array.dtype.kind in "US" else ["f8", "i1", "u8", "U3", "bool", "c16"]
+        with np.errstate(invalid="ignore"):
+            return array.astype(rng.choice(kinds))
     if kind == 2:
         return array.reshape(rng.choice([(-1,), (1, -1), (-1, 1)]))
     if kind == 3 and array.dtype.kind in "iuf" and array.size:
