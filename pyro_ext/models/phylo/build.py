@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
@@ -84,6 +84,9 @@ def build(
     branch_rate: float = 10.0,
     golden: list[str] | None = None,
     unroot: bool = False,
+    burnin: float = 0,
+    thin: int = 1,
+    polytomies: Literal["refuse", "resolve", "skip"] = "refuse",
     dtype: Literal["float32", "float64"] = "float32",
     evaluation_samples: int = 1000,
     evaluation_repeats: int = 10,
@@ -109,6 +112,10 @@ def build(
         golden: files of a reference sample of topologies to compare the network with; all files have equal weight.
             Also written ``--golden FILE FILE``.
         unroot: whether to forget the roots of rooted trees.
+        burnin: how many trees to leave out at the beginning of each file of trees or reference sample: a share below 1,
+            or a number of trees.
+        thin: of the trees that remain in a file, every which one is read.
+        polytomies: what becomes of trees with multifurcations: they are refused, resolved at random, or skipped.
         dtype: the type of parameters and likelihoods.
         evaluation_samples: the number of importance samples in each estimate of the evidence, a multiple of 10.
         evaluation_repeats: the number of estimates of the evidence at each evaluation, at least 2.
@@ -125,8 +132,9 @@ def build(
     ramp = linear_ramp(annealing_start, positive_int("annealing_steps", annealing_steps, minimum=0))
     elbo = TraceVIMCO_ELBO(num_particles, max_plate_nesting=0, vectorize_particles=True)
     sequences = data.alignment.to(dtype=getattr(torch, dtype))
-    reference = None if golden is None else _read_golden(golden, sequences, unroot)
-    phylogeny = VariationalPhylogeny(sequences, _read_support(trees, sequences, unroot), branch_rate=branch_rate)
+    reading = {"rooted": False if unroot else None, "burnin": burnin, "thin": thin, "polytomies": polytomies}
+    reference = None if golden is None else _read_golden(golden, sequences, reading)
+    phylogeny = VariationalPhylogeny(sequences, _read_support(trees, sequences, reading), branch_rate=branch_rate)
     evaluation = Evaluation(phylogeny, evaluation_samples, evaluation_repeats, evaluation_seed, reference)
     objective = AnnealedELBO(phylogeny.model, phylogeny.guide, elbo)
 
@@ -162,13 +170,13 @@ def _published_optimizer() -> OptimizerSettings:
     return OptimizerSettings("Adam", lr=1e-3, scheduler=decay)
 
 
-def _read_support(paths: Sequence[str | Path], alignment: Alignment, unroot: bool) -> SubsplitSupport:
+def _read_support(paths: Sequence[str | Path], alignment: Alignment, reading: Mapping[str, Any]) -> SubsplitSupport:
     """Collect the subsplits of the unrooted trees in files.
 
     Args:
         paths: files of trees in Newick or NEXUS, of subsplits or networks (``.npz``), or of several of these kinds.
         alignment: the sequences, whose taxa the trees must have.
-        unroot: whether to forget the roots of rooted trees.
+        reading: options of :func:`~pyro_ext.phylo.read_trees`.
 
     Raises:
         ValueError: if there are no files, one does not exist or is wrong, its trees are rooted, or it has other taxa.
@@ -182,16 +190,16 @@ def _read_support(paths: Sequence[str | Path], alignment: Alignment, unroot: boo
             raise ValueError(f"trees: {str(path)!r} holds splits of clades, not subsplits; name a network or its trees")
     written = [path for path in paths if path not in stored]
     if written:
-        trees = read_trees(*written, rooted=False if unroot else None, branch_lengths=False)
+        trees = read_trees(*written, branch_lengths=False, **reading)
         _check_trees("trees", written[0], trees.taxa, trees.rooted, alignment)
         supports.append(SubsplitSupport.from_trees(trees))
     return reduce(SubsplitSupport.union, supports)
 
 
-def _read_golden(paths: Sequence[str | Path], alignment: Alignment, unroot: bool) -> TreeSet:
+def _read_golden(paths: Sequence[str | Path], alignment: Alignment, reading: Mapping[str, Any]) -> TreeSet:
     """Read a reference sample of unrooted trees from files of equal weight; raise ValueErrors like _read_support."""
     _check_files("golden", paths)
-    trees = reference_sample(*paths, rooted=False if unroot else None)
+    trees = reference_sample(*paths, **reading)
     _check_trees("golden", paths[0], trees.taxa, trees.rooted, alignment)
     return trees
 

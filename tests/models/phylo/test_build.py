@@ -229,3 +229,24 @@ def test_bad_options(files, tmp_path, options, message):
 def test_other_data_are_refused(files):
     with pytest.raises(ValueError, match="data must be an alignment, got 'digits'; load it by 'alignment'"):
         build(Splits("digits", torch.zeros(2, 64)), [files[1]])
+
+
+class TestTreesToBeRead:
+    """What is left out of files, and what becomes of multifurcations."""
+
+    def test_burnin_and_thinning(self, files, tmp_path):
+        whole = read_trees(files[1])
+        every_other = SubsplitSupport.from_trees(TreeSet(TAXA, whole.topologies[53::2]))
+        plan = plan_of(files, burnin=53, thin=2)
+        assert plan.elbo_objectives[0].guide.lengths.support == every_other
+
+    def test_multifurcations(self, files, tmp_path):
+        path = tmp_path / "multifurcating.nwk"
+        path.write_text("(a,b,(c,d),(e,f));\n(a,b,((c,d),(e,f)));\n")
+        with pytest.raises(ValueError, match="polytomies"):
+            plan_of((files[0], str(path)))
+        plan_of((files[0], str(path)), polytomies="resolve")
+        plan = plan_of((files[0], str(path)), polytomies="skip")
+        assert plan.elbo_objectives[0].guide.lengths.support == SubsplitSupport.from_trees(
+            parse_trees("(a,b,((c,d),(e,f)));")
+        )
