@@ -22,7 +22,7 @@ from pyro_ext.inference import TraceDisARM_ELBO, TraceUnorderedBeam_ELBO, TraceU
 from tests.inference.random_programs import RandomProgram
 
 COPIES = 1_500
-PER_PROGRAM = 8
+PER_PROGRAM = 14
 VECTORISED = {"num_particles": 2, "vectorize_particles": True}
 
 
