@@ -4,8 +4,8 @@ A row is one ELBO on one program. Its mean gradient is compared with the exact o
 mean loss with the exact one, by the standard deviation of the loss of a single draw, an upper bound on that of any
 estimator here. A row passes if no deviation exceeds 5 standard errors in a sample of ``COPIES`` estimates, or failing
 that in a second one ten times as large: the estimates are skewed where a rare value weighs much. All rows together
-make fewer than 40,000 comparisons, of which one right estimate in 1.7 million lies beyond 5 standard errors: a false
-alarm in one of 40 choices of the seeds, which are fixed.
+make fewer than 54,000 comparisons, and one right mean in 1.7 million lies beyond 5 standard errors: a false alarm in
+at most one of 32 choices of the seeds, which are fixed.
 
 To look into a failure: ``print(RandomProgram(seed))``, and ``check("name of the ELBO", RandomProgram(seed))``.
 """
