@@ -15,6 +15,7 @@ from pyro_ext.inference.evidence import (
     compare_evidence,
     estimate_evidence,
 )
+from pyro_ext.inference.gumbel_softmax_reparam import GumbelSoftmaxReparam
 from pyro_ext.inference.relax_reparam import RelaxReparam, relax
 from pyro_ext.inference.sample_sets import (
     TraceLeaveOneOut_ELBO,
@@ -59,6 +60,7 @@ __all__ = [
     "FitResult",
     "FitSettings",
     "FitWarning",
+    "GumbelSoftmaxReparam",
     "LoadedRun",
     "LocalELBOModule",
     "LossObjective",

@@ -12,6 +12,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_ext.distributions.structure import unwrap
+from pyro_ext.inference._programs import SiteError
 from pyro_ext.inference._traces import Plates, Site, plates_of
 from pyro_ext.ops.sets import beam_step
 
@@ -107,7 +108,7 @@ class BeamGuide(Messenger):
         """Raise a ValueError if this run did not sample one of the sites of the beams."""
         missing = [name for name in self._beams.values if name not in self.drawn]
         if missing:
-            raise ValueError(
+            raise SiteError(
                 f"guide site {missing[0]!r} appears for some values of the discrete sites only: "
                 "TraceUnorderedBeam_ELBO needs the same sites for all values; use Trace_ELBO or TraceGraph_ELBO"
             )
@@ -120,10 +121,10 @@ def varies(drawn: Drawn, nesting: int) -> bool:
     return drawn.value.dim() > nesting + drawn.event_dim and len(drawn.value) > 1
 
 
-def escape(name: str, beams: Beams) -> ValueError:
+def escape(name: str, beams: Beams) -> SiteError:
     """Return the error for a site outside the plates that depends on discrete sites inside them."""
     plates = ", ".join(repr(plate.name) for plate in sorted(beams.plates, key=lambda plate: -plate.dim))
-    return ValueError(
+    return SiteError(
         f"site {name!r} depends on discrete sites {list(beams.discrete)} but lies outside their plate {plates}: "
         "each plate element has beams of its own; replace the plate by .to_event in model and guide"
     )
@@ -134,9 +135,9 @@ def reads_value(error: RuntimeError) -> bool:
     return any(text in str(error) for text in ("more than one value is ambiguous", "cannot be converted to Scalar"))
 
 
-def branching(beams: Beams) -> ValueError:
+def branching(beams: Beams) -> SiteError:
     """Return the error for a program whose control flow depends on the discrete values."""
-    return ValueError(
+    return SiteError(
         f"the model or guide branches on the value of discrete sites {list(beams.discrete)}: "
         "TraceUnorderedBeam_ELBO follows many values at once and needs the same sites for all of them; "
         "write the branch with torch.where, or use Trace_ELBO"
@@ -191,7 +192,7 @@ def _at_site(beams: Beams, site: Site, device: torch.device, nesting: int) -> Be
         zero, rest = beams.log_prob.to(device).expand(*shape, 1), beams.log_rest.to(device).expand(shape)
         return replace(beams, plates=plates, log_prob=zero, perturbed=zero, log_rest=rest)
     if plates != beams.plates:
-        raise ValueError(
+        raise SiteError(
             f"discrete guide sites {beams.discrete[0]!r} and {name!r} are in different plates: "
             "TraceUnorderedBeam_ELBO draws one set per plate element; put them in the same plates (with .to_event "
             "for the rest), or use TraceUnorderedSet_ELBO"
@@ -212,7 +213,7 @@ def _support(site: Site) -> tuple[Any, Tensor]:
     try:
         support = base.enumerate_support(expand=False)
     except NotImplementedError:
-        raise ValueError(
+        raise SiteError(
             f"guide site {site['name']!r} is a {type(base).__name__}, whose support cannot be enumerated: "
             "TraceUnorderedBeam_ELBO needs finite supports; use TraceLeaveOneOut_ELBO or Trace_ELBO"
         ) from None
@@ -230,7 +231,7 @@ def _children(base: Any, support: Tensor, site: Site, beams: Beams, nesting: int
         log_probs = log_probs.reshape(*padding, *fn.batch_shape, -1, len(support))
         log_probs = log_probs.expand(*shape, *log_probs.shape[-2:])
     except RuntimeError:
-        raise ValueError(
+        raise SiteError(
             f"guide site {site['name']!r} has batch shape {tuple(fn.batch_shape)}, which does not fit "
             f"{shape[0]} beams in plates of shape {shape[1:]}: declare batch dims by pyro.plate or .to_event"
         ) from None

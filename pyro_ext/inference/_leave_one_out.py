@@ -8,7 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_ext.inference._traces import Plates, Term, has_score, log_weight_terms, plates_of, sample_sites
+from pyro_ext.inference._traces import (
+    Plates,
+    Term,
+    has_score,
+    log_weight_terms,
+    plates_of,
+    sample_sites,
+    score_function,
+)
 from pyro_ext.inference.elbo import checked_loss, value_with_gradient_of
 
 __all__ = ["leave_one_out_loss", "refuse_enumeration"]
@@ -61,7 +69,7 @@ def _scores(
         costs = _costs(run)
         for name, site in sample_sites(guide_trace).items():
             if has_score(site):
-                score = site["score_parts"].score_function
+                score = score_function(site)
                 sites.setdefault(name, []).append((score, _cost_within(costs, plates_of(site)).expand(score.shape)))
     return [pair for runs in sites.values() for pair in _signals(runs, baseline)]
 

@@ -13,6 +13,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_ext.distributions.structure import masks_of, unwrap, with_base
 from pyro_ext.inference.elbo import ModelOrGuide
 
 Site = dict[str, Any]
@@ -130,7 +131,19 @@ def _absent(site: Site) -> Exception:
 
 def has_score(site: Site) -> bool:
     """Return whether a guide site needs a score-function term, that is, is not reparameterised."""
-    return not is_identically_zero(site["score_parts"].score_function)
+    return not is_identically_zero(score_function(site))
+
+
+def score_function(site: Site) -> Tensor | Any:
+    """Return log q of a site's value, neither scaled nor masked; the number 0 if the site is reparameterised.
+
+    A mask changes what a value costs, not how it is drawn. Pyro leaves it out of the score if it is the outermost
+    tensor on a distribution, but not if it is below ``.to_event``, or a truth value.
+    """
+    fn, score = site["fn"], site["score_parts"].score_function
+    if is_identically_zero(score) or not masks_of(fn):
+        return score
+    return with_base(fn, unwrap(fn).base, masked=False).score_parts(site["value"]).score_function
 
 
 def plate_nesting(elbo: Any, model: ModelOrGuide, guide: ModelOrGuide, args: Any, kwargs: Any) -> int:

@@ -12,6 +12,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_ext.distributions.structure import unwrap
+from pyro_ext.inference._programs import ProgramWatch
 from pyro_ext.inference._traces import (
     Plates,
     Site,
@@ -28,6 +29,11 @@ from pyro_ext.inference._traces import (
 from pyro_ext.inference.elbo import DifferentiableELBO, ModelOrGuide, checked_loss, value_with_gradient_of
 
 __all__ = ["TraceDisARM_ELBO"]
+
+_PAIRS = (
+    "the antithetic pair, an extra dim on the left of every value",
+    "Write it so that it does, or use TraceLeaveOneOut_ELBO(vectorize_samples=False), which runs it once per sample",
+)
 
 
 class TraceDisARM_ELBO(DifferentiableELBO, Trace_ELBO):
@@ -92,16 +98,18 @@ class TraceDisARM_ELBO(DifferentiableELBO, Trace_ELBO):
             NotImplementedError: if a guide site is neither Bernoulli nor reparameterised, a Bernoulli site
                 depends on another one, the model holds a site to be summed out, or the guide is a
                 ``GuideMessenger``.
-            ValueError: if a latent model site is absent from the guide.
+            ValueError: if a latent model site is absent from the guide, or a program does not broadcast over the pair.
         """
         refuse_guide_messenger(guide, self)
         nesting = plate_nesting(self, model, guide, args, kwargs)
-        repeats = self.num_particles
+        repeats, watch = self.num_particles, ProgramWatch(model, guide, *_PAIRS)
+        model, guide = watch.model, watch.guide
         if self.vectorize_particles:
             model, guide = self._vectorized_num_particles(model), self._vectorized_num_particles(guide)
             repeats = 1
         paired = _AntitheticPairs(nesting)(guide)
-        traces = [self._get_trace(model, paired, args, kwargs) for _ in range(repeats)]
+        with watch.explaining(args, kwargs):
+            traces = [self._get_trace(model, paired, args, kwargs) for _ in range(repeats)]
         return checked_loss(total(_loss(pair, nesting) for pair in traces) / self.num_particles, traces)
 
 

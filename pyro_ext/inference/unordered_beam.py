@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_ext.inference._beams import BeamGuide, Beams, NextSite, branching, escape, expand, reads_value
 from pyro_ext.inference._leave_one_out import leave_one_out_loss
+from pyro_ext.inference._programs import ProgramWatch
 from pyro_ext.inference._traces import (
     Term,
     has_score,
@@ -19,6 +20,7 @@ from pyro_ext.inference._traces import (
     plate_nesting,
     refuse_guide_messenger,
     sample_sites,
+    score_function,
     sum_to,
     total,
 )
@@ -27,6 +29,11 @@ from pyro_ext.ops.sets import first_and_second_log_ratios
 from pyro_ext.utils.checks import positive_int
 
 __all__ = ["TraceUnorderedBeam_ELBO"]
+
+_BEAMS = (
+    "the set of traces, an extra dim on the left of every value",
+    "Write it so that it does, or use TraceLeaveOneOut_ELBO(vectorize_samples=False), which runs it once per sample",
+)
 
 
 class TraceUnorderedBeam_ELBO(DifferentiableELBO, Trace_ELBO):
@@ -106,19 +113,28 @@ class TraceUnorderedBeam_ELBO(DifferentiableELBO, Trace_ELBO):
                 neither reparameterised nor drawn here, the model a site to be summed out, or the guide is a
                 ``GuideMessenger``.
             ValueError: if discrete sites are in different plates, have no finite support, appear for some values
-                only, or influence a site outside their plates.
+                only, or influence a site outside their plates; if a program does not broadcast over the set.
+
+        Under ``torch.compile`` it runs as it is, uncompiled: the guide stops at each discrete site in turn.
         """
+        if torch.compiler.is_compiling():
+            return torch.compiler.disable(self._estimate)(model, guide, args, kwargs)
+        return self._estimate(model, guide, args, kwargs)
+
+    def _estimate(self, model: ModelOrGuide, guide: ModelOrGuide, args: Any, kwargs: Any) -> Tensor:
         refuse_guide_messenger(guide, self)
         if self.num_samples == 1:
             return total(leave_one_out_loss([traces]) for traces in self._get_traces(model, guide, args, kwargs)) / (
                 self.num_particles
             )
         nesting = plate_nesting(self, model, guide, args, kwargs)
-        repeats = self.num_particles
+        repeats, watch = self.num_particles, ProgramWatch(model, guide, *_BEAMS)
+        model, guide = watch.model, watch.guide
         if self.vectorize_particles:
             model, guide = self._vectorized_num_particles(model), self._vectorized_num_particles(guide)
             repeats = 1
-        sets = [self._set(model, guide, nesting, args, kwargs) for _ in range(repeats)]
+        with watch.explaining(args, kwargs):
+            sets = [self._set(model, guide, nesting, args, kwargs) for _ in range(repeats)]
         losses = [set_loss(traces, beams, self.baseline, nesting) for traces, beams in sets]
         return checked_loss(total(losses) / self.num_particles, [traces for traces, _ in sets])
 
@@ -181,7 +197,7 @@ def _score(guide_trace: Any, beams: Beams) -> Tensor:
                 f"guide site {name!r} is neither reparameterised nor drawn by TraceUnorderedBeam_ELBO; "
                 "use Trace_ELBO, or mark a factor of reparameterised draws has_rsample=True"
             )
-    return total(guide_trace.nodes[name]["score_parts"].score_function for name in beams.discrete)
+    return total(score_function(guide_trace.nodes[name]) for name in beams.discrete)
 
 
 def _set_terms(inside: list[Term], score: Tensor, beams: Beams, baseline: bool, nesting: int) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,7 @@ from pyro_ext.inference._traces import (
     plate_nesting,
     refuse_guide_messenger,
     sample_sites,
+    score_function,
     subsampling_scale,
     sum_to,
 )
@@ -214,7 +215,7 @@ def _totals(terms: list[Term], guide_trace: Any, plates: Plates, nesting: int) -
             outside = outside + term.value.sum() / copies
     for site in sample_sites(guide_trace).values():
         if has_score(site):
-            score = score + sum_to(site["score_parts"].score_function, plates, nesting)
+            score = score + sum_to(score_function(site), plates, nesting)
     return _Totals(log_weight, score, outside)
 
 

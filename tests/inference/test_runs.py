@@ -11,8 +11,10 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 
 from pyro_ext.inference import (
+    TraceDisARM_ELBO,
     TraceLeaveOneOut_ELBO,
     TraceSumAndSample_ELBO,
+    TraceUnorderedBeam_ELBO,
     TraceUnorderedSet_ELBO,
     TraceVIMCO_ELBO,
 )
@@ -211,6 +213,7 @@ def test_baseline_takes_a_constant_cost_out():
 
 
 REMEDY = {
+    "vectorised sets": "use vectorize_particles=False and TraceLeaveOneOut_ELBO(vectorize_samples=False), which",
     "sets": "TraceLeaveOneOut_ELBO(vectorize_samples=False), which runs it once per sample",
     "particles": "vectorize_particles=False, which runs it once per particle",
 }
@@ -222,6 +225,11 @@ REMEDY = {
         (TraceUnorderedSet_ELBO(2), "sets"),
         (TraceSumAndSample_ELBO(2), "sets"),
         (TraceLeaveOneOut_ELBO(2), "sets"),
+        (TraceUnorderedSet_ELBO(2, vectorize_particles=True, num_particles=3), "vectorised sets"),
+        (TraceUnorderedBeam_ELBO(2), "sets"),
+        (TraceUnorderedBeam_ELBO(2, vectorize_particles=True, num_particles=3), "sets"),
+        (TraceDisARM_ELBO(), "sets"),
+        (TraceDisARM_ELBO(vectorize_particles=True, num_particles=3), "sets"),
         (TraceVIMCO_ELBO(3, vectorize_particles=True), "particles"),
         (TraceLeaveOneOut_ELBO(2, vectorize_samples=False, vectorize_particles=True, num_particles=3), "particles"),
     ],

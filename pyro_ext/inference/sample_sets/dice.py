@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from pyro_ext.distributions.structure import masks_of, unwrap
-from pyro_ext.inference._traces import plates_of
+from pyro_ext.inference._traces import plates_of, score_function
 from pyro_ext.inference.sample_sets.messenger import SET_KEY, SiteSet
 
 __all__ = ["expected_elbo", "plate_escape_message"]
@@ -61,11 +61,11 @@ def expected_elbo(model_trace: Any, guide_trace: Any, baseline: bool, analytic_k
 
 
 def _wants_gradient(model_trace: Any, guide_trace: Any) -> bool:
-    return torch.is_grad_enabled() and any(
-        site["type"] == "sample" and site["log_prob"].requires_grad
-        for trace in (model_trace, guide_trace)
-        for site in trace.nodes.values()
-    )
+    if not torch.is_grad_enabled():
+        return False
+    model, guide = ([s for s in t.nodes.values() if s["type"] == "sample"] for t in (model_trace, guide_trace))
+    terms = [*(site["log_prob"] for site in (*model, *guide)), *map(score_function, guide)]
+    return any(isinstance(term, Tensor) and term.requires_grad for term in terms)
 
 
 def _has_set(site: Any) -> bool:
@@ -79,11 +79,31 @@ class _SampleSetDice(Dice):
         rest = guide_trace.copy()
         for name in sets:
             rest.remove_node(name)
+        for name, site in rest.nodes.items():
+            if site["type"] == "sample":
+                rest.nodes[name] = _without_masks(site)
         super().__init__(rest, ordering)
         for name, drawn in sets.items():
             dim_to_symbol = guide_trace.nodes[name]["infer"]["_dim_to_symbol"]
             factor = packed.pack(drawn.log_weight + drawn.perturbation, dim_to_symbol)
             self.log_probs[ordering[name]].append(factor)
+
+    def compute_expectation(self, costs: Costs) -> Any:
+        """Return the expected cost.
+
+        One ordinal at a time: Pyro shares contractions between them, and one made for costs that need no marginal
+        of a site lacks what the costs of another ordinal need.
+        """
+        return sum(super(_SampleSetDice, self).compute_expectation({ordinal: costs[ordinal]}) for ordinal in costs)
+
+
+def _without_masks(site: Any) -> Any:
+    """Return a packed site whose factor is the probability of its value, whatever masks are on its distribution."""
+    parts, score = site["packed"]["score_parts"], score_function(site)
+    if score is site["score_parts"].score_function:
+        return site
+    score = packed.pack(score, site["infer"]["_dim_to_symbol"])
+    return {**site, "packed": {**site["packed"], "score_parts": parts._replace(score_function=score)}}
 
 
 def _costs(model_trace: Any, guide_trace: Any, analytic_kl: bool) -> tuple[Costs, dict[str, frozenset[str]]]:
@@ -151,7 +171,7 @@ def _score_terms(elbo: Tensor, guide_trace: Any, sets: dict[str, SiteSet], basel
     perturbations = [drawn.perturbation for drawn in sets.values()]
     gradients = torch.autograd.grad(elbo, perturbations, retain_graph=True, allow_unused=True)
     for (name, drawn), weighted_cost in zip(sets.items(), gradients, strict=True):
-        score = guide_trace.nodes[name]["score_parts"].score_function
+        score = score_function(guide_trace.nodes[name])
         if weighted_cost is None or not isinstance(score, Tensor) or not score.requires_grad:
             continue
         if baseline:

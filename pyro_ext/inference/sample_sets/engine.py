@@ -12,7 +12,6 @@ import torch
 from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
 from pyro.infer.enum import iter_discrete_escape, iter_discrete_extend
-from pyro.poutine.enum_messenger import EnumMessenger
 from torch import Tensor
 
 from pyro_ext.inference._programs import ProgramWatch
@@ -20,7 +19,7 @@ from pyro_ext.inference._traces import refuse_guide_messenger
 from pyro_ext.inference.elbo import DifferentiableELBO, ModelOrGuide, checked_loss, value_with_gradient_of
 from pyro_ext.inference.sample_sets.dice import expected_elbo
 from pyro_ext.inference.sample_sets.draw import SampleSet, SetOptions, draw_sample_set
-from pyro_ext.inference.sample_sets.messenger import ProbabilityCheckMessenger, SampleSetMessenger
+from pyro_ext.inference.sample_sets.messenger import ModelEnumMessenger, ProbabilityCheckMessenger, SampleSetMessenger
 from pyro_ext.inference.sample_sets.options import checked_options
 from pyro_ext.inference.sample_sets.plate_escape import check_single_values
 
@@ -146,13 +145,13 @@ class TraceSampleSet_ELBO(DifferentiableELBO, TraceEnum_ELBO):
         refuse_guide_messenger(guide, self)
         if math.isinf(self.max_plate_nesting):
             self._guess_max_plate_nesting(model, ProbabilityCheckMessenger()(guide), args, kwargs)
-        if self.vectorize_particles:
-            guide = self._vectorized_num_particles(guide)
-            model = self._vectorized_num_particles(model)
-        plain = model, guide
         watch = ProgramWatch(model, guide, *self._left_dims())
-        guide = SampleSetMessenger(-1 - int(self.max_plate_nesting), self.options, self._draw)(watch.guide)
-        model = EnumMessenger()(watch.model)  # its dims lie left of the guide's
+        model, guide = watch.model, watch.guide
+        if self.vectorize_particles:
+            model, guide = self._vectorized_num_particles(model), self._vectorized_num_particles(guide)
+        plain = model, guide
+        sets = SampleSetMessenger(-1 - int(self.max_plate_nesting), self.options, self._draw)
+        guide, model = sets(guide), ModelEnumMessenger(guide=sets)(model)  # the model's dims lie left of the guide's
         pending: queue.LifoQueue[Any] = queue.LifoQueue()
         guide = poutine.queue(guide, pending, escape_fn=iter_discrete_escape, extend_fn=iter_discrete_extend)
         for _ in range(1 if self.vectorize_particles else self.num_particles):

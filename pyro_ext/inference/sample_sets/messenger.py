@@ -13,6 +13,7 @@ from pyro.distributions import TorchDistribution
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import _ENUM_ALLOCATOR
 from torch import Tensor
 
 from pyro_ext.distributions.distinct import SamplesWithoutReplacement
@@ -22,7 +23,14 @@ from pyro_ext.inference.sample_sets.draw import SampleSet, SetOptions, draw_samp
 from pyro_ext.inference.sample_sets.finite import InfiniteSupportError, finite_distribution
 from pyro_ext.inference.sample_sets.options import is_set_site, site_options
 
-__all__ = ["SET_KEY", "OneDrawMessenger", "ProbabilityCheckMessenger", "SampleSetMessenger", "SiteSet"]
+__all__ = [
+    "SET_KEY",
+    "ModelEnumMessenger",
+    "OneDrawMessenger",
+    "ProbabilityCheckMessenger",
+    "SampleSetMessenger",
+    "SiteSet",
+]
 
 SET_KEY = "_sample_set"
 
@@ -130,7 +138,37 @@ class _Drawn(TorchDistribution):
         return self._values
 
 
-class SampleSetMessenger(EnumMessenger):
+class ModelEnumMessenger(EnumMessenger):
+    """Enumerates sites along dims that no site inside ``pyro.markov`` uses, unless it is inside too.
+
+    Pyro recycles the dims of a Markov chain for the sites after it; since the model runs when the guide has taken all
+    its dims, it would then take a value in the chain for one of those sites, and the expectation would be wrong.
+
+    Args:
+        first_available_dim: the rightmost dim that may be used; None to go on from the guide's.
+        guide: the messenger of the guide, whose chains are heeded too.
+    """
+
+    def __init__(self, first_available_dim: int | None = None, guide: ModelEnumMessenger | None = None) -> None:
+        super().__init__(first_available_dim)
+        self._guide = guide
+        self._lowest = 0  # the leftmost dim of a site inside pyro.markov
+
+    def __enter__(self) -> Any:
+        self._lowest = 0 if self._guide is None else self._guide._lowest
+        return super().__enter__()
+
+    def _pyro_sample(self, msg: Any) -> None:
+        inside = msg["infer"].get("_markov_scope") is not None
+        if not inside and self._lowest < 0:
+            free = min(_ENUM_ALLOCATOR.next_available_dim, self._lowest - 1)
+            _ENUM_ALLOCATOR.next_available_dim = free
+        super()._pyro_sample(msg)
+        if inside:
+            self._lowest = min(self._lowest, msg["infer"].get("_enumerate_dim", 0))
+
+
+class SampleSetMessenger(ModelEnumMessenger):
     """Gives each site that wants one a sample set along a fresh enumeration dim; leaves all others to Pyro.
 
     Args:
@@ -155,6 +193,7 @@ class SampleSetMessenger(EnumMessenger):
             return
         fn, options = msg["fn"], site_options(msg, self._options)
         if options.estimator == "reinforce":
+            super()._pyro_sample(msg)  # gives the site no dim, but notes which it may get from sets it depends on
             drawn = draw_sample_set(fn, replace(options, estimator="leave_one_out", num_samples=1))
             msg["value"], msg["done"] = drawn.values[0], True
             infer = {key: value for key, value in msg["infer"].items() if key not in ("enumerate", "num_samples")}

@@ -11,6 +11,7 @@ from pyro_ext.inference import (
     TraceLeaveOneOut_ELBO,
     TraceSampleSet_ELBO,
     TraceSumAndSample_ELBO,
+    TraceUnorderedBeam_ELBO,
     TraceUnorderedSet_ELBO,
     config_sample_set,
 )
@@ -211,7 +212,7 @@ def compiler():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("elbo", FAMILY)
+@pytest.mark.parametrize("elbo", [*FAMILY, TraceUnorderedBeam_ELBO])
 def test_compiled_equals_eager(elbo, compiler):
     module, x, results = elbo(2, max_plate_nesting=1)(Model(), Guide()), torch.arange(4.0), []
     for run in (module, compiler(module, backend="eager")):
