@@ -236,7 +236,7 @@ class TestTreesToBeRead:
 
     def test_burnin_and_thinning(self, files, tmp_path):
         whole = read_trees(files[1])
-        every_other = SubsplitSupport.from_trees(TreeSet(TAXA, whole.topologies[53::2]))
+        every_other = SubsplitSupport.from_trees(TreeSet(TAXA, whole.parents[53::2]))
         plan = plan_of(files, burnin=53, thin=2)
         assert plan.elbo_objectives[0].guide.lengths.support == every_other
 
