@@ -156,8 +156,11 @@ class _Sampler:
         change = (final.square().sum(-1) / 2 - end.log_density - energy).nan_to_num(torch.inf, torch.inf)
         acceptance = (-change).exp().clamp(max=1.0)
         self.state = end.where(torch.rand_like(acceptance) < acceptance, self.state)
-        self._accepted = acceptance.unflatten(0, (self._groups, -1)).mean(-1)
-        self.acceptance = self.acceptance + self._accepted
+        accepted = acceptance.unflatten(0, (self._groups, -1))
+        self.acceptance = self.acceptance + accepted.mean(-1)
+        # Trajectories that end where the density is zero say nothing about the step size.
+        inside = end.log_density.isfinite().unflatten(0, (self._groups, -1)).to(accepted)
+        self._accepted = accepted.sum(-1) / inside.sum(-1).clamp_min(1.0)
         self.divergences = self.divergences + (change > _DIVERGENT).unflatten(0, (self._groups, -1)).sum(-1)
 
     def tune(self, count: int) -> None:

@@ -12,8 +12,12 @@ from pyro_ext.inference.evidence.estimate import EvidenceEstimate, EvidenceWarni
 from pyro_ext.inference.evidence.problem import Problem
 from pyro_ext.inference.evidence.weights import check_weights, log_mean_exp, pareto_k
 
-__all__ = ["elbo", "importance_estimate", "naive_monte_carlo"]
+__all__ = ["NO_BOUND", "elbo", "importance_estimate", "naive_monte_carlo"]
 
+NO_BOUND = (
+    "the bound is minus infinity, since the likelihood is zero over a part of the approximation: use vbis, or pass a "
+    "guide that draws only where it is positive"
+)
 _HEAVY_TAIL = 0.7  # above this tail index the mean of the weights converges too slowly
 _FEW = 50.0  # effective draws
 _FEW_SHARE = 0.1  # effective draws as a share of all draws
@@ -70,6 +74,6 @@ def elbo(log_weights: Tensor) -> EvidenceEstimate:
     """
     check_weights(log_weights)
     if (log_weights == -torch.inf).any():
-        raise ValueError("the bound is minus infinity: the density is zero at draws from the guide; use vbis")
+        raise ValueError(NO_BOUND)
     spread = log_weights.std().item()
     return EvidenceEstimate(log_weights.mean().item(), spread / math.sqrt(len(log_weights)), {"std_log_weight": spread})

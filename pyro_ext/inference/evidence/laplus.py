@@ -25,6 +25,12 @@ from torch.distributions import Gamma, LogNormal
 from pyro_ext.inference.evidence.estimate import EvidenceEstimate
 from pyro_ext.inference.evidence.importance import importance_estimate
 from pyro_ext.inference.evidence.mode import Mode
+from pyro_ext.inference.evidence.plausibility import (
+    Plausibility,
+    check_interior,
+    profile_log_mass,
+    shared_log_mass,
+)
 from pyro_ext.inference.evidence.problem import Problem
 
 __all__ = [
@@ -60,6 +66,7 @@ class LocalShape(NamedTuple):
         at_boundary: whether the mode lies at zero or f is not concave there, bool ``(D,)``.
         magnitude: the orders of magnitude of the latents, ``(D,)``.
         height: the value of f at the mode, ``()``.
+        plausibility: what the density says about fits at the mode.
     """
 
     mode: Tensor
@@ -70,6 +77,7 @@ class LocalShape(NamedTuple):
     at_boundary: Tensor
     magnitude: Tensor
     height: Tensor
+    plausibility: Plausibility
 
 
 def refuse_real_latents(problem: Problem, method: str) -> None:
@@ -96,21 +104,31 @@ def local_shape(problem: Problem, mode: Mode, magnitude: Tensor) -> LocalShape:
         magnitude: the orders of magnitude of the latents, ``(D,)``, which say what is close to zero.
 
     Raises:
-        ValueError: if f is flat in a coordinate, or its derivatives are not finite.
+        ValueError: if f is highest at an edge where it jumps or vanishes, flat in a coordinate, or its derivatives
+            are not finite.
     """
     m = mode.point
-    slope, curvature = _derivatives(problem, m)
+    slope, hessian = _derivatives(problem, m)
+    curvature = hessian.diagonal()
+    check_interior(problem, mode, slope, curvature, m < _NEAR_BOUNDARY * magnitude)
     at_boundary = (m < _BOUNDARY * magnitude) | (curvature >= 0)
     rate = torch.where(at_boundary, slope.abs(), -curvature * m)
     shape = torch.where(at_boundary, torch.ones_like(m), rate * m + 1)
     _check_rates(problem, rate)
     shape, rate = _fitted_to_profiles(problem, mode, magnitude, shape, rate, at_boundary)
-    return LocalShape(m, slope, curvature, shape, rate, at_boundary, magnitude, m.new_tensor(mode.value))
+    width = torch.where(at_boundary, shape.rsqrt().clamp_min(1.0), (-curvature * m.square()).rsqrt())
+    center = torch.where(at_boundary, shape / rate, m)
+    plausibility = Plausibility(
+        profile_log_mass(problem, m, mode.value, center, width),
+        shared_log_mass(hessian, ~at_boundary),
+        [problem.coordinates.name_of(i) for i in range(len(m))],
+    )
+    return LocalShape(m, slope, curvature, shape, rate, at_boundary, magnitude, m.new_tensor(mode.value), plausibility)
 
 
 def gamma_laplus(local: LocalShape) -> EvidenceEstimate:
     """Return the approximation by Gamma distributions."""
-    return _estimate(local, Gamma(local.shape, local.rate).log_prob(local.mode))
+    return _estimate("Gamma", local, Gamma(local.shape, local.rate).log_prob(local.mode))
 
 
 def lognormal_laplus(local: LocalShape) -> EvidenceEstimate:
@@ -126,7 +144,8 @@ def lognormal_laplus(local: LocalShape) -> EvidenceEstimate:
     location = local.mode.log() + variance
     inside = inside & (location - local.magnitude.log() <= _LARGEST_LOCATION)
     own = LogNormal(location, variance.sqrt(), validate_args=False).log_prob(local.mode)
-    return _estimate(local, torch.where(inside, own, Gamma(local.shape, local.rate).log_prob(local.mode)), ~inside)
+    log_density = torch.where(inside, own, Gamma(local.shape, local.rate).log_prob(local.mode))
+    return _estimate("lognormal", local, log_density, ~inside)
 
 
 def beta_prime_laplus(local: LocalShape) -> EvidenceEstimate:
@@ -146,7 +165,8 @@ def beta_prime_laplus(local: LocalShape) -> EvidenceEstimate:
     b = torch.where(inside, b, torch.ones_like(b))
     log_beta = torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)
     own = (a - 1) * m.log() - (a + b) * m.log1p() - log_beta
-    return _estimate(local, torch.where(inside, own, Gamma(local.shape, local.rate).log_prob(m)), monotone)
+    log_density = torch.where(inside, own, Gamma(local.shape, local.rate).log_prob(m))
+    return _estimate("beta prime", local, log_density, monotone)
 
 
 def gamma_laplus_is(problem: Problem, local: LocalShape, num_samples: int) -> EvidenceEstimate:
@@ -159,15 +179,16 @@ def gamma_laplus_is(problem: Problem, local: LocalShape, num_samples: int) -> Ev
     return replace(estimate, diagnostics=diagnostics)
 
 
-def _estimate(local: LocalShape, log_density: Tensor, replaced: Tensor | None = None) -> EvidenceEstimate:
+def _estimate(family: str, local: LocalShape, log_density: Tensor, replaced: Tensor | None = None) -> EvidenceEstimate:
     diagnostics = {"num_at_boundary": int(local.at_boundary.sum())}
+    diagnostics.update(local.plausibility.diagnostics(family, log_density))
     if replaced is not None:
         diagnostics["num_fallbacks"] = int(replaced.sum())
     return EvidenceEstimate(float(local.height - log_density.sum()), math.nan, diagnostics)
 
 
 def _derivatives(problem: Problem, x: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Return :math:`\partial f / \partial x_i` and :math:`\partial^2 f / \partial x_i^2` at a constrained vector.
+    r"""Return the gradient :math:`\partial f / \partial x_i` and the Hessian of f at a constrained vector.
 
     The second derivatives are central differences of the gradient, so that the model need be differentiable only once.
     """
@@ -176,7 +197,7 @@ def _derivatives(problem: Problem, x: Tensor) -> tuple[Tensor, Tensor]:
     points = torch.cat([x[None], x + shift, x - shift])
     _, gradient, _ = problem.differentiate_constrained(points, lambda d, *_: d.log_likelihood + d.log_prior)
     above, below = gradient[1:].chunk(2)
-    return gradient[0], (above - below).diagonal() / (2 * step)
+    return gradient[0], (above - below) / (2 * step[:, None])
 
 
 def _check_rates(problem: Problem, rate: Tensor) -> None:

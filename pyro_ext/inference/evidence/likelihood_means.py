@@ -24,6 +24,7 @@ from torch import Tensor
 
 from pyro_ext.inference.evidence.estimate import EvidenceEstimate, EvidenceWarning
 from pyro_ext.inference.evidence.posterior import Posterior
+from pyro_ext.inference.evidence.prior import PriorSample
 from pyro_ext.inference.evidence.weights import chain_ess, check_weights, log_mean_exp, pareto_k
 
 __all__ = ["cpo", "harmonic_mean", "ppd", "stabilized_harmonic_mean"]
@@ -32,19 +33,28 @@ _NO_VARIANCE = 0.5  # above this tail index the variance of 1 / L is infinite
 _FEW = 100.0  # effective draws of 1 / L
 
 
-def harmonic_mean(posterior: Posterior) -> EvidenceEstimate:
-    r"""Return :math:`-\log \frac1N \sum_i 1 / p(D \mid x_i)`; warn if the variance of 1 / L seems to be infinite."""
+def harmonic_mean(posterior: Posterior, prior: PriorSample) -> EvidenceEstimate:
+    r"""Return :math:`-\log \frac1N \sum_i 1 / p(D \mid x_i) + \log A`; warn if the variance of 1 / L seems infinite.
+
+    The posterior mean of 1 / L is A / Z, where A is the share of the prior where the likelihood is positive.
+
+    Args:
+        posterior: draws from the posterior.
+        prior: draws from the prior, which give A.
+    """
     likelihood = posterior.densities.log_likelihood
     check_weights(-likelihood)
     value = -log_mean_exp(-likelihood, (0, 1))
     relative = (value - likelihood).exp()
     diagnostics = _diagnostics(posterior, likelihood, relative)
     std_error = relative.std() / diagnostics["weight_ess"] ** 0.5
-    return EvidenceEstimate(value.item(), std_error.item(), diagnostics)
+    return _times_share(prior, value.item(), std_error.item(), diagnostics)
 
 
-def stabilized_harmonic_mean(posterior: Posterior, delta: float) -> EvidenceEstimate:
+def stabilized_harmonic_mean(posterior: Posterior, prior: PriorSample, delta: float) -> EvidenceEstimate:
     r"""Return the logarithm of the harmonic mean p that includes imagined prior draws, whose likelihood is set to p.
+
+    The prior is that restricted to a positive likelihood; the share of the prior where it is so is multiplied to p.
 
     .. math::  \sum_i \frac{L_i - p}{\delta p + (1 - \delta) L_i} = 0
 
@@ -53,6 +63,7 @@ def stabilized_harmonic_mean(posterior: Posterior, delta: float) -> EvidenceEsti
 
     Args:
         posterior: draws from the posterior.
+        prior: draws from the prior.
         delta: the share of imagined prior draws, between 0 and 1.
     """
     likelihood = posterior.densities.log_likelihood
@@ -70,7 +81,7 @@ def stabilized_harmonic_mean(posterior: Posterior, delta: float) -> EvidenceEsti
     slope = (ratio / (delta + (1 - delta) * ratio).square()).mean()  # minus the derivative with respect to log p
     relative = (log_p - likelihood).exp()
     std_error = values.std() / slope / chain_ess(values).sqrt()
-    return EvidenceEstimate(log_p.item(), std_error.item(), _diagnostics(posterior, likelihood, relative))
+    return _times_share(prior, log_p.item(), std_error.item(), _diagnostics(posterior, likelihood, relative))
 
 
 def cpo(posterior: Posterior, units: Tensor, weights: Tensor) -> EvidenceEstimate:
@@ -107,6 +118,13 @@ def _score(posterior: Posterior, values: Tensor, log_terms: Tensor, weights: Ten
     error = (series.std() / chain_ess(series).sqrt()).item()
     diagnostics = {**posterior.diagnostics, "num_units": weights.sum().item(), "monte_carlo_error": error}
     return EvidenceEstimate((values @ weights).item(), math.nan, diagnostics, is_score=True)
+
+
+def _times_share(prior: PriorSample, value: float, std_error: float, diagnostics: dict[str, Any]) -> EvidenceEstimate:
+    """Multiply an estimate under the prior restricted to a positive likelihood by the share of the prior there."""
+    log_share, error = prior.log_share()
+    diagnostics = {**diagnostics, "feasible_share": math.exp(log_share)}
+    return EvidenceEstimate(value + log_share, math.hypot(std_error, error), diagnostics)
 
 
 def _root(function: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:

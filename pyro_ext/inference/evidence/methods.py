@@ -72,19 +72,19 @@ _METHODS: dict[str, Method] = {
     "lognormal_laplus": _laplus(lognormal_laplus),
     "beta_prime_laplus": _laplus(beta_prime_laplus),
     "gamma_laplus_is": Method(_gamma_laplus_is, "num_importance", needs_positive=True),
-    "elbo": Method(lambda w: elbo(w.variational_weights(w.settings.num_elbo)), "num_elbo"),
+    "elbo": Method(lambda w: elbo(w.bounded_weights(w.settings.num_elbo)), "num_elbo"),
     "vbis": Method(lambda w: importance_estimate(w.variational_weights(w.settings.num_importance)), "num_importance"),
     "naive_monte_carlo": Method(lambda w: naive_monte_carlo(w.problem, w.settings.num_importance), "num_importance"),
     "bridge": Method(lambda w: bridge(w.problem, w.posterior()), "num_posterior"),
-    "harmonic_mean": Method(lambda w: harmonic_mean(w.posterior()), "num_posterior"),
+    "harmonic_mean": Method(lambda w: harmonic_mean(w.posterior(), w.prior()), "num_posterior"),
     "stabilized_harmonic_mean": Method(
-        lambda w: stabilized_harmonic_mean(w.posterior(), w.settings.stabilizer), "num_posterior"
+        lambda w: stabilized_harmonic_mean(w.posterior(), w.prior(), w.settings.stabilizer), "num_posterior"
     ),
     "cpo": Method(lambda w: cpo(w.posterior(), *w.units()), "num_posterior"),
     "ppd": Method(lambda w: ppd(w.posterior(), *w.units()), "num_posterior"),
     "stepping_stone": Method(lambda w: stepping_stone(w.powers()), "num_power"),
-    "path_sampling": Method(lambda w: path_sampling(w.powers()), "num_power"),
-    "modified_path_sampling": Method(lambda w: modified_path_sampling(w.powers()), "num_power"),
+    "path_sampling": Method(lambda w: path_sampling(w.positive_powers()), "num_power"),
+    "modified_path_sampling": Method(lambda w: modified_path_sampling(w.positive_powers()), "num_power"),
     "generalized_stepping_stone": Method(_generalized_stepping_stone, "num_power"),
     "nested_sampling": Method(_nested_sampling, "num_live"),
 }

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_ext.inference.evidence.estimate import EvidenceEstimate, EvidenceWarning
-from pyro_ext.inference.evidence.optimize import Maximum, maximize
+from pyro_ext.inference.evidence.optimize import Maximum, climb_along_edge, is_stationary, maximize
 from pyro_ext.inference.evidence.problem import Problem
 
 __all__ = ["Mode", "find_mode", "mode_score", "prior_magnitude"]
@@ -67,8 +67,23 @@ def find_mode(problem: Problem, start: Tensor, magnitude: Tensor, prior: bool = 
 
     positive = problem.coordinates.positive().to(start.device)
     bound = torch.where(positive, math.log(_FLOOR) + magnitude.log(), -math.inf)
+
+    def values(z: Tensor) -> Tensor:
+        densities = problem.at(z)
+        return densities.log_likelihood + densities.log_prior * prior
+
     maximum = maximize(function, torch.maximum(start, bound), bound)
-    if not maximum.converged:
+    if not is_stationary(maximum.gradient_norm, maximum.value):
+        maximum = climb_along_edge(values, function, maximum, bound)
+    label = "posterior density" if prior else "likelihood"
+    if maximum.gradient_norm == 0.0 and (maximum.point == start).all():
+        warnings.warn(
+            f"the {label} is flat where the search for its maximum starts, so that the search ends there: the highest "
+            "of some hundred draws from the prior",
+            EvidenceWarning,
+            stacklevel=2,
+        )
+    elif not maximum.converged:
         warnings.warn(
             f"the search for the mode stopped at a gradient of {maximum.gradient_norm:.3g}: "
             "the density may be unbounded",
@@ -81,5 +96,15 @@ def find_mode(problem: Problem, start: Tensor, magnitude: Tensor, prior: bool = 
 
 def mode_score(mode: Mode) -> EvidenceEstimate:
     """Return f at its maximum as a score, which ranks models but is no estimate of the evidence."""
-    diagnostics = {"gradient_norm": mode.search.gradient_norm, "converged": mode.search.converged}
+    search = mode.search
+    if search.at_edge:
+        warnings.warn(
+            f"the density jumps, bends or vanishes at the highest point found, where its gradient is "
+            f"{search.gradient_norm:.3g}: a higher one may lie elsewhere along the edge",
+            EvidenceWarning,
+            stacklevel=2,
+        )
+    diagnostics = {
+        "gradient_norm": search.gradient_norm, "converged": search.converged, "at_edge": search.at_edge
+    }  # fmt: skip
     return EvidenceEstimate(mode.value, math.nan, diagnostics, is_score=True)

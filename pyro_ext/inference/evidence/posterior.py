@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_ext.inference.evidence.estimate import EvidenceWarning
 from pyro_ext.inference.evidence.hmc import Chains, HMCSettings, run_chains
+from pyro_ext.inference.evidence.prior import PriorSample, feasible_starts
 from pyro_ext.inference.evidence.problem import Densities, Problem
 from pyro_ext.inference.evidence.settings import EvidenceSettings
 from pyro_ext.inference.evidence.variational import MeanField
@@ -70,14 +71,28 @@ def draw_tempered(
 
 def draw_posterior(
     problem: Problem,
-    approximation: MeanField,
+    prior: PriorSample,
+    approximation: MeanField | None,
     settings: EvidenceSettings,
     advance: Callable[[int], object] | None = None,
 ) -> Posterior:
-    """Draw from the posterior by chains that start at draws from its variational approximation."""
-    loc, scale, num_chains = approximation.loc, approximation.scale, settings.num_chains
-    start = loc + scale * torch.randn(1, num_chains, len(loc), dtype=loc.dtype, device=loc.device)
-    num_draws = -(-settings.num_posterior // num_chains)
+    """Draw from the posterior by chains.
+
+    Args:
+        problem: the model.
+        prior: draws from the prior.
+        approximation: the variational approximation, from which the starts of the chains are drawn; None if there is
+            none, and they start at draws from the prior, weighted by the likelihood.
+        settings: the settings of the chains.
+        advance: called with 1 after each step of all chains.
+    """
+    power = prior.loc.new_ones(1, settings.num_chains)
+    if approximation is None:
+        start, scale = prior.resample(power), prior.feasible.std(0) if len(prior.feasible) > 1 else prior.scale
+    else:
+        scale = approximation.scale
+        start = feasible_starts(problem, prior, approximation.loc[None], scale[None], power)
+    num_draws = -(-settings.num_posterior // settings.num_chains)
     chains = draw_tempered(problem, start, scale[None], lambda d, *_: d.log_joint, settings, num_draws, advance)
     z, densities = chains.z[:, 0], Densities(*chains.extras[:, 0].unbind(-1))
     diagnostics = {

@@ -28,12 +28,14 @@ from torch.distributions import Gamma, Normal
 from pyro_ext.inference.evidence.estimate import EvidenceEstimate
 from pyro_ext.inference.evidence.hmc import Chains
 from pyro_ext.inference.evidence.posterior import Posterior, draw_tempered
+from pyro_ext.inference.evidence.prior import PriorSample, feasible_starts
 from pyro_ext.inference.evidence.problem import Densities, Problem
 from pyro_ext.inference.evidence.settings import EvidenceSettings
 from pyro_ext.inference.evidence.variational import MeanField
 from pyro_ext.inference.evidence.weights import chain_ess, check_weights, log_mean_exp
 
 __all__ = [
+    "NOT_POSITIVE",
     "PowerDraws",
     "draw_powers",
     "draw_reference_path",
@@ -41,6 +43,9 @@ __all__ = [
     "path_sampling",
     "stepping_stone",
 ]
+
+
+NOT_POSITIVE = "path sampling needs a positive likelihood all over the prior, since it integrates its logarithm: use stepping_stone"
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ class PowerDraws:
 
 def draw_powers(
     problem: Problem,
+    prior: PriorSample,
     approximation: MeanField,
     settings: EvidenceSettings,
     advance: Callable[[int], object] | None = None,
@@ -75,16 +81,16 @@ def draw_powers(
     powers = approximation.loc.new_tensor(settings.likelihood_powers())
     beta = powers[1:]
     loc, scale = _moments_between(approximation, beta)
-    chains, dim = settings.num_chains, problem.dim
-    start = loc[:, None] + scale[:, None] * torch.randn(len(beta), chains, dim, dtype=loc.dtype, device=loc.device)
+    chains = settings.num_chains
+    start = feasible_starts(problem, prior, loc, scale, beta[:, None].expand(-1, chains))
     num_draws = -(-settings.num_power // chains)
 
     def combine(d: Densities, _: Tensor, group: Tensor) -> Tensor:
         return beta[group] * d.log_likelihood + d.log_prior + d.log_jacobian
 
     drawn = draw_tempered(problem, start, scale, combine, settings, num_draws, advance)
-    prior = problem.at_values(problem.prior_draws(num_draws * chains)).log_likelihood.reshape(num_draws, 1, chains)
-    ratio = torch.cat([prior, drawn.extras[..., 0]], 1)
+    at_prior = problem.at_values(problem.prior_draws(num_draws * chains)).log_likelihood.reshape(num_draws, 1, chains)
+    ratio = torch.cat([at_prior, drawn.extras[..., 0]], 1)
     return PowerDraws(powers, ratio, _chain_diagnostics(ratio, drawn))
 
 
@@ -148,7 +154,7 @@ def modified_path_sampling(draws: PowerDraws) -> EvidenceEstimate:
 def _path(draws: PowerDraws, modified: bool) -> EvidenceEstimate:
     draws.check()
     if not draws.log_ratio.isfinite().all():
-        raise ValueError("path sampling needs a positive likelihood all over the prior: use stepping_stone")
+        raise ValueError(NOT_POSITIVE)
     width = draws.powers.diff()
     mean, variance = draws.log_ratio.mean((0, 2)), draws.log_ratio.var((0, 2))
     edge = width.new_zeros(1)

@@ -2,107 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import biject_to, constraints
 
 from pyro_ext.inference.elbo import ModelOrGuide
+from pyro_ext.inference.evidence.coordinates import Coordinates
 from pyro_ext.inference.evidence.runs import ModelRuns
 
-__all__ = ["Coordinates", "Densities", "Problem"]
+__all__ = ["Densities", "Problem"]
 
-_PRIOR_DRAWS = 1000
-
-
-class _SiteCoordinates:
-    """The map between the values of one latent site and unconstrained vectors.
-
-    Args:
-        name: the name of the site.
-        fn: the distribution of the site, of which only the support is used.
-        value: a value of the site.
-    """
-
-    def __init__(self, name: str, fn: Any, value: Tensor) -> None:
-        self.name, self.shape, self.dtype = name, value.shape, value.dtype
-        self.support = fn.support
-        self.transform = biject_to(self.support)
-        self.free_shape = torch.Size(self.transform.inverse_shape(value.shape))
-        self.is_positive = _is_positive(self.support)
-
-
-class Coordinates:
-    r"""All latent sites as one vector: unconstrained as z in :math:`R^D`, constrained to their supports as x.
-
-    Args:
-        latents: the latent sites of a trace by name.
-
-    Raises:
-        ValueError: if a support has no bijection from unconstrained vectors.
-    """
-
-    def __init__(self, latents: Mapping[str, dict[str, Any]]) -> None:
-        self.sites: list[_SiteCoordinates] = []
-        for name, site in latents.items():
-            try:
-                self.sites.append(_SiteCoordinates(name, site["fn"], site["value"]))
-            except NotImplementedError as error:
-                raise ValueError(
-                    f"the support of latent site {name!r}, {site['fn'].support}, has no bijection from unconstrained "
-                    "vectors: register one with torch.distributions.biject_to, or choose another distribution"
-                ) from error
-        self.dtype = functools.reduce(torch.promote_types, [site.dtype for site in self.sites])
-        self.device = next(iter(latents.values()))["value"].device
-        self.dim = sum(site.free_shape.numel() for site in self.sites)
-
-    def constrain(self, z: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the values of each site, ``(P,)`` + its shape, and log |dx/dz|, ``(P,)``.
-
-        Args:
-            z: unconstrained vectors, ``(P, D)``.
-        """
-        values, log_jacobian = {}, z.new_zeros(len(z))
-        for site, part in zip(self.sites, self._split(z, [s.free_shape for s in self.sites]), strict=True):
-            part = part.to(site.dtype)
-            value = site.transform(part)
-            log_jacobian = log_jacobian + site.transform.log_abs_det_jacobian(part, value).reshape(len(z), -1).sum(-1)
-            values[site.name] = value
-        return values, log_jacobian
-
-    def unconstrain(self, values: Mapping[str, Tensor]) -> Tensor:
-        """Return the unconstrained vectors ``(P, D)`` of values ``(P,)`` + the shape of each site."""
-        parts = [site.transform.inv(values[site.name]) for site in self.sites]
-        return torch.cat([part.reshape(len(part), -1).to(self.dtype) for part in parts], -1)
-
-    def flatten(self, values: Mapping[str, Tensor]) -> Tensor:
-        """Return the constrained vectors x of values of each site, ``(P, number of elements)``."""
-        parts = [values[site.name] for site in self.sites]
-        return torch.cat([part.reshape(len(part), -1).to(self.dtype) for part in parts], -1)
-
-    def unflatten(self, x: Tensor) -> dict[str, Tensor]:
-        """Return the values of each site, given constrained vectors x."""
-        parts = self._split(x, [site.shape for site in self.sites])
-        return {site.name: part.to(site.dtype) for site, part in zip(self.sites, parts, strict=True)}
-
-    def positive(self) -> Tensor:
-        """Return which unconstrained coordinates are logarithms of positive numbers, bool ``(D,)``."""
-        return torch.cat([torch.full((site.free_shape.numel(),), site.is_positive) for site in self.sites])
-
-    def name_of(self, index: int) -> str:
-        """Return the name of the site to which an element of x belongs."""
-        for site in self.sites:
-            index -= site.shape.numel()
-            if index < 0:
-                return site.name
-        raise IndexError(index)
-
-    def _split(self, flat: Tensor, shapes: list[torch.Size]) -> list[Tensor]:
-        parts = flat.split([shape.numel() for shape in shapes], -1)
-        return [part.reshape((len(flat), *shape)) for part, shape in zip(parts, shapes, strict=True)]
+_REDRAWS = 100
 
 
 class Densities(NamedTuple):
@@ -152,7 +64,7 @@ class Problem:
         batch_size: int = 512,
     ) -> None:
         self._runs = ModelRuns(model, args, kwargs or {}, vectorize)
-        self.coordinates = Coordinates(self._runs.latents)
+        self.coordinates = Coordinates(self._runs.latents, self._runs.partial, self._runs.dependent, self._runs)
         self._batch_size = batch_size
         self.evaluations = 0
         self._check_supports()
@@ -179,18 +91,25 @@ class Problem:
 
     def prior_points(self, size: int) -> Tensor:
         """Return draws from the prior, unconstrained, ``(size, D)``."""
-        return self.coordinates.unconstrain(self.prior_draws(size))
-
-    def prior_moments(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return mean and standard deviation of z under the prior, and a draw of large likelihood, ``(D,)`` each."""
-        z = self.prior_points(_PRIOR_DRAWS)
-        z = z[z.isfinite().all(-1)]
-        densities = self.at(z[: _PRIOR_DRAWS // 4])
-        best = densities.log_likelihood.nan_to_num(-torch.inf, -torch.inf, -torch.inf).argmax()
-        return z.mean(0), z.std(0), z[best]
+        z = self.coordinates.unconstrain(self.prior_draws(size))
+        for _ in range(_REDRAWS):
+            rounded = ~z.isfinite().all(-1)  # values that rounding has put on the boundary of their support
+            if not rounded.any():
+                return z
+            z[rounded] = self.coordinates.unconstrain(self.prior_draws(int(rounded.sum())))
+        raise ValueError("draws from the prior lie on the boundary of their support: use float64, or another prior")
 
     def guide_draws(self, guide: ModelOrGuide, size: int) -> tuple[dict[str, Tensor], Tensor]:
-        """Return draws from a guide by site, and the log-density of each."""
+        """Return draws from a guide by site, and the log-density of each.
+
+        Raises:
+            ValueError: if the guide lacks a latent site, or only some elements of a site are latent.
+        """
+        for name in self._runs.partial:
+            raise ValueError(
+                f"a guide has a density for all elements of {name!r}, of which only those where obs_mask is false are "
+                "latent: leave guide out, or choose a method without one, such as bridge or stepping_stone"
+            )
         parts = [self._runs.guide_draws(guide, s.stop - s.start) for s in self._slices(size)]
         return {n: torch.cat([p[0][n] for p in parts]) for n in parts[0][0]}, torch.cat([p[1] for p in parts])
 
@@ -253,25 +172,21 @@ class Problem:
         return (slice(i, min(i + self._batch_size, size)) for i in range(0, size, self._batch_size))
 
     def _check_supports(self) -> None:
-        """Raise a ValueError if the support of a site depends on the values of other sites."""
+        """Raise a ValueError if values of a site lie outside of the support that its distribution names."""
         values = self.prior_draws(32)
         back, _ = self.coordinates.constrain(self.coordinates.unconstrain(values))
-        for name, value in values.items():
-            if not torch.allclose(back[name], value, rtol=1e-3, atol=1e-3 * float(value.abs().max())):
+        for site in self.coordinates.sites:
+            name, value, back_value = site.name, site.gather(values[site.name]), site.gather(back[site.name])
+            if not site.size:
+                continue
+            if not torch.allclose(back_value, value, rtol=1e-3, atol=1e-3 * float(value.abs().max())):
                 raise ValueError(
-                    f"the support of latent site {name!r} depends on other sites: "
-                    "sample it within a fixed support, and transform the value"
+                    f"values of latent site {name!r} are lost when they are mapped to unconstrained vectors and back "
+                    f"({float(value.flatten()[0]):.6g} to {float(back_value.flatten()[0]):.6g}), so that the support "
+                    "of its distribution does not hold its values: sample it within a fixed support, and transform "
+                    "the value"
                 )
 
 
 def _join(parts: list[Densities]) -> Densities:
     return parts[0] if len(parts) == 1 else Densities(*(torch.cat(column) for column in zip(*parts, strict=True)))
-
-
-def _is_positive(support: Any) -> bool:
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    if support is constraints.positive or support is constraints.nonnegative:
-        return True
-    kinds = (type(constraints.positive), type(constraints.greater_than_eq(0)))
-    return isinstance(support, kinds) and not isinstance(support.lower_bound, Tensor) and support.lower_bound == 0

@@ -18,6 +18,7 @@ from torch import Tensor
 from pyro_ext.distributions.tree_likelihood import TreeLikelihood
 from pyro_ext.inference._traces import Site, sample_sites
 from pyro_ext.inference.elbo import ModelOrGuide
+from pyro_ext.inference.evidence.dependent import Constrain, Unconstrain, same_bijection
 from pyro_ext.inference.evidence.estimate import EvidenceWarning
 from pyro_ext.inference.evidence.model_checks import PriorCheck, check_finite, check_sites
 
@@ -64,13 +65,14 @@ class ModelRuns:
         self._model, self._args, self._kwargs = model, args, kwargs
         trace = _first_trace(model, args, kwargs)
         sites = sample_sites(trace)
-        check_sites(sites)
+        self.partial = check_sites(sites)
         with pyro.validation_enabled(False):  # infinite values are reported by check_finite
             trace.compute_log_prob()
         self.latents: dict[str, Site] = {name: site for name, site in sites.items() if not site["is_observed"]}
         self._observed = [name for name, site in sites.items() if site["is_observed"]]
         plates = [-f.dim for site in sites.values() for f in site["cond_indep_stack"] if f.vectorized]
         self._nesting = max([site["log_prob"].dim() for site in sites.values()] + plates)
+        self.dependent = self._find_dependent()
         self.vectorized = self._choose(vectorize)
 
     def evaluate(self, values: Mapping[str, Tensor], units: bool = False) -> SiteDensities:
@@ -85,6 +87,39 @@ class ModelRuns:
     def prior_draws(self, size: int) -> dict[str, Tensor]:
         """Draw values of all latent sites from the prior, ``(size,)`` + the shape of the site."""
         return self._draw_batched(size) if self.vectorized else self._draw_one_by_one(size)
+
+    def constrain(self, values: Mapping[str, Tensor], free: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return value and log-Jacobian of the sites whose support depends on other sites.
+
+        Args:
+            values: the values of all other latent sites, ``(P,)`` + the shape of the site.
+            free: unconstrained values of the sites, ``(P,)`` + their shapes.
+        """
+        size = len(next(iter(free.values())))
+        if self.vectorized:
+            with self._plate(size):
+                found = self._run_at(self._placed(values), Constrain(self._placed(free))).found
+            return {name: (found[name][0].reshape(size, *self.shape(name)), found[name][1]) for name in free}
+        runs = [self._run_at(_row(values, i), Constrain(_row(free, i))).found for i in range(size)]
+        return {
+            name: (torch.stack([run[name][0] for run in runs]), torch.stack([run[name][1] for run in runs]))
+            for name in free
+        }
+
+    def unconstrain(self, values: Mapping[str, Tensor], names: list[str]) -> dict[str, Tensor]:
+        """Return unconstrained values of the sites of the given names, ``(P,)`` + their shapes.
+
+        Args:
+            values: the values of all latent sites, ``(P,)`` + the shape of the site.
+            names: the names of sites whose support depends on other sites.
+        """
+        size = len(next(iter(values.values())))
+        with torch.no_grad():
+            if not self.vectorized:
+                found = [self._run_at(_row(values, i), Unconstrain(names)).found for i in range(size)]
+                return {name: torch.stack([part[name] for part in found]) for name in names}
+            with self._plate(size):
+                return self._run_at(self._placed(values), Unconstrain(names)).found
 
     def guide_draws(self, guide: ModelOrGuide, size: int) -> tuple[dict[str, Tensor], Tensor]:
         """Draw from a guide: values of all latent sites, and the log-density of each draw, ``(size,)``.
@@ -157,9 +192,28 @@ class ModelRuns:
                 return f"different values of {label}: {a.tolist()} instead of {b.tolist()}"
         return None
 
+    def _find_dependent(self) -> list[str]:
+        """Return the names of the sites whose support depends on the values of other sites."""
+        with pyro.validation_enabled(False), torch.no_grad():
+            traces = [poutine.trace(self._model).get_trace(*self._args, **self._kwargs) for _ in range(_CHECKED)]
+        return [
+            name
+            for name, site in self.latents.items()
+            if not all(name in t.nodes and same_bijection(site, t.nodes[name]) for t in traces)
+        ]
+
+    def _run_at(self, values: Mapping[str, Tensor], messenger: Any) -> Any:
+        """Run the model at values of latent sites under a messenger, and return the messenger."""
+        with pyro.validation_enabled(False), messenger:
+            poutine.condition(self._model, data=values)(*self._args, **self._kwargs)
+        return messenger
+
+    def _placed(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: self._with_plate_dims(name, value) for name, value in values.items()}
+
     def _batched(self, values: Mapping[str, Tensor], units: bool) -> SiteDensities:
         size = len(next(iter(values.values())))
-        data = {name: self._with_plate_dims(name, value) for name, value in values.items()}
+        data = self._placed(values)
         with pyro.validation_enabled(False), self._plate(size):
             trace = poutine.trace(poutine.condition(self._model, data=data)).get_trace(*self._args, **self._kwargs)
             trace.compute_log_prob()
@@ -169,8 +223,9 @@ class ModelRuns:
         runs = []
         with pyro.validation_enabled(False):
             for i in range(len(next(iter(values.values())))):
-                data = {name: value[i] for name, value in values.items()}
-                trace = poutine.trace(poutine.condition(self._model, data=data)).get_trace(*self._args, **self._kwargs)
+                trace = poutine.trace(poutine.condition(self._model, data=_row(values, i))).get_trace(
+                    *self._args, **self._kwargs
+                )
                 trace.compute_log_prob()
                 runs.append(self._densities(trace, 1, units))
         likelihood, prior = torch.cat([run.log_likelihood for run in runs]), torch.cat([run.log_prior for run in runs])
@@ -223,6 +278,10 @@ class ModelRuns:
     def _guide_trace(self, guide: ModelOrGuide, size: int) -> Any:
         with self._plate(size):
             return poutine.trace(guide).get_trace(*self._args, **self._kwargs)
+
+
+def _row(values: Mapping[str, Tensor], i: int) -> dict[str, Tensor]:
+    return {name: value[i] for name, value in values.items()}
 
 
 def _first_trace(model: ModelOrGuide, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -20,9 +20,17 @@ from torch.distributions import Normal
 
 from pyro_ext.inference.elbo import ModelOrGuide
 from pyro_ext.inference.evidence.optimize import maximize
+from pyro_ext.inference.evidence.prior import PriorSample
 from pyro_ext.inference.evidence.problem import Problem
 
-__all__ = ["MeanField", "fit_mean_field", "guide_log_weights", "mean_field_log_weights"]
+__all__ = [
+    "MeanField",
+    "NoBound",
+    "fit_mean_field",
+    "mean_field_of_draws",
+    "guide_log_weights",
+    "mean_field_log_weights",
+]
 
 _FIRST_SCALE = 0.1  # where the search starts: the standard deviation of q divided by that of the prior
 
@@ -45,10 +53,24 @@ class MeanField(NamedTuple):
     converged: bool
 
 
-def fit_mean_field(problem: Problem, num_draws: int) -> MeanField:
-    r"""Maximise :math:`E_q[\log p(D, x) + \log |dx/dz|] + H[q]` for ``num_draws`` fixed draws of the noise."""
-    prior_loc, prior_scale, start = problem.prior_moments()
-    prior_scale = prior_scale.clamp_min(1e-3)
+class NoBound(ValueError):
+    """The density is zero at draws from the approximation, so that its lower bound is minus infinity."""
+
+
+def fit_mean_field(problem: Problem, prior: PriorSample, num_draws: int) -> MeanField:
+    r"""Maximise :math:`E_q[\log p(D, x) + \log |dx/dz|] + H[q]` for ``num_draws`` fixed draws of the noise.
+
+    Args:
+        problem: the model.
+        prior: draws from the prior.
+        num_draws: the number of draws of the noise.
+
+    Raises:
+        NoBound: if the likelihood is zero at draws from the prior, or where the search starts.
+    """
+    if prior.truncated:
+        raise NoBound("the likelihood is zero over a part of the prior")
+    start, prior_scale = prior.best, prior.scale.clamp_min(1e-3)
     noise = _standardised_noise(num_draws, start)
 
     def function(parameters: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,10 +83,24 @@ def fit_mean_field(problem: Problem, num_draws: int) -> MeanField:
 
     first = torch.cat([torch.zeros_like(start), torch.full_like(start, math.log(_FIRST_SCALE))])
     lower = torch.cat([torch.full_like(start, -math.inf), torch.full_like(start, math.log(1e-8))])
+    if not function(first)[0].isfinite():
+        raise NoBound("the density is zero at draws from the first approximation")
     maximum = maximize(function, first, lower)
     shift, log_scale = maximum.point.chunk(2)
     loc, scale = start + prior_scale * shift, prior_scale * log_scale.exp()
-    return MeanField(loc, scale, prior_loc, prior_scale, maximum.converged)
+    return MeanField(loc, scale, prior.loc, prior_scale, maximum.converged)
+
+
+def mean_field_of_draws(prior: PriorSample, z: Tensor) -> MeanField:
+    """Return the approximation with the moments of draws from the posterior.
+
+    No normal distribution has a finite lower bound if the density is zero in places, but as a proposal it serves.
+
+    Args:
+        prior: draws from the prior.
+        z: unconstrained draws from the posterior, ``(N, D)``.
+    """
+    return MeanField(z.mean(0), z.std(0).clamp_min(1e-8), prior.loc, prior.scale.clamp_min(1e-3), True)
 
 
 def mean_field_log_weights(problem: Problem, approximation: MeanField, num_samples: int) -> Tensor:

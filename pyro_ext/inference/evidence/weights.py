@@ -51,8 +51,8 @@ def check_weights(log_weights: Tensor) -> None:
         )
     if (log_weights == -torch.inf).all():
         raise ValueError(
-            f"the density is zero at all {log_weights.numel()} draws: use more draws, "
-            "or a method that draws closer to the posterior"
+            f"the density is zero at all {log_weights.numel()} draws: use more draws (num_samples), narrow the prior, "
+            "or pass draws from the posterior as posterior= to bridge or generalized_stepping_stone"
         )
 
 

@@ -10,13 +10,22 @@ from typing import Any, TypeVar, cast
 from torch import Tensor
 
 from pyro_ext.inference.elbo import ModelOrGuide
+from pyro_ext.inference.evidence.importance import NO_BOUND
 from pyro_ext.inference.evidence.laplus import LocalShape, local_shape
 from pyro_ext.inference.evidence.mode import Mode, find_mode, prior_magnitude
 from pyro_ext.inference.evidence.posterior import Posterior, draw_posterior, given_posterior
-from pyro_ext.inference.evidence.powers import PowerDraws, draw_powers
+from pyro_ext.inference.evidence.powers import NOT_POSITIVE, PowerDraws, draw_powers
+from pyro_ext.inference.evidence.prior import PriorSample, sample_prior
 from pyro_ext.inference.evidence.problem import Problem
 from pyro_ext.inference.evidence.settings import EvidenceSettings
-from pyro_ext.inference.evidence.variational import MeanField, fit_mean_field, guide_log_weights, mean_field_log_weights
+from pyro_ext.inference.evidence.variational import (
+    MeanField,
+    NoBound,
+    fit_mean_field,
+    guide_log_weights,
+    mean_field_log_weights,
+    mean_field_of_draws,
+)
 from pyro_ext.utils.random_state import isolated_random_state, mixed_seed
 
 __all__ = ["Workspace"]
@@ -67,15 +76,43 @@ class Workspace:
         """Return the shape of the posterior around its mode."""
         return self._part("local_shape", lambda: local_shape(self.problem, self.mode(), self._start()[1]))
 
+    def prior(self) -> PriorSample:
+        """Return draws from the prior, of which some have a positive likelihood."""
+        return self._part("prior", lambda: sample_prior(self.problem))
+
     def mean_field(self) -> MeanField:
-        """Return the variational approximation."""
-        return self._part("mean_field", lambda: fit_mean_field(self.problem, self.settings.num_fit))
+        """Return the variational approximation; where the density is zero in places, that with its moments."""
+        found = self._searched_mean_field()
+        if found is not None:
+            return found
+        draws = self.posterior().z.flatten(0, 1)
+        return self._part("mean_field_of_draws", lambda: mean_field_of_draws(self.prior(), draws))
 
     def variational_weights(self, num_samples: int) -> Tensor:
         """Return log-weights of draws from the guide, or from the variational approximation."""
         if self._guide is not None:
             return guide_log_weights(self.problem, self._guide, num_samples)
         return mean_field_log_weights(self.problem, self.mean_field(), num_samples)
+
+    def bounded_weights(self, num_samples: int) -> Tensor:
+        """Return log-weights as :meth:`variational_weights` does, but refuse weights of zero from the start.
+
+        Raises:
+            ValueError: if no normal approximation has a finite lower bound, and there is no guide.
+        """
+        if self._guide is None and self._searched_mean_field() is None:
+            raise ValueError(NO_BOUND)
+        return self.variational_weights(num_samples)
+
+    def positive_powers(self) -> PowerDraws:
+        """Return draws from the power posteriors of a likelihood that is positive all over the prior.
+
+        Raises:
+            ValueError: if the likelihood is zero at draws from the prior.
+        """
+        if self.prior().truncated:
+            raise ValueError(NOT_POSITIVE)
+        return self.powers()
 
     def posterior(self) -> Posterior:
         """Return draws from the posterior."""
@@ -124,23 +161,34 @@ class Workspace:
         value = self._make(name, lambda: run(self))
         return value, sum(self._seconds[part] for part in {name, *self._closure(name)})
 
+    def _searched_mean_field(self) -> MeanField | None:
+        """Return the approximation of the highest lower bound; None if no bound is finite."""
+
+        def make() -> MeanField | None:
+            try:
+                return fit_mean_field(self.problem, self.prior(), self.settings.num_fit)
+            except NoBound:
+                return None
+
+        return self._part("mean_field", make)
+
     def _draw_posterior(self) -> Posterior:
-        settings, approximation = self.settings, self.mean_field()
+        settings, approximation = self.settings, self._searched_mean_field()
         steps = settings.num_warmup - (-settings.num_posterior // settings.num_chains)
         with self.bar("posterior", steps) as advance:
-            return draw_posterior(self.problem, approximation, settings, advance)
+            return draw_posterior(self.problem, self.prior(), approximation, settings, advance)
 
     def _draw_powers(self) -> PowerDraws:
         approximation = self.mean_field()
         with self.bar("powers", self.power_steps()) as advance:
-            return draw_powers(self.problem, approximation, self.settings, advance)
+            return draw_powers(self.problem, self.prior(), approximation, self.settings, advance)
 
     def _start(self) -> tuple[Tensor, Tensor]:
         """Return where searches start and the orders of magnitude of the latents, both ``(D,)``."""
 
         def make() -> tuple[Tensor, Tensor]:
-            loc, _, best = self.problem.prior_moments()
-            return best, prior_magnitude(self.problem, loc)
+            prior = self.prior()
+            return prior.best, prior_magnitude(self.problem, prior.loc)
 
         return self._part("start", make)
 

@@ -10,15 +10,22 @@ from pyro_ext.inference.evidence import EvidenceWarning, compare_evidence
 from pyro_ext.inference.evidence.bridge import bridge_iteration
 from pyro_ext.inference.evidence.importance import importance_estimate
 from pyro_ext.inference.evidence.likelihood_means import stabilized_harmonic_mean
-from pyro_ext.inference.evidence.nested import integrate_shells
 from pyro_ext.inference.evidence.optimize import maximize
 from pyro_ext.inference.evidence.posterior import Posterior
 from pyro_ext.inference.evidence.powers import PowerDraws, modified_path_sampling, path_sampling, stepping_stone
+from pyro_ext.inference.evidence.prior import PriorSample
 from pyro_ext.inference.evidence.problem import Densities
+from pyro_ext.inference.evidence.shells import Shells, integrate_shells
 from pyro_ext.inference.evidence.weights import chain_ess, pareto_k
 from tests.inference.evidence.toys import gamma_exponential, two_taxa
 
 F64 = torch.float64
+
+
+def whole_prior():
+    """Draws from a prior all over which the likelihood is positive."""
+    one = torch.ones(1, dtype=F64)
+    return PriorSample(one, one, one[None], one, 1)
 
 
 def exact_draws(toy, shape, rate, size=8000):
@@ -64,7 +71,7 @@ def test_stabilised_fixed_point():
     logs = likelihood.log()[:, None]
     posterior = Posterior(logs[..., None], Densities(logs, logs, logs), {})
     with pytest.warns(EvidenceWarning):
-        estimate = stabilized_harmonic_mean(posterior, delta)
+        estimate = stabilized_harmonic_mean(posterior, whole_prior(), delta)
     assert estimate.log_evidence == pytest.approx(float(p.log()), abs=1e-9)
 
 
@@ -146,9 +153,15 @@ def test_power_errors_match_the_spread():
 def test_nested_shells():
     # With L = exp(-X / s) the evidence is s (1 - exp(-1 / s)); the shares X follow from uniform draws.
     scale, live, rounds = 0.01, 50, 16
-    counts = torch.cat([torch.arange(50, 25, -1).repeat(rounds), torch.arange(50, 0, -1)])
+    counts = torch.arange(50, 25, -1).repeat(rounds)
+    ones = torch.ones_like(counts)
     log_steps = torch.rand(300, len(counts), dtype=F64).log() / counts  # Beta(n, 1)
-    results = [integrate_shells(-row.cumsum(0).exp() / scale, counts, live) for row in log_steps]
+    shares = log_steps.cumsum(-1).exp()
+    left = shares[:, -1:] * torch.rand(300, live, dtype=F64)
+    results = [
+        integrate_shells(Shells(-row / scale, counts, ones), -rest / scale)
+        for row, rest in zip(shares, left, strict=True)
+    ]
     values = torch.tensor([f[0] for f in results])
     errors = torch.tensor([f[1] for f in results])
     exact = math.log(scale * -math.expm1(-1 / scale))
@@ -158,8 +171,9 @@ def test_nested_shells():
 
 
 def test_nested_shells_and_live_points_have_the_whole_prior_mass():
-    counts = torch.cat([torch.arange(8, 4, -1).repeat(2), torch.arange(8, 0, -1)])
-    value, error, figures = integrate_shells(torch.zeros(len(counts)), counts, 8)
+    counts = torch.arange(8, 4, -1).repeat(2)
+    shells = Shells(torch.zeros(8), counts, torch.ones_like(counts))
+    value, error, figures = integrate_shells(shells, torch.zeros(8))
     assert (value, error) == pytest.approx((0.0, 0.0), abs=1e-12)
     assert figures["information"] == pytest.approx(0.0, abs=1e-12)
 
