@@ -41,7 +41,8 @@ def estimate_evidence(
 
     The likelihood is the product of all observed sites, ``pyro.factor`` included; the prior is the product of all
     latent sites, and must be proper. Latent values are mapped to unconstrained ones by
-    :func:`torch.distributions.biject_to`. Any Pyro model with continuous latents can be used. A model that broadcasts
+    :func:`torch.distributions.biject_to`; the support of a site may depend on other sites. Of a site with ``obs_mask``
+    the missing values are latent. Any Pyro model with continuous latents can be used. A model that broadcasts
     over leading dims of its latents, as vectorised particles need it, is run on many values at once.
 
     ======================================== ======================================= =================================
@@ -67,6 +68,9 @@ def estimate_evidence(
     It is ``nan`` for scores and for approximations at the mode. It does not include the bias of
     ``stabilized_harmonic_mean``, nor that of the trapezoid rule in ``path_sampling``.
 
+    The likelihood may be zero on a part of the prior, jump, or be constant over parts of it. ``elbo``, path sampling
+    and the approximations at the mode then raise an error, unless they still apply, that names methods which do.
+
     Args:
         model: a Pyro model, called as ``model(*args, **kwargs)``.
         *args: positional arguments of the model.
@@ -88,7 +92,8 @@ def estimate_evidence(
 
     Warns:
         EvidenceWarning: if the estimate should not be relied on: the effective number of importance weights is small,
-            their variance is infinite, chains disagree (R-hat above 1.1), or the search for a mode does not converge.
+            their variance is infinite, chains disagree (R-hat above 1.1), the search for a mode does not converge or
+            ends at an edge, or an approximation at the mode seems to be off by more than a nat.
 
     References:
         | 19 dubious ways to compute the marginal likelihood of a phylogenetic tree topology (Fourment et al., 2020)

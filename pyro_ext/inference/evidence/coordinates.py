@@ -110,6 +110,8 @@ class _SiteCoordinates:
         if self._index is None:
             return part
         full = rest.reshape(1, self._batch, -1).expand(len(part), -1, -1)
+        if not len(self._index):
+            return full
         return full.index_copy(1, self._index, part.reshape(len(part), len(self._index), -1))
 
 

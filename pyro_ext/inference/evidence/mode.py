@@ -68,13 +68,13 @@ def find_mode(problem: Problem, start: Tensor, magnitude: Tensor, prior: bool = 
     positive = problem.coordinates.positive().to(start.device)
     bound = torch.where(positive, math.log(_FLOOR) + magnitude.log(), -math.inf)
 
-    def values(z: Tensor) -> Tensor:
+    def heights(z: Tensor) -> Tensor:
         densities = problem.at(z)
         return densities.log_likelihood + densities.log_prior * prior
 
     maximum = maximize(function, torch.maximum(start, bound), bound)
     if not is_stationary(maximum.gradient_norm, maximum.value):
-        maximum = climb_along_edge(values, function, maximum, bound)
+        maximum = climb_along_edge(heights, function, maximum, bound)
     label = "posterior density" if prior else "likelihood"
     if maximum.gradient_norm == 0.0 and (maximum.point == start).all():
         warnings.warn(

@@ -209,6 +209,7 @@ class _LivePoints:
         Each draw starts as a copy of one of the points. It makes Metropolis steps, scaled by the covariance of the
         points.
         """
+        assert self._threshold is not None
         factor = _cholesky(shrunk_covariance(self.z)) * self._factor
         chosen = torch.randint(len(self.z), (count,), device=self.z.device)
         z, likelihood, prior = self.z[chosen], self.likelihood[chosen], self._prior[chosen]

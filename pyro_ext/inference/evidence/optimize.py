@@ -114,7 +114,8 @@ def climb_along_edge(
     Example:
         >>> values = lambda x: torch.where(x[:, 0] < 1, x[:, 0] - x[:, 1].square(), -torch.inf)
         >>> slope = lambda x: (values(x[None])[0], torch.stack([x.new_ones(()), -2 * x[1]]))
-        >>> found = climb_along_edge(values, slope, Maximum(torch.tensor([0.9, 0.3]), 0.81, 1.0, False), torch.full((2,), -9.0))
+        >>> start = Maximum(torch.tensor([0.9, 0.3]), 0.81, 1.0, False)
+        >>> found = climb_along_edge(values, slope, start, torch.full((2,), -9.0))
         >>> found.at_edge, found.value > 0.999
         (True, True)
     """

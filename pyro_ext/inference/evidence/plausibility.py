@@ -1,4 +1,4 @@
-r"""Whether distributions fitted at a mode are plausible: the mode is interior, and the fits have the mass of the density.
+r"""Whether fits at a mode are plausible: the mode is interior, and the fits have the mass of the density.
 
 The mass of the density f along coordinate i, the others at the mode, is compared with that of the fitted distribution:
 

@@ -45,7 +45,10 @@ __all__ = [
 ]
 
 
-NOT_POSITIVE = "path sampling needs a positive likelihood all over the prior, since it integrates its logarithm: use stepping_stone"
+NOT_POSITIVE = (
+    "path sampling needs a positive likelihood all over the prior, since it integrates its logarithm: "
+    "use stepping_stone"
+)
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,9 @@ __all__ = [
     "MeanField",
     "NoBound",
     "fit_mean_field",
-    "mean_field_of_draws",
     "guide_log_weights",
     "mean_field_log_weights",
+    "mean_field_of_draws",
 ]
 
 _FIRST_SCALE = 0.1  # where the search starts: the standard deviation of q divided by that of the prior

@@ -18,7 +18,7 @@ from pyro_ext.inference.evidence import (
 F64 = torch.float64
 Y = torch.tensor([1.2, 0.4, 2.7, 1.9], dtype=F64)
 ONE = torch.ones((), dtype=F64)
-SMALL = EvidenceSettings(num_importance=4000, num_posterior=640, num_power=160, num_powers=14, num_warmup=60)
+SMALL = EvidenceSettings(num_importance=4000, num_posterior=480, num_power=96, num_powers=8, num_warmup=50)
 LAPLUS = ("gamma_laplus", "lognormal_laplus", "beta_prime_laplus", "gamma_laplus_is")
 SCORES = {"ml", "map", "cpo", "ppd"}
 pytestmark = pytest.mark.filterwarnings("ignore::pyro_ext.inference.evidence.EvidenceWarning")
@@ -125,7 +125,7 @@ def test_scores_at_an_edge():
 
 def test_posterior_draws_where_no_draw_from_the_prior_reaches():
     for method in ("vbis", "bridge", "harmonic_mean", "ml"):
-        with pytest.raises(ValueError, match="zero at all of 20000 draws.*bridge or generalized_stepping_stone"):
+        with pytest.raises(ValueError, match=r"zero at all of 20000 draws.*bridge or generalized_stepping_stone"):
             estimate_evidence(beyond_reach, method=method, seed=0)
     tail = torch.special.ndtr(-6 * ONE)
     draws = -torch.special.ndtri(tail * torch.rand(4, 300, dtype=F64))
@@ -136,7 +136,7 @@ def test_posterior_draws_where_no_draw_from_the_prior_reaches():
 
 @pytest.mark.parametrize("method", LAPLUS)
 def test_laplus_refuses_a_mode_at_a_jump(method):
-    with pytest.raises(ValueError, match="highest point at an edge.*site 'r'.*use vbis, bridge"):
+    with pytest.raises(ValueError, match=r"highest point at an edge.*site 'r'.*use vbis, bridge"):
         estimate_evidence(jump, method=method, seed=0)
 
 
@@ -162,11 +162,11 @@ def correlated():
 def test_laplus_warns_of_fits_that_are_not_plausible():
     exact = 1.1 * math.log(2 / 3)
     with pytest.warns(
-        EvidenceWarning, match=r"lognormal distributions do not fit.*too low by .* from site 'x'.*use vbis"
+        EvidenceWarning, match=r"lognormal distributions do not fit.*too high by .* from site 'x'.*use vbis"
     ):
         estimate = estimate_evidence(nearly_exponential, method="lognormal_laplus", seed=0)
     error = estimate.log_evidence - exact
-    assert error < -1
+    assert error > 1
     assert estimate.diagnostics["profile_error"] == pytest.approx(error, abs=0.05)
     exact_fit = estimate_evidence(nearly_exponential, method="gamma_laplus", seed=0)
     assert exact_fit.log_evidence == pytest.approx(exact, abs=1e-4)
