@@ -13,6 +13,7 @@ __all__ = ["Maximum", "climb_along_edge", "is_stationary", "maximize"]
 
 _WORST = 1e10  # stands for the negative function where it is not a number, plus the size of its first value
 _ITERATIONS = 1000
+_RESTARTS = 20
 _FLAT = 1e-3  # a gradient below this, relative to the value of the function, counts as zero
 _FIRST_STEP = 0.1
 _LAST_STEP = {torch.float32: 1e-5, torch.float64: 1e-9}
@@ -75,14 +76,20 @@ def maximize(
 
     bounds = None if lower is None else [(b, None) for b in lower.double().cpu().tolist()]
     options = {"maxiter": _ITERATIONS, "maxfun": 10 * _ITERATIONS, "maxcor": 20, "ftol": 1e-13, "gtol": 1e-7}
-    result = minimize(
-        negative, start.double().cpu().numpy(), jac=True, method="L-BFGS-B", bounds=bounds, options=options
-    )
-    value, x, slope = (float(result.fun), result.x, result.jac) if result.fun <= best[0] else best
-    norm = _largest(torch.as_tensor(slope), torch.as_tensor(x), None if lower is None else lower.double().cpu())
+    edge = None if lower is None else lower.double().cpu()
+    x, value, norm, success = start.double().cpu().numpy(), np.inf, np.inf, False
+    for _ in range(_RESTARTS):
+        result = minimize(negative, x, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+        before = value
+        value, x, slope = (float(result.fun), result.x, result.jac) if result.fun <= best[0] else best
+        norm = _largest(torch.as_tensor(slope), torch.as_tensor(x), edge)
+        success = bool(result.success)
+        # In float32 rounding ends line searches early; without their memory they go on.
+        if is_stationary(norm, value) or not value < before:
+            break
     point = torch.as_tensor(x, dtype=start.dtype, device=start.device)
     # A line search that ends for lack of numerical precision has converged, too.
-    converged = bool(result.success) or is_stationary(norm, value)
+    converged = success or is_stationary(norm, value)
     return Maximum(point, -value, norm, converged)
 
 

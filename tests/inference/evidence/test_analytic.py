@@ -124,6 +124,13 @@ def test_gamma_laplus_in_float32():
         assert estimate.log_evidence == pytest.approx(toy.exact, abs=tolerance)
 
 
+def test_searches_in_float32_do_not_stop_early():
+    toy = gamma_exponential(torch.tensor([0.31, 1.22, 0.55, 0.84]))
+    for seed in range(5):
+        estimate = estimate_evidence(toy, method="vbis", seed=seed)
+        assert abs(estimate.log_evidence - toy.exact) < 3 * estimate.std_error < 0.1
+
+
 def test_lognormal_laplus_is_exact_on_lognormal_posteriors():
     toy = lognormal_normal()
     assert estimate_evidence(toy, method="lognormal_laplus").log_evidence == pytest.approx(toy.exact, abs=1e-6)
