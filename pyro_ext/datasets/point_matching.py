@@ -61,8 +61,8 @@ def point_matching(noise: float = 0.5, num_problems: int = 200, size: int = 6, s
     positive_int("num_problems", num_problems)
     positive_int("size", size)
     generator = torch.Generator().manual_seed(seed)
-    points, residual = torch.randn(2, num_problems, size, 2, generator=generator)
-    order = torch.rand(num_problems, size, generator=generator, dtype=torch.float64).argsort(-1)
+    points, residual = torch.randn(2, num_problems, size, 2, generator=generator, device="cpu")
+    order = torch.rand(num_problems, size, generator=generator, dtype=torch.float64, device="cpu").argsort(-1)
     observed = points.gather(1, order.unsqueeze(-1).expand_as(points)) + noise * residual
     x = torch.stack([points, observed], 1)
     labelled = IndexedDataset(x, order)

@@ -131,7 +131,7 @@ def stable_weights(connectome: Tensor, generator: torch.Generator | None = None)
         >>> torch.linalg.eigvals(weights).abs().max()
         tensor(0.9091, dtype=torch.float64)
     """
-    noise = torch.randn(connectome.shape, generator=generator, dtype=torch.float64)
+    noise = torch.randn(connectome.shape, generator=generator, dtype=torch.float64, device="cpu")
     upper = (noise * connectome).triu(1)
     weights = upper - upper.mT
     radius = torch.linalg.eigvalsh(1j * weights).abs().max()
@@ -214,7 +214,7 @@ def simulated_worms(
     positive_int("num_connections", num_connections, maximum=pairs.shape[1])
     positive_int("seed", seed, 0)
     generator = torch.Generator().manual_seed(seed)
-    rows, columns = pairs[:, torch.randperm(pairs.shape[1], generator=generator)[:num_connections]]
+    rows, columns = pairs[:, torch.randperm(pairs.shape[1], generator=generator, device="cpu")[:num_connections]]
     connectome = torch.zeros(num_neurons, num_neurons, dtype=torch.bool)
     connectome[rows, columns] = connectome[columns, rows] = True
     group = torch.arange(num_neurons) // num_nearby
@@ -224,7 +224,7 @@ def simulated_worms(
 
 def _orders(number: int, size: int, generator: torch.Generator) -> Tensor:
     """Return random permutations of ``size`` items, ``(number, size)``."""
-    return torch.stack([torch.randperm(size, generator=generator) for _ in range(number)])
+    return torch.stack([torch.randperm(size, generator=generator, device="cpu") for _ in range(number)])
 
 
 def _candidates(near: Tensor, identity: Tensor, known: Tensor) -> Tensor:

@@ -11,8 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 __all__ = ["Step", "TreePlan", "tree_plan"]
+
+# Of one tensor and its views, so many contents are kept.
+_MOST_CONTENTS = 64
 
 _Integers = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -90,8 +94,11 @@ class TreePlan:
 def tree_plan(parents: Tensor, most_rows: int | None = None) -> TreePlan:
     """Plan the passes over canonical trees; the plans of the last few batches are cached.
 
+    Plans are made on the CPU. Trees on another device are copied to it, for which the host waits, unless the same
+    tensor, or the same view of it, was planned before and has not changed since.
+
     Args:
-        parents: canonical trees, int64 ``(M, 2n - 2)``, or ``(M, 2n - 1)`` if rooted.
+        parents: M canonical trees, int64 ``batch_shape + (2n - 2,)``, or ``batch_shape + (2n - 1,)`` if rooted.
         most_rows: the largest number of rows of a step; there is no bound if None.
 
     Raises:
@@ -102,11 +109,32 @@ def tree_plan(parents: Tensor, most_rows: int | None = None) -> TreePlan:
     [tensor([3, 5]), tensor([1, 2])]
     """
     with torch.inference_mode(False):  # plans outlive the caller's mode
-        return _tree_plan(parents.cpu().numpy().tobytes(), parents.shape, most_rows, parents.device)
+        shape = parents.shape[:-1].numel(), parents.shape[-1]
+        return _tree_plan(_content(parents), shape, most_rows, parents.device)
+
+
+_CONTENTS: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+"""Copies of trees on other devices than the CPU: by tensor, then by view, each with the tensor's version."""
+
+
+def _content(parents: Tensor) -> bytes:
+    """Return the bytes of integers, which need not be copied from a device a second time."""
+    if parents.device.type == "cpu" or parents.is_inference():  # the latter do not know their version
+        return parents.cpu().numpy().tobytes()
+    whole = parents if parents._base is None else parents._base
+    copies: dict[Any, tuple[int, bytes]] = _CONTENTS.setdefault(whole, {})
+    view = parents.storage_offset(), parents.shape, parents.stride()
+    version, content = copies.get(view, (-1, b""))
+    if version != whole._version:
+        if len(copies) >= _MOST_CONTENTS:
+            copies.clear()
+        content = parents.cpu().numpy().tobytes()
+        copies[view] = whole._version, content
+    return content
 
 
 @lru_cache(maxsize=8)
-def _tree_plan(content: bytes, shape: torch.Size, most_rows: int | None, device: torch.device) -> TreePlan:
+def _tree_plan(content: bytes, shape: tuple[int, int], most_rows: int | None, device: torch.device) -> TreePlan:
     parents = np.frombuffer(content, np.int64).reshape(shape)
     num_trees, num_nodes = shape
     num_taxa, rooted = num_nodes // 2 + 1, num_nodes % 2 == 1

@@ -27,7 +27,7 @@ class _Pool:
             buffer = self.idle[key].pop()
         except (KeyError, IndexError):
             with torch.inference_mode(False):  # buffers outlive the caller's mode
-                return torch.empty(key[0], dtype=key[1])
+                return torch.empty(key[0], dtype=key[1], device="cpu")
         self.bytes -= buffer.nbytes
         return buffer
 

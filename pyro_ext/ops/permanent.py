@@ -9,6 +9,7 @@ the permanent of :math:`e^L` is ``Z`` of all columns: :math:`N 2^{N-1}` terms in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
@@ -173,12 +174,22 @@ def _lattice(n: int, device: torch.device) -> _Lattice:
         order = size.sort(stable=True).indices
         place = torch.empty_like(order)
         place[order] = masks
-        counts = size.bincount(minlength=n + 1).tolist()
+        counts = [math.comb(n, k) for k in range(n + 1)]
         starts = [sum(counts[:k]) for k in range(n + 1)]
         subsets = order.split(counts)
         levels = []
         for k in range(1, n + 1):
-            member = holds[subsets[k]].nonzero()[:, 1]
-            below = subsets[k].repeat_interleave(k) ^ (1 << member)
-            levels.append(_Level(member, place[below] - starts[k - 1], (counts[k], k)))
+            bits = _single_bits(subsets[k], k)
+            below = subsets[k].unsqueeze(-1) ^ bits
+            member = bits.double().log2().long()  # exact for powers of two
+            levels.append(_Level(member.flatten(), place[below.flatten()] - starts[k - 1], (counts[k], k)))
         return _Lattice(tuple(levels), place)
+
+
+def _single_bits(masks: Tensor, k: int) -> Tensor:
+    """Return the k bits of each mask, the lowest first, ``(C, k)``: of known number, so that nothing waits for it."""
+    bits = masks.new_empty(len(masks), k)
+    for i in range(k):
+        bits[:, i] = masks & -masks
+        masks = masks ^ bits[:, i]
+    return bits

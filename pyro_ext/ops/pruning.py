@@ -77,11 +77,12 @@ def site_log_likelihoods(
     trees, edges, roots, tips, batch_shape = _arranged(parents, transitions, frequencies, partials)
     if differentiable_twice:
         return by_autograd(tree_plan(trees), edges, roots, tips).reshape(*batch_shape, -1)
-    size = _chunk_size(trees, tips)
-    chunks = zip(trees.split(size), edges.split(size), roots.split(size), strict=True)
-    again = size < len(trees)
-    parts = [_chunk_log_likelihoods(*chunk, tips, rescale, again) for chunk in chunks]
-    return (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(*batch_shape, -1)
+    size = _chunk_size(edges, tips)
+    if size >= len(edges):
+        return _chunk_log_likelihoods(trees, edges, roots, tips, rescale, again=False).reshape(*batch_shape, -1)
+    chunks = zip(trees.flatten(0, -2).split(size), edges.split(size), roots.split(size), strict=True)
+    parts = [_chunk_log_likelihoods(*chunk, tips, rescale, again=True) for chunk in chunks]
+    return torch.cat(parts).reshape(*batch_shape, -1)
 
 
 @torch.no_grad()
@@ -117,10 +118,10 @@ def ancestral_marginals(parents: Tensor, transitions: Tensor, frequencies: Tenso
     return marginals[plan.rows].mT.reshape(*batch_shape, -1, *partials.shape[1:])
 
 
-def _chunk_size(trees: Tensor, tips: Tensor) -> int:
+def _chunk_size(edges: Tensor, tips: Tensor) -> int:
     """Return how many trees to evaluate at once: all, unless buffers would be too large to be used again."""
-    num_trees, num_nodes = trees.shape
-    bytes_each = 3 * (num_nodes - len(tips)) * tips[0].nbytes  # two messages per row, and what lies below
+    num_trees, num_edges = edges.shape[:2]
+    bytes_each = 3 * (num_edges + 1 - len(tips)) * tips[0].nbytes  # two messages per row, and what lies below
     if tips.device.type != "cpu" or num_trees * bytes_each <= _MOST_BYTES:
         return max(num_trees, 1)
     return max(_CHUNK_BYTES // bytes_each, 1)
@@ -168,7 +169,10 @@ _Arranged = tuple[Tensor, Tensor, Tensor, Tensor, torch.Size]
 
 
 def _arranged(parents: Tensor, transitions: Tensor, frequencies: Tensor, partials: Tensor) -> _Arranged:
-    """Check the arguments; return trees, matrices, roots and tips with one batch dim, and the batch shape."""
+    """Check the arguments; return trees, matrices, roots and tips, and the batch shape.
+
+    Trees keep it, as a view of what was given, by which their plan may be known; the others have one batch dim.
+    """
     num_nodes = parents.shape[-1] if parents.dim() else 0
     num_taxa, num_states = num_nodes // 2 + 1, partials.shape[-1]
     if num_nodes < 2 or parents.dtype != torch.int64:
@@ -188,7 +192,7 @@ def _arranged(parents: Tensor, transitions: Tensor, frequencies: Tensor, partial
     if frequencies.dim() < 1 or frequencies.shape[-1] != num_states:
         raise ValueError(f"frequencies must have shape batch_shape + ({num_states},), got {tuple(frequencies.shape)}")
     batch_shape = torch.broadcast_shapes(parents.shape[:-1], transitions.shape[:-3], frequencies.shape[:-1])
-    trees = parents.expand(*batch_shape, num_nodes).reshape(-1, num_nodes)
+    trees = parents.expand(*batch_shape, num_nodes)
     edges = transitions.expand(*batch_shape, *transitions.shape[-3:]).reshape(-1, *transitions.shape[-3:])
     roots = frequencies.expand(*batch_shape, num_states).reshape(-1, num_states).to(edges.dtype)
     tips = partials.mT.to(edges.dtype)

@@ -135,10 +135,11 @@ def _solve(log_potentials: Tensor, tolerance: float) -> Tensor:
         excess = x.sum(-2) - 1
         error = excess.abs().amax(-1)
         going = error > tolerance
-        if not bool(going.all()):  # the one synchronisation a step
-            solution[todo[~going]] = search.log_x[~going]
-            todo, x, excess, error = todo[going], x[going], excess[going], error[going]
-            search = _Search(*(part[going] for part in search))
+        left = going.nonzero().squeeze(-1)  # the one synchronisation a step
+        if len(left) < len(todo):
+            solution = solution.index_copy(0, todo, search.log_x)  # what is not yet solved comes again later
+            todo, x, excess, error, *parts = (part.index_select(0, left) for part in (todo, x, excess, error, *search))
+            search = _Search(*parts)
         if not len(todo):
             return solution.reshape(log_potentials.shape)
         search = search.advance(_newton_step(x, excess, search.damping * error), excess)
@@ -215,7 +216,7 @@ def _pull_back(log_x: Tensor, grad: Tensor) -> Tensor:
     """
     x = log_x.exp()
     rows, columns = grad.sum(-1, keepdim=True), grad.sum(-2).unsqueeze(-1)
-    factor = torch.linalg.cholesky(_column_hessian(x, _RIDGE))
+    factor, _ = torch.linalg.cholesky_ex(_column_hessian(x, _RIDGE))  # positive definite: nothing to check
     b = torch.cholesky_solve(columns - x.mT @ rows, factor)
     return grad - x * (rows - x @ b + b.mT)
 

@@ -172,7 +172,7 @@ class SubsplitSupport:
             ValueError: if the trees are not canonical, of another kind or over other taxa.
         """
         parents = trees if isinstance(trees, Tensor) else trees.parents
-        everyone = torch.ones(parents.shape[:-1]) if parents.dim() > 1 else None
+        everyone = torch.ones(parents.shape[:-1], device=parents.device) if parents.dim() > 1 else None
         return self._contains(self._given(trees, everyone).parents)
 
     def coverage(self, trees: TreeSet | Tensor, weights: Tensor | Sequence[float] | None = None) -> Coverage:
@@ -231,7 +231,7 @@ class SubsplitSupport:
         index = [t if isinstance(t, int) else number[t] for t in given]
         if len(set(index)) < len(index):
             raise ValueError(f"clade {given} names a taxon twice")
-        return leaf_words(self.num_taxa)[index].sum(0).to(self.device)
+        return leaf_words(self.num_taxa, self.device)[index].sum(0)
 
     def taxa_of(self, words: Tensor) -> tuple[str, ...]:
         """Return the names of the taxa in a clade ``(words,)``."""

@@ -243,7 +243,8 @@ class TreeSet:
 
 def _groups(parents: Tensor) -> tuple[Tensor, Tensor]:
     """Return the first position of each distinct row, and the number of every row among the distinct ones."""
-    key = torch.randint(-(2**62), 2**62, parents.shape[1:], generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    key = torch.randint(-(2**62), 2**62, parents.shape[1:], generator=generator, device="cpu")
     sums = (parents * key.to(parents.device)).sum(-1)  # modulo 2^64
     _, group = sums.unique(return_inverse=True)
     first = _first_of(group)

@@ -58,8 +58,9 @@ def as_temperature(temperature: Tensor | float, like: Tensor, validate: bool) ->
     if isinstance(temperature, Tensor):
         value = temperature.to(like)
     elif isinstance(temperature, int | float) and not isinstance(temperature, bool):
-        validate = True  # a plain number costs nothing to check
-        value = like.new_tensor(float(temperature))
+        on_cpu = torch.tensor(float(temperature), dtype=like.dtype, device="cpu")
+        check_positive_tensor("temperature", on_cpu)  # a plain number costs nothing to check, here
+        return on_cpu.to(like.device)
     else:
         raise ValueError(f"temperature must be a number or a tensor of shape batch_shape, got {temperature!r}")
     if validate:

@@ -15,7 +15,7 @@ from pyro_ext.ops.subsplits.beam import distinct_choices
 from pyro_ext.ops.subsplits.draws import draw_choices
 from pyro_ext.ops.subsplits.graph import SplitGraph
 from pyro_ext.ops.subsplits.rootings import log_prob_rootings, log_sum, with_constants
-from pyro_ext.ops.subsplits.rows import distinct_rows
+from pyro_ext.ops.subsplits.rows import row_kinds
 from pyro_ext.phylo.support import SubsplitSupport
 
 __all__ = ["FirstTopologies", "distinct_topologies", "first_topologies", "log_mass_left"]
@@ -106,22 +106,32 @@ def first_topologies(parents: Tensor, possible: Tensor, k: int) -> FirstTopologi
         k: how many topologies are wanted.
     """
     num_rows, num, _ = parents.shape
-    row = torch.arange(num_rows, device=parents.device).unsqueeze(-1)
-    kinds, kind = distinct_rows(parents.flatten(0, 1))
-    kind = kind.view(num_rows, num) + row * len(kinds)
-    place = torch.arange(num, device=parents.device).expand(num_rows, num)
-    first = torch.full((num_rows * len(kinds),), num, device=parents.device)
+    row = torch.arange(num_rows, device=parents.device).view(-1, 1, 1).expand(-1, num, 1)
+    trees = torch.cat([row, parents], -1).flatten(0, 1)  # those of different rows are never of one kind
+    kind, collide = row_kinds(trees)
+    chosen, rank = _first_of_kinds(kind.view_as(possible), possible, k)
+    size, collided = torch.stack([(chosen < num).sum(-1).max(), collide.long()]).tolist()  # the only wait
+    if collided:
+        kind = trees.unique(dim=0, return_inverse=True)[1]
+        chosen, rank = _first_of_kinds(kind.view_as(possible), possible, k)
+        size = int((chosen < num).sum(-1).max())
+    chosen = chosen[:, :size]
+    there = chosen < num
+    chosen = torch.where(there, chosen, chosen[:, :1])
+    return FirstTopologies(parents.gather(1, chosen.unsqueeze(-1).expand(-1, -1, parents.shape[-1])), there, rank)
+
+
+def _first_of_kinds(kind: Tensor, possible: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the places of the first ``k`` kinds in each row of ``(B, m)``, m for none, and every place's rank."""
+    num = kind.shape[1]
+    place = torch.arange(num, device=kind.device).expand(kind.shape)
+    first = torch.full((kind.numel(),), num, device=kind.device)
     first = first.scatter_reduce(0, kind.flatten(), place.masked_fill(~possible, num).flatten(), "amin")
     leads = first[kind] == place
     rank_of_leader = leads.cumsum(-1) - 1
     leader = first[kind].clamp_max(num - 1)
     rank = rank_of_leader.gather(1, leader).masked_fill(~possible, k).clamp_max(k)
-    chosen = torch.where(leads, place, num).sort(-1).values[:, :k]
-    size = int((chosen < num).sum(-1).max())
-    chosen = chosen[:, :size]
-    there = chosen < num
-    chosen = torch.where(there, chosen, chosen[:, :1])
-    return FirstTopologies(parents.gather(1, chosen.unsqueeze(-1).expand(-1, -1, parents.shape[-1])), there, rank)
+    return torch.where(leads, place, num).sort(-1).values[:, :k], rank
 
 
 def log_mass_left(rooted: SequenceSet, trees: Unrooted, first: FirstTopologies, rootings: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ class TreeFrequency(TorchDistribution):
     def _table(self) -> tuple[KeyTable, Tensor]:
         seed = 0
         while True:
-            codes = clade_codes(self.trees.shape[1], seed).to(self.trees.device)
+            codes = clade_codes(self.trees.shape[1], seed, self.trees.device)
             keys = (self.trees * codes).sum(-1)
             if len(keys.unique()) == len(keys):
                 return key_table(keys), codes

@@ -63,7 +63,7 @@ class ResumableBatches(Sampler[Any]):
 
     def _permutation(self, size: int, *stream: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, *stream))
-        return torch.randperm(size, generator=generator)
+        return torch.randperm(size, generator=generator, device="cpu")
 
 
 class EpochBatches(ResumableBatches):

@@ -103,7 +103,7 @@ def _spherical_k_means(rows: Tensor, clusters: int, num_steps: int, generator: t
 
 def _far_apart(rows: Tensor, number: int, generator: torch.Generator | None) -> Tensor:
     """Choose rows of unit length, each with a probability proportional to its squared distance from those before."""
-    chosen = torch.randint(len(rows), (1,), generator=generator).tolist()
+    chosen = torch.randint(len(rows), (1,), generator=generator, device="cpu").tolist()
     distance = rows.new_full((len(rows),), torch.inf)
     while len(chosen) < number:
         distance = torch.minimum(distance, (rows - rows[chosen[-1]]).square().sum(-1))

@@ -215,7 +215,7 @@ def _first_images(c: Tensor, classes: int, styles: int, seed: int) -> Tensor:
     """Return one image for every style of every class that has images, as shares, ``(N, C * M)``."""
     generator = torch.Generator().manual_seed(seed)
     share = torch.zeros(len(c), classes, styles, device=c.device)
-    order = torch.randperm(len(c), generator=generator).to(c.device)
+    order = torch.randperm(len(c), generator=generator, device="cpu").to(c.device)
     for label in range(classes):
         own = order[c[order] == label]
         if len(own):  # with fewer images than styles, some styles are alike

@@ -94,7 +94,7 @@ class ExactProgram(PyroModule):
 def decode(layer: RenderingLayer, code: Tensor) -> Switches:
     """Return the switches, ``batch_shape + (K, H, W)``, of codes, int64 ``batch_shape``."""
     positions = layer.layer.pool**2
-    digits = code[..., None] // _powers(layer).to(code.device) % (2 * positions)
+    digits = code[..., None] // _powers(layer, code.device) % (2 * positions)
     states = digits.unflatten(-1, layer.geometry.pooled)
     return Switches(states % positions, (states // positions).to(layer.templates.dtype))
 
@@ -203,9 +203,9 @@ def _size(layer: RenderingLayer) -> int:
     return int((2 * layer.layer.pool**2) ** math.prod(layer.geometry.pooled))
 
 
-def _powers(layer: RenderingLayer) -> Tensor:
+def _powers(layer: RenderingLayer, device: torch.device) -> Tensor:
     base = 2 * layer.layer.pool**2
-    return torch.tensor([base**unit for unit in range(math.prod(layer.geometry.pooled))])
+    return torch.tensor([base**unit for unit in range(math.prod(layer.geometry.pooled))], device=device)
 
 
 def _code_logits(layer: RenderingLayer) -> Tensor:

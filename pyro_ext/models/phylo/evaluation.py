@@ -184,7 +184,7 @@ def _log_mean_weights(log_weight: Tensor, size: int) -> Tensor:
 def _frequencies(trees: Tensor, golden: TreeSet) -> Tensor:
     """Return the frequencies of trees ``(T, N)`` in a sample, shape ``(T,)``."""
     distinct, number = torch.cat([golden.parents, trees]).unique(dim=0, return_inverse=True)
-    share = torch.zeros(len(distinct), dtype=torch.float64)
+    share = torch.zeros(len(distinct), dtype=torch.float64, device=trees.device)
     share.index_add_(0, number[: len(golden)], golden.probabilities())
     return share[number[len(golden) :]]
 

@@ -62,7 +62,7 @@ def choose_labelled(data: IndexedDataset, num_labels: int, classes: int, seed: i
     if num_labels < classes:
         raise ValueError(f"num_labels must be at least {classes}, one of each class, got {num_labels}")
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(data), generator=generator)
+    order = torch.randperm(len(data), generator=generator, device="cpu")
     chosen = []
     for label in range(classes):
         wanted = num_labels // classes + (label < num_labels % classes)

@@ -10,7 +10,7 @@ __all__ = ["clade_sizes", "complements", "leaf_words", "lexicographic_order", "m
 _BITS = 63  # of an int64; the sign bit is not used
 
 
-def leaf_words(num_taxa: int) -> Tensor:
+def leaf_words(num_taxa: int, device: torch.device | str = "cpu") -> Tensor:
     """Return the words of the single taxa, int64 ``(n, ceil(n / 63))``.
 
     The words of a clade are the sum of those of its taxa.
@@ -20,15 +20,15 @@ def leaf_words(num_taxa: int) -> Tensor:
             [2],
             [4]])
     """
-    taxon = torch.arange(num_taxa)
-    words = torch.zeros(num_taxa, -(-num_taxa // _BITS), dtype=torch.int64)
+    taxon = torch.arange(num_taxa, device=device)
+    words = torch.zeros(num_taxa, -(-num_taxa // _BITS), dtype=torch.int64, device=device)
     words[taxon, taxon.div(_BITS, rounding_mode="floor")] = torch.ones_like(taxon) << taxon % _BITS
     return words
 
 
 def complements(words: Tensor, num_taxa: int) -> Tensor:
     """Return the words of the clades of all taxa that are not in the given ones."""
-    return leaf_words(num_taxa).sum(0).to(words.device) - words
+    return leaf_words(num_taxa, words.device).sum(0) - words
 
 
 def clade_sizes(words: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def collect_splits(parents: Tensor, num_taxa: int, kind: str) -> CladeSplits:
     """
     for attempt in range(_ATTEMPTS):
         try:
-            return _collect(parents, clade_codes(num_taxa, attempt).to(parents.device), kind)
+            return _collect(parents, clade_codes(num_taxa, attempt, parents.device), kind)
         except CodeCollisionError:
             if attempt + 1 == _ATTEMPTS:
                 raise
@@ -69,7 +69,7 @@ def check_splits(clade_splits: CladeSplits, num_taxa: int, sisters: bool) -> Non
             sister is wrong.
     """
     words, splits = clade_splits
-    all_taxa = leaf_words(num_taxa).sum(0)
+    all_taxa = leaf_words(num_taxa, words.device).sum(0)
     if words.dim() != 2 or words.shape[1:] != all_taxa.shape or bool(((words & ~all_taxa) != 0).any()):
         raise ValueError(f"clades of shape {tuple(words.shape)} are no sets of {num_taxa} taxa")
     if len(words.unique(dim=0)) < len(words) or bool((words == 0).all(-1).any()):
@@ -89,7 +89,7 @@ def check_splits(clade_splits: CladeSplits, num_taxa: int, sisters: bool) -> Non
 
 
 def _collect(parents: Tensor, codes: Tensor, kind: str) -> CladeSplits:
-    words = leaf_words(len(codes)).to(parents.device)
+    words = leaf_words(len(codes), parents.device)
     clades, splits = _Distinct(), _Distinct()
     step = max(1, _ENTRIES // (parents.shape[1] * (5 + 2 * words.shape[1])))
     for chunk in parents.split(step):

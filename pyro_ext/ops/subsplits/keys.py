@@ -17,7 +17,7 @@ _ROOM = 8  # buckets per key; large tables have fewer
 _MOST_BUCKETS = 1 << 24
 
 
-def clade_codes(num_taxa: int, seed: int = 0) -> Tensor:
+def clade_codes(num_taxa: int, seed: int = 0, device: torch.device | str = "cpu") -> Tensor:
     """Return a random 64-bit number for every taxon, int64 ``(n,)``, always the same for a seed.
 
     The code of a clade is the sum of its taxa's codes modulo 2^64: that of a disjoint union is the sum of the codes,
@@ -34,7 +34,8 @@ def clade_codes(num_taxa: int, seed: int = 0) -> Tensor:
         z = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
         z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
         words.append(z ^ (z >> 31))
-    return torch.tensor([word - (1 << 64) if word >> 63 else word for word in words], dtype=torch.int64)
+    signed = [word - (1 << 64) if word >> 63 else word for word in words]
+    return torch.tensor(signed, dtype=torch.int64, device=device)
 
 
 def subsplit_keys(sister: Tensor, focal: Tensor, child: Tensor) -> Tensor:

@@ -139,7 +139,7 @@ def _keys(words: Tensor, num_taxa: int, sister: Tensor, focal: Tensor, children:
     """Draw codes until all clades and all splits have different ones; nearly always the first draw will do."""
     seed = 0
     while True:
-        codes = clade_codes(num_taxa, seed).to(words.device)
+        codes = clade_codes(num_taxa, seed, words.device)
         code = sum_codes(words, codes)
         beside = torch.where(sister < 0, 0, code[sister])
         child = torch.minimum(*code[children].unbind(-1))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyro_ext.ops.subsplits.keys import clade_codes
 
-__all__ = ["distinct_rows"]
+__all__ = ["distinct_rows", "row_kinds"]
 
 
 def distinct_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -24,7 +24,7 @@ def distinct_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     >>> distinct_rows(torch.tensor([[0, 1], [2, 3], [0, 1]]))[1].unique(return_counts=True)[1].sort().values
     tensor([1, 2])
     """
-    keys = (rows * clade_codes(rows.shape[1]).to(rows.device)).sum(-1)
+    keys = (rows * clade_codes(rows.shape[1], device=rows.device)).sum(-1)
     _, number, count = keys.unique(return_inverse=True, return_counts=True)
     first = torch.full_like(count, len(rows))
     first = first.scatter_reduce(0, number, torch.arange(len(rows), device=rows.device), "amin")
@@ -32,3 +32,25 @@ def distinct_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     if not torch.equal(distinct[number], rows):
         return rows.unique(dim=0, return_inverse=True)
     return distinct, number
+
+
+def row_kinds(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Number rows such that equal ones have equal numbers, without waiting for how many distinct ones there are.
+
+    Args:
+        rows: the rows to compare, int64 ``(T, N)``.
+
+    Returns:
+        A number of every row, int64 ``(T,)``, less than T; and whether different rows may have got equal ones, since
+        their random sums are equal, bool ``()``.
+
+    >>> row_kinds(torch.tensor([[0, 1], [0, 1]]))
+    (tensor([0, 0]), tensor(False))
+    """
+    keys, order = (rows * clade_codes(rows.shape[1], device=rows.device)).sum(-1).sort()
+    changes = torch.zeros_like(order)
+    changes[1:] = keys[1:] != keys[:-1]
+    together = rows.index_select(0, order)
+    differs = (together[1:] != together[:-1]).any(-1)
+    kind = torch.empty_like(order).scatter_(0, order, changes.cumsum(0))
+    return kind, (differs & (changes[1:] == 0)).any()
