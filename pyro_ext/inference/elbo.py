@@ -121,9 +121,10 @@ def checked_loss(loss: torch.Tensor, traces: Iterable[tuple[Any, Any]] = ()) -> 
             log-probability is not finite.
     """
     value = loss.detach()
-    message = "loss" if value.isfinite() else "loss" + _blame(traces)
-    warn_if_nan(value, message)
-    warn_if_inf(value, message)
+    if not value.isfinite():  # the one look at the loss: each of the warnings takes one of its own
+        message = "loss" + _blame(traces)
+        warn_if_nan(value, message)
+        warn_if_inf(value, message)
     return loss
 
 

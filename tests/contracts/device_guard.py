@@ -31,11 +31,11 @@ DEVICE = torch.device("lazy")
 
 _CPU = torch.device("cpu")
 # Results that the host has to look at, or whose size depends on values; those of `index` with masks are told apart.
-_WAITING = {
-    "_is_all_true", "_is_any_true", "_linalg_check_errors", "_local_scalar_dense", "_unique2", "allclose", "bincount",
-    "equal", "is_nonzero", "linalg_cholesky", "linalg_eigvals", "linalg_inv", "linalg_solve", "masked_select", "nonzero",
-    "repeat_interleave", "unique_consecutive", "unique_dim", "unique_dim_consecutive",
-}  # fmt: skip
+_WAITING = set(
+    "_is_all_true _is_any_true _linalg_check_errors _local_scalar_dense _unique2 allclose bincount equal is_nonzero "
+    "linalg_cholesky linalg_eigvals linalg_inv linalg_solve masked_select nonzero repeat_interleave unique_consecutive "
+    "unique_dim unique_dim_consecutive".split()
+)
 _INDEXING = {"_index_put_impl_", "index", "index_put", "index_put_"}
 _COPIES = {"_to_copy", "copy_"}
 _FILLING = {"fill", "fill_", "index_fill", "index_fill_", "masked_fill", "masked_fill_", "where"}
@@ -202,7 +202,9 @@ class DeviceGuard(TorchDispatchMode):
 
     @staticmethod
     def _refuse(func, here):
-        raise DeviceError(f"{func} of tensors on {DEVICE} and on the cpu {[tuple(x.shape) for x in here]}, in {_place()}")
+        raise DeviceError(
+            f"{func} of tensors on {DEVICE} and on the cpu {[tuple(x.shape) for x in here]}, in {_place()}"
+        )
 
 
 class _Kind(NamedTuple):
@@ -263,8 +265,9 @@ def _place():
     while frame is not None:
         path = frame.f_code.co_filename
         if "/torch/" not in path and path != __file__ and not path.startswith("<"):
-            package, found, rest = Path(path).with_suffix("").as_posix().rpartition("/pyro_ext/")
-            module = rest.replace("/", ".") if found else Path(path).with_suffix("").as_posix().rpartition("site-packages/")[2].replace("/", ".")
-            return f"{module}.{frame.f_code.co_qualname}"
+            module = Path(path).with_suffix("").as_posix()
+            for before in ("/site-packages/", "/pyro_ext/"):
+                module = module.rpartition(before)[2]
+            return f"{module.replace('/', '.')}.{frame.f_code.co_qualname}"
         frame = frame.f_back
     return "?"

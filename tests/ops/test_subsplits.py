@@ -5,12 +5,13 @@ import math
 import pytest
 import torch
 
+from pyro_ext.ops.subsplits import rows as row_module
 from pyro_ext.ops.subsplits.bits import clade_sizes, complements, leaf_words, members, smallest_leaves, sum_codes
 from pyro_ext.ops.subsplits.collect import CodeCollisionError, _collect, collect_splits
 from pyro_ext.ops.subsplits.keys import clade_codes, find_keys, key_table, subsplit_keys
 from pyro_ext.ops.subsplits.relations import relations_of, sum_above, sum_below
 from pyro_ext.ops.subsplits.rootings import index_trees, log_prob_rootings, subsplits_of, with_constants
-from pyro_ext.ops.subsplits.rows import distinct_rows
+from pyro_ext.ops.subsplits.rows import distinct_rows, row_kinds
 from pyro_ext.phylo import random_trees
 from tests.phylo.brute_force import rooted_subsplits, rootings
 
@@ -123,3 +124,15 @@ def test_distinct_rows():
     distinct, number = distinct_rows(rows)
     assert torch.equal(distinct[number], rows)
     assert len(distinct) == len(rows.unique(dim=0))
+
+
+def test_kinds_of_rows(monkeypatch):
+    rows = torch.randint(0, 3, (200, 4))
+    kind, collide = row_kinds(rows)
+    assert not collide
+    expected = (rows.unsqueeze(0) == rows.unsqueeze(1)).all(-1)
+    assert torch.equal(kind.unsqueeze(0) == kind.unsqueeze(1), expected)
+    monkeypatch.setattr(row_module, "clade_codes", lambda n, device: torch.zeros(n, dtype=torch.int64))
+    kind, collide = row_kinds(rows)
+    assert collide
+    assert not row_kinds(rows[:1].expand(5, -1))[1]

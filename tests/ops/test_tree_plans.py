@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from pyro_ext.ops import _tree_plans
 from pyro_ext.ops._tree_plans import tree_plan
 from pyro_ext.phylo import canonicalize
+from tests.contracts.device_guard import DEVICE, DeviceGuard
 from tests.ops.trees import random_trees
 
 
@@ -80,3 +82,27 @@ def test_plans_made_in_inference_mode_may_be_used_outside():
         plan = tree_plan(trees)
     assert not plan.edges.is_inference()
     assert not plan.steps[0].sources.is_inference()
+
+
+def test_trees_on_a_device_are_copied_once_until_they_change():
+    with DeviceGuard() as guard:
+        trees = random_trees(4, 8).to(DEVICE)
+        plan = tree_plan(trees.unsqueeze(-2))
+        assert tree_plan(trees.unsqueeze(-2)) is plan
+        assert sum(guard.waits.values()) == 1
+        tree_plan(trees[1:])
+        tree_plan(trees[1:])
+        assert sum(guard.waits.values()) == 2
+        trees[0] = trees[1]
+        assert tree_plan(trees) is not plan
+        assert sum(guard.waits.values()) == 3
+        with torch.inference_mode():
+            assert tree_plan(trees.clone()).edges.device == DEVICE  # knows no version, so it is copied
+
+
+def test_many_views_of_trees_are_not_all_remembered():
+    with DeviceGuard():
+        trees = random_trees(70, 5).to(DEVICE)
+        for row in trees:
+            tree_plan(row)
+        assert len(_tree_plans._CONTENTS[trees]) == 70 - _tree_plans._MOST_CONTENTS

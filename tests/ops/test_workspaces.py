@@ -36,3 +36,10 @@ def test_buffers_lent_in_inference_mode_may_be_used_outside(monkeypatch):
     with torch.inference_mode():
         lease((5,), LIKE)
     assert not lease((5,), LIKE).tensor.is_inference()
+
+
+def test_buffers_are_where_the_tensor_is_whatever_the_default_device(monkeypatch):
+    monkeypatch.setattr(_workspaces, "_POOL", _workspaces._Pool())
+    with torch.device("meta"):
+        lease((5,), LIKE)
+    assert lease((5,), LIKE).tensor.device.type == "cpu"

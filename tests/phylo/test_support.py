@@ -266,3 +266,15 @@ def test_bad_input(name):
     call, message = BAD[name]
     with pytest.raises(ValueError, match=re.escape(message)):
         call()
+
+
+def test_stored_where_the_default_device_is_another(tmp_path):
+    trees = all_trees(5)
+    support = SubsplitSupport.from_trees(trees)
+    support.save(tmp_path / "support.npz")
+    with torch.device("meta"):
+        assert SubsplitSupport.from_arrays(support.to_arrays()) == support
+        assert SubsplitSupport.load(tmp_path / "support.npz") == support
+        assert SubsplitSupport.from_trees(trees) == support
+        assert support.contains(trees).all()
+        assert support.clade([0, 1]).device.type == "cpu"

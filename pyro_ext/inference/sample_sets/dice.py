@@ -54,7 +54,9 @@ def expected_elbo(model_trace: Any, guide_trace: Any, baseline: bool, analytic_k
         costs, ordering = _costs(model_trace, guide_trace, analytic_kl)
         _check_plate_escape(costs, guide_trace, ordering)
         dice = _SampleSetDice(guide_trace, ordering, sets)
-        elbo = torch.as_tensor(dice.compute_expectation(_in_one_dtype(costs, dice)))
+        expectation = dice.compute_expectation(_in_one_dtype(costs, dice))
+        # as_tensor would move a tensor to the default device, if one was set
+        elbo = expectation if isinstance(expectation, Tensor) else torch.as_tensor(expectation)
         if not torch.is_grad_enabled():
             return elbo, elbo
         return elbo, elbo + _score_terms(elbo, guide_trace, sets, baseline)

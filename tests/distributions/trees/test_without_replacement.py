@@ -9,6 +9,7 @@ import torch
 from pyro_ext.distributions import ConditionalCladeDistribution, SubsplitBayesianNetwork, TreeFrequency
 from pyro_ext.distributions.goodness_of_fit import chi_square_p_value
 from pyro_ext.distributions.trees import _without_replacement
+from pyro_ext.ops.subsplits import rows
 from pyro_ext.phylo import SubsplitSupport, all_trees, random_trees
 
 
@@ -147,3 +148,12 @@ def test_many_taxa():
 def test_bad_sizes(name, k):
     with pytest.raises(ValueError, match="k"):
         FAMILIES[name](all_trees(4)).sample_without_replacement(k)
+
+
+def test_trees_whose_codes_collide_are_told_apart(monkeypatch):
+    d = network(all_trees(5), 4)
+    torch.manual_seed(3)
+    expected = d.sample_without_replacement(3).values
+    monkeypatch.setattr(rows, "clade_codes", lambda n, device: torch.zeros(n, dtype=torch.int64))
+    torch.manual_seed(3)
+    assert torch.equal(d.sample_without_replacement(3).values, expected)
