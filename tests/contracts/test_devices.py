@@ -86,7 +86,7 @@ def test_distributions(name, way):
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_distributions_in_full(name, way, dtype):
-    check(name, way, dtype, CHECKS)
+    check(name, way, dtype, CHECKS.keys() - {"goodness_of_fit"})  # a test of values: it asks no more of d than others
 
 
 def check(name, way, dtype, checks):
