@@ -4,6 +4,14 @@ Every ELBO here goes wherever Pyro's own go: into :class:`pyro.infer.SVI`, or ca
 PyTorch module. Lightning is imported only when the fit engine is asked for.
 """
 
+from pyro_ext.inference.constraints import (
+    ClassificationConstraint,
+    Constraint,
+    FeatureConstraint,
+    LikelihoodConstraint,
+    PatchCorrelationConstraint,
+    ReconstructionConstraint,
+)
 from pyro_ext.inference.disarm import TraceDisARM_ELBO
 from pyro_ext.inference.elbo import DifferentiableELBO
 from pyro_ext.inference.evidence import (
@@ -15,6 +23,7 @@ from pyro_ext.inference.evidence import (
     compare_evidence,
     estimate_evidence,
 )
+from pyro_ext.inference.geco import TraceGECO_ELBO
 from pyro_ext.inference.gumbel_softmax_reparam import GumbelSoftmaxReparam
 from pyro_ext.inference.relax_reparam import RelaxReparam, relax
 from pyro_ext.inference.sample_sets import (
@@ -50,6 +59,8 @@ from pyro_ext.inference.vimco import TraceVIMCO_ELBO
 
 __all__ = [
     "EVIDENCE_METHODS",
+    "ClassificationConstraint",
+    "Constraint",
     "DifferentiableELBO",
     "ELBOObjective",
     "EarlyStopping",
@@ -57,22 +68,27 @@ __all__ = [
     "EvidenceEstimate",
     "EvidenceSettings",
     "EvidenceWarning",
+    "FeatureConstraint",
     "FitResult",
     "FitSettings",
     "FitWarning",
     "GumbelSoftmaxReparam",
+    "LikelihoodConstraint",
     "LoadedRun",
     "LocalELBOModule",
     "LossObjective",
     "Losses",
     "Objective",
     "OptimizerSettings",
+    "PatchCorrelationConstraint",
     "Player",
+    "ReconstructionConstraint",
     "RelaxReparam",
     "SchedulerSettings",
     "SumObjective",
     "TemperatureSchedule",
     "TraceDisARM_ELBO",
+    "TraceGECO_ELBO",
     "TraceLeaveOneOut_ELBO",
     "TraceSampleSet_ELBO",
     "TraceSumAndSample_ELBO",

@@ -83,6 +83,10 @@ class DifferentiableELBO(ELBO, torch.nn.Module):
         Training calls it after each optimiser step.
         """
 
+    def terms(self) -> dict[str, torch.Tensor]:
+        """Return scalars of the last loss to note by name in ``metrics.csv``; by default there are none."""
+        return {}
+
 
 def _nesting(value: float) -> float:
     """Return a number of plate dims as an integer (command lines read it as a float), or infinity."""

@@ -10,6 +10,7 @@ from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from pyro_ext.inference.elbo import DifferentiableELBO
+from pyro_ext.inference.geco import TraceGECO_ELBO
 from pyro_ext.inference.training.local import LocalELBOModule, give_local_store, local_params
 from pyro_ext.utils.checks import finite_number, positive_int
 
@@ -116,16 +117,19 @@ class ELBOObjective(Objective):
         return self.module.elbo
 
     def replace_elbo(self, elbo: ELBO) -> None:
-        """Estimate the bound by another ELBO from now on.
+        """Estimate the bound by another ELBO from now on; under constraints, the one that is constrained.
 
         Raises:
             ValueError: if it has no differentiable loss.
         """
+        if isinstance(self.elbo, TraceGECO_ELBO) and not isinstance(elbo, TraceGECO_ELBO):
+            elbo = self.elbo.with_base(elbo)
         self.module = LocalELBOModule(self.model, self.guide, elbo)
 
     def forward(self, *batch: Any) -> Losses:
         """Return minus the bound per data point; its gradient is the ELBO's estimator."""
-        return Losses(self.module(*batch) / (self.size or self.num_data or 1), {})
+        loss = self.module(*batch) / (self.size or self.num_data or 1)
+        return Losses(loss, self.elbo.terms() if isinstance(self.elbo, DifferentiableELBO) else {})
 
     def after_step(self) -> None:
         """Let an ELBO of this package update what it adapts."""

@@ -1,0 +1,613 @@
+import copy
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO, config_enumerate
+
+from pyro_ext import inference
+from pyro_ext.datasets import Splits, as_dataset
+from pyro_ext.inference import (
+    ClassificationConstraint,
+    Constraint,
+    ELBOObjective,
+    FeatureConstraint,
+    FitSettings,
+    LikelihoodConstraint,
+    PatchCorrelationConstraint,
+    ReconstructionConstraint,
+    TraceGECO_ELBO,
+    TrainingPlan,
+    fit,
+)
+from tests.inference.feeding import max_z
+
+X = torch.tensor([[0.5, -1.0], [1.5, 0.3], [-0.7, 0.9], [0.1, 0.4]], dtype=torch.float64)
+LOCS = torch.tensor([[0.0, 0.4], [1.0, -1.0], [-0.5, 0.7]], dtype=torch.float64)
+TOLERANCE = 1.5
+
+
+class Mixture(torch.nn.Module):
+    """Points around one of three means, and a guide that knows which with uncertainty."""
+
+    def __init__(self, dtype=torch.float64, size=4):
+        super().__init__()
+        self.size = size
+        self.locs = torch.nn.Parameter(LOCS.to(dtype))
+        self.logits = torch.nn.Parameter(torch.linspace(-1, 1, 12, dtype=dtype).reshape(4, 3))
+
+    def model(self, x, index=None):
+        index = torch.arange(len(x)) if index is None else index
+        with pyro.plate("data", self.size, subsample=index):
+            z = pyro.sample("z", dist.Categorical(torch.ones(3, dtype=x.dtype) / 3))
+            pyro.sample("x", dist.Normal(self.locs[z], 0.3).to_event(1), obs=x)
+
+    def guide(self, x, index=None):
+        index = torch.arange(len(x)) if index is None else index
+        with pyro.plate("data", self.size, subsample=index):
+            pyro.sample("z", dist.Categorical(logits=self.logits[index]))
+
+    def exact(self, x, multiplier, tolerance=TOLERANCE):
+        """Return loss and mean constraint, by the sum over the three components."""
+        log_q = self.logits.log_softmax(-1)
+        constraint = (x.unsqueeze(1) - self.locs).square().sum(-1) - tolerance**2
+        kl = (log_q.exp() * (log_q + math.log(3))).sum()
+        expected = (log_q.exp() * constraint).sum()
+        return kl + multiplier * expected, expected.detach() / len(x)
+
+
+def constrained(base, **options):
+    return TraceGECO_ELBO(base, {"x": ReconstructionConstraint(TOLERANCE)}, **options)
+
+
+def estimate(elbo):
+    return elbo.terms()["constraint_x"]
+
+
+BASES = {
+    "trace": lambda: Trace_ELBO(num_particles=40, vectorize_particles=True, max_plate_nesting=1),
+    "unordered_set": lambda: inference.TraceUnorderedSet_ELBO(2, max_plate_nesting=1),
+    "sum_and_sample": lambda: inference.TraceSumAndSample_ELBO(2, max_plate_nesting=1),
+    "leave_one_out": lambda: inference.TraceLeaveOneOut_ELBO(4, max_plate_nesting=1),
+    "leave_one_out_runs": lambda: inference.TraceLeaveOneOut_ELBO(4, vectorize_samples=False),
+    "beam": lambda: inference.TraceUnorderedBeam_ELBO(2, max_plate_nesting=1),
+    "exact": lambda: inference.TraceSampleSet_ELBO(estimator="exact", max_plate_nesting=1),
+}
+
+
+class TestExpectations:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_loss_gradient_and_constraint_are_exact_under_enumeration(self, dtype):
+        program = Mixture(dtype)
+        elbo = constrained(TraceEnum_ELBO(max_plate_nesting=1), start=0.7, normalize=False)
+        loss = elbo.differentiable_loss(program.model, config_enumerate(program.guide), X.to(dtype))
+        exact, constraint = program.exact(X.to(dtype), 0.7)
+        torch.testing.assert_close(loss, exact)
+        torch.testing.assert_close(estimate(elbo).to(dtype), constraint)
+        gradients = torch.autograd.grad(loss, [*program.parameters()])
+        torch.testing.assert_close(gradients, torch.autograd.grad(exact, [*program.parameters()]))
+
+    def test_normalised_gradients_point_the_same_way(self):
+        program = Mixture()
+        elbo = constrained(TraceEnum_ELBO(max_plate_nesting=1), start=3.0)
+        loss = elbo.differentiable_loss(program.model, config_enumerate(program.guide), X)
+        exact, _ = program.exact(X, 3.0)
+        torch.testing.assert_close(loss, exact, rtol=1e-6, atol=0)
+        expected = [gradient / 4 for gradient in torch.autograd.grad(exact, [*program.parameters()])]
+        torch.testing.assert_close(
+            torch.autograd.grad(loss, [*program.parameters()]), tuple(expected), rtol=1e-5, atol=0
+        )
+
+    @pytest.mark.parametrize("name", BASES)
+    def test_unbiased_under_every_elbo(self, name):
+        """|z| < 4.5 for 13 means: a false alarm in 1 of 10,000 runs."""
+        pyro.set_rng_seed(1)
+        program, number = Mixture(), 3 if name == "exact" else 150
+        elbo = constrained(BASES[name](), start=0.7, normalize=False)
+        exact, constraint = program.exact(X, 0.7)
+        exact_gradient = torch.cat([g.flatten() for g in torch.autograd.grad(exact, [*program.parameters()])])
+        draws = []
+        for _ in range(number):
+            loss = elbo.differentiable_loss(program.model, program.guide, X)
+            gradients = torch.autograd.grad(loss, [*program.parameters()])
+            flat = torch.cat([gradient.flatten() for gradient in gradients])
+            draws.append(torch.cat([flat, estimate(elbo).detach().double().reshape(1)]))
+        expected = torch.cat([exact_gradient, constraint.reshape(1)])
+        if name == "exact":
+            torch.testing.assert_close(draws[0], expected, rtol=1e-6, atol=1e-6)
+        else:
+            assert max_z(torch.stack(draws), expected) < 4.5
+
+    def test_vimco_and_one_sample_agree(self):
+        """With one particle the importance-weighted bound is the plain one, and so is the constraint."""
+        program = Mixture()
+        estimates = []
+        for base in (inference.TraceVIMCO_ELBO(1), Trace_ELBO()):
+            elbo = constrained(base)
+            pyro.set_rng_seed(3)
+            elbo.differentiable_loss(program.model, program.guide, X)
+            estimates.append(estimate(elbo))
+        torch.testing.assert_close(estimates[0], estimates[1])
+
+    def test_disarm_for_bernoulli_sites(self):
+        logits = torch.nn.Parameter(torch.tensor([0.3, -0.5], dtype=torch.float64))
+
+        def model(x):
+            with pyro.plate("data", 2):
+                z = pyro.sample("z", dist.Bernoulli(torch.tensor(0.5, dtype=x.dtype)))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        def guide(x):
+            with pyro.plate("data", 2):
+                pyro.sample("z", dist.Bernoulli(logits=logits))
+
+        x = torch.tensor([0.8, 0.1], dtype=torch.float64)
+        p = logits.detach().sigmoid()
+        expected = (p * (x - 1) ** 2 + (1 - p) * x**2).mean() - TOLERANCE**2
+        elbo = constrained(inference.TraceDisARM_ELBO())
+        pyro.set_rng_seed(2)
+        draws = []
+        for _ in range(100):
+            elbo.differentiable_loss(model, guide, x)
+            draws.append(estimate(elbo).double().reshape(1))
+        assert max_z(torch.stack(draws), expected.reshape(1)) < 4.5
+
+    def test_bases_without_differentiable_loss_work_in_svi(self):
+        program = Mixture()
+        base = TraceGraph_ELBO(num_particles=400, vectorize_particles=True, max_plate_nesting=1)
+        elbo = constrained(base, start=0.7)
+        pyro.set_rng_seed(0)
+        loss = elbo.loss_and_grads(program.model, program.guide, X)
+        exact, constraint = program.exact(X, 0.7)
+        assert loss == pytest.approx(exact.item(), abs=0.3)
+        assert estimate(elbo).item() == pytest.approx(constraint.item(), abs=0.1)
+        expected = torch.autograd.grad(exact, program.locs)[0] / 1.7
+        torch.testing.assert_close(program.locs.grad, expected, rtol=0.2, atol=0.1)
+        assert elbo._num_steps == 1
+        with pytest.raises(ValueError, match="base=TraceGraph_ELBO has no differentiable_loss; use it in SVI"):
+            elbo.differentiable_loss(program.model, program.guide, X)
+
+
+class TestMeanOverData:
+    """The estimate is a mean over data points, whatever the loss is multiplied by."""
+
+    def value(self, model, guide, *args, base=None):
+        elbo = constrained(base or TraceEnum_ELBO(max_plate_nesting=2))
+        elbo.differentiable_loss(model, config_enumerate(guide), *args)
+        return estimate(elbo).item()
+
+    def test_subsamples(self):
+        whole, half = Mixture(), Mixture()
+        expected = whole.exact(X, 1.0)[1].item()
+        assert self.value(whole.model, whole.guide, X) == pytest.approx(expected, rel=1e-6)
+        halves = [self.value(half.model, half.guide, X[rows], rows) for rows in torch.tensor([[0, 1], [2, 3]])]
+        assert sum(halves) / 2 == pytest.approx(expected, rel=1e-6)
+
+    def test_scale(self):
+        program = Mixture()
+        scaled = [pyro.poutine.scale(part, scale=0.01) for part in (program.model, program.guide)]
+        expected = program.exact(X, 1.0)[1].item()
+        assert self.value(*scaled, X) == pytest.approx(expected, rel=1e-6)
+
+    @pytest.mark.parametrize("kind", ["handler", "distribution"])
+    def test_masked_rows_do_not_count_and_may_hold_nan(self, kind):
+        program, mask = Mixture(), torch.tensor([True, False, True, True])
+        x = X.clone()
+        x[1] = math.nan
+
+        def model(x):
+            with pyro.plate("data", 4):
+                z = pyro.sample("z", dist.Categorical(torch.ones(3, dtype=x.dtype) / 3))
+                fn = dist.Normal(program.locs[z], 0.3).to_event(1)
+                with pyro.poutine.mask(mask=mask if kind == "handler" else True):
+                    pyro.sample("x", fn if kind == "handler" else fn.mask(mask), obs=x)
+
+        elbo = constrained(TraceEnum_ELBO(max_plate_nesting=1))
+        elbo.differentiable_loss(model, config_enumerate(program.guide), x).backward()
+        q = program.logits.softmax(-1)
+        each = (q * ((x.unsqueeze(1) - program.locs).square().sum(-1) - TOLERANCE**2)).sum(-1)
+        assert estimate(elbo).item() == pytest.approx(each[mask].mean().item(), rel=1e-6)
+        assert program.locs.grad.isfinite().all()
+
+    def test_particles(self):
+        program = Mixture()
+        for vectorized in (False, True):
+            base = Trace_ELBO(num_particles=3, vectorize_particles=vectorized, max_plate_nesting=1)
+            elbo = constrained(base)
+            pyro.set_rng_seed(0)
+            elbo.differentiable_loss(program.model, program.guide, X)
+            each = (X.unsqueeze(1) - program.locs).square().sum(-1) - TOLERANCE**2
+            assert each.min() <= estimate(elbo) <= each.max()
+
+    def test_a_site_in_no_plate(self):
+        def model():
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(2.0))
+
+        def guide():
+            pyro.sample("z", dist.Delta(torch.tensor(0.5)))
+
+        assert self.value(model, guide, base=Trace_ELBO()) == pytest.approx(1.5**2 - TOLERANCE**2)
+
+
+class TestMultipliers:
+    def state(self, elbo):
+        return {name: value.clone() for name, value in elbo.state_dict().items()}
+
+    def test_only_steps_move_them(self):
+        program, elbo = Mixture(), constrained(TraceEnum_ELBO(max_plate_nesting=1))
+        guide, before = config_enumerate(program.guide), None
+        before = self.state(elbo)
+        elbo.loss(program.model, guide, X)
+        loss = elbo.differentiable_loss(program.model, guide, X)
+        elbo(program.model, guide)(X)
+        elbo.after_step()  # nothing went backward
+        torch.testing.assert_close(self.state(elbo), before, rtol=0, atol=0)
+        loss.backward()
+        torch.testing.assert_close(self.state(elbo), before, rtol=0, atol=0)
+        elbo.after_step()
+        assert elbo._num_steps == 1
+        constraint = program.exact(X, 1.0)[1].item()
+        assert elbo.averages["x"] == pytest.approx(constraint, rel=1e-6)  # the first one is no average with 0
+        assert elbo.multipliers["x"] == pytest.approx(math.exp(0.02 * constraint / TOLERANCE**2), rel=1e-6)
+        after = self.state(elbo)
+        elbo.after_step()
+        torch.testing.assert_close(self.state(elbo), after, rtol=0, atol=0)
+        SVI(program.model, guide, pyro.optim.Adam({}), elbo).evaluate_loss(X)
+        torch.testing.assert_close(self.state(elbo), after, rtol=0, atol=0)
+        elbo.loss_and_grads(program.model, guide, X)
+        assert elbo._num_steps == 2
+
+    def test_moving_average_and_accumulated_batches(self):
+        program, elbo = Mixture(), constrained(TraceEnum_ELBO(max_plate_nesting=1), decay=0.5)
+        guide = config_enumerate(program.guide)
+        first = program.exact(X, 1.0)[1].item()
+        elbo.loss_and_grads(program.model, guide, X)
+        others = [program.exact(x, 1.0)[1].item() for x in (X + 1, X - 1)]
+        for x in (X + 1, X - 1):
+            (elbo.differentiable_loss(program.model, guide, x) / 7).backward()
+        elbo.after_step()
+        assert elbo.averages["x"] == pytest.approx(0.5 * first + 0.5 * sum(others) / 2, rel=1e-5)
+
+    def test_changes_are_clamped_and_wait_for_the_warm_up(self):
+        program, guide = Mixture(), config_enumerate(Mixture().guide)
+        elbo = constrained(TraceEnum_ELBO(max_plate_nesting=1), rate=100.0, warm_up=2, max_change=0.1)
+        seen = []
+        for _ in range(4):
+            elbo.loss_and_grads(program.model, guide, X + 10)
+            seen.append(math.log(elbo.multipliers["x"]))
+        assert seen == pytest.approx([0, 0, 0.1, 0.2], abs=1e-6)
+        for _ in range(140):
+            elbo.loss_and_grads(program.model, guide, X + 10)
+        assert elbo.multipliers["x"] == pytest.approx(1e6, rel=1e-3)
+
+    def test_of_two_constraints_the_satisfied_one_falls(self):
+        program, guide = Mixture(), config_enumerate(Mixture().guide)
+        constraints = {"x": {"loose": ReconstructionConstraint(5.0), "tight": ReconstructionConstraint(0.1)}}
+        elbo = TraceGECO_ELBO(TraceEnum_ELBO(max_plate_nesting=1), constraints)
+        elbo.loss_and_grads(program.model, guide, X)
+        assert elbo.multipliers["x_loose"] < 1 < elbo.multipliers["x_tight"]
+        assert elbo.effective_sigma("x_tight") == pytest.approx((2 * elbo.multipliers["x_tight"]) ** -0.5)
+
+    def test_a_loss_that_is_not_finite_spoils_nothing(self):
+        program, guide, elbo = Mixture(), config_enumerate(Mixture().guide), constrained(TraceEnum_ELBO())
+        with pytest.warns(UserWarning, match="NaN"):
+            elbo.loss_and_grads(program.model, guide, X * math.nan)
+        assert elbo.multipliers == {"x": 1.0}
+
+    def test_estimates_are_averaged_over_processes(self, monkeypatch):
+        program, elbo = Mixture(), constrained(TraceEnum_ELBO(max_plate_nesting=1))
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+        monkeypatch.setattr(torch.distributed, "all_reduce", lambda value: value.add_(3.0))  # the other one's
+        elbo.loss_and_grads(program.model, config_enumerate(program.guide), X)
+        expected = (program.exact(X, 1.0)[1].item() + 3) / 2
+        assert elbo.averages["x"] == pytest.approx(expected, rel=1e-5)
+
+    def test_no_optimiser_holds_one(self):
+        class Parts(Mixture):
+            forward = Mixture.model
+
+        program = Parts()
+        network = torch.nn.Linear(2, 3).double()
+        elbo = TraceGECO_ELBO(TraceEnum_ELBO(), {"x": FeatureConstraint(network, 1.0)})
+        objective = ELBOObjective(program, lambda x: None, elbo)
+        plan = TrainingPlan([inference.Player("model", objective)])
+        names = plan.players[0].named_parameters()
+        assert sorted(name.split(".")[-1] for name in names) == ["locs", "logits"]
+        assert any("multipliers" in name for name in objective.state_dict())
+
+
+def rate_distortion(start, steps, seed=0):
+    """Return multiplier, error and divergence, means over the last fifth of the steps."""
+    pyro.set_rng_seed(seed)
+    variances = torch.tensor([4.0, 2.0, 1.0, 0.5, 0.25], dtype=torch.float64)
+    x = torch.randn(512, 5, dtype=torch.float64)
+    x = x - x.mean(0)
+    factor = torch.linalg.cholesky(x.T @ x / len(x))
+    x = torch.linalg.solve_triangular(factor, x.T, upper=False).T * variances.sqrt()  # of exactly these variances
+    encoder, decoder = (torch.nn.Linear(5, 5).double() for _ in range(2))
+    log_scale = torch.nn.Parameter(x.new_zeros(5))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(5), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(encoder(x), log_scale.exp()).to_event(1))
+
+    elbo = TraceGECO_ELBO(TraceMeanField_ELBO(), {"x": ReconstructionConstraint(1.6**0.5)}, start=start)
+    optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters(), log_scale], lr=0.02, betas=(0.9, 0.99))
+    decrease = torch.optim.lr_scheduler.MultiStepLR(optimizer, [int(0.6 * steps)], 0.1)
+    rows = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = elbo.differentiable_loss(model, guide, x)
+        loss.backward()
+        optimizer.step()
+        decrease.step()
+        multiplier, constraint = elbo.terms()["multiplier_x"], elbo.terms()["constraint_x"]
+        elbo.after_step()
+        rows.append(torch.stack([multiplier, constraint + 1.6, loss.detach() / len(x) - multiplier * constraint]))
+    return torch.stack(rows[-steps // 5 :]).mean(0)
+
+
+class TestRateDistortion:
+    """Reverse water-filling: with level theta = .3375, lambda = 1 / (2 theta) and KL = sum .5 log(s / theta)."""
+
+    EXPECTED = torch.tensor([1.4815, 1.6, 2.8655], dtype=torch.float64)
+
+    def test_soon_close(self):
+        torch.testing.assert_close(rate_distortion(1.0, 500), self.EXPECTED, rtol=0.04, atol=0)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("start", [1e-4, 1e4])
+    def test_converges_from_far_away(self, start):
+        torch.testing.assert_close(rate_distortion(start, 3000), self.EXPECTED, rtol=0.01, atol=0)
+
+
+class TestConstraints:
+    NORMAL = dist.Normal(X, 1.0).to_event(1)
+
+    def test_a_perfect_reconstruction_leaves_the_tolerance(self):
+        expected = torch.full((4,), -(TOLERANCE**2), dtype=torch.float64)
+        torch.testing.assert_close(ReconstructionConstraint(TOLERANCE)(self.NORMAL, X, {}), expected)
+        torch.testing.assert_close(FeatureConstraint(torch.sin, TOLERANCE)(self.NORMAL, X, {}), expected)
+
+    def test_errors_are_summed_over_the_event_less_what_is_masked(self):
+        mask = torch.tensor([True, False])
+        error = (X - 1).square()
+        constraint, x = ReconstructionConstraint(1.0), torch.ones_like(X)
+        torch.testing.assert_close(constraint(self.NORMAL, x, {}), error.sum(-1) - 1)
+        torch.testing.assert_close(constraint(dist.Normal(X, 1.0).mask(mask).to_event(1), x, {}), error[:, 0] - 1)
+        torch.testing.assert_close(constraint(dist.Normal(X, 1.0), x, {}), error - 1)
+
+    def test_multivariate_events(self):
+        d = dist.MultivariateNormal(X, torch.eye(2, dtype=X.dtype))
+        torch.testing.assert_close(ReconstructionConstraint(1.0)(d, 0 * X, {}), X.square().sum(-1) - 1)
+
+    def test_likelihood(self):
+        torch.testing.assert_close(LikelihoodConstraint(-0.5)(self.NORMAL, X, {}), -self.NORMAL.log_prob(X) + 0.5)
+
+    def test_networks_are_copies_that_nothing_changes(self):
+        network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Dropout()).double()
+        constraint = FeatureConstraint(network, 1.0)
+        constraint.train()
+        assert network.training
+        assert network[0].weight.requires_grad
+        assert not any(parameter.requires_grad for parameter in constraint.parameters())
+        torch.testing.assert_close(constraint(self.NORMAL, X, {}), constraint(self.NORMAL, X, {}))
+        assert not constraint.features.training
+
+    def test_networks_see_one_batch_dim(self):
+        network = torch.nn.Conv1d(1, 2, 2).double()
+        d = dist.Normal(X.reshape(2, 2, 1, 2), 1.0).to_event(2)
+        constraint = FeatureConstraint(network, 1.0)
+        particles = dist.Normal(torch.stack([X.reshape(2, 2, 1, 2)] * 3), 1.0).to_event(2)
+        assert constraint(d, X.reshape(2, 2, 1, 2), {}).shape == (2, 2)
+        assert constraint(particles, X.reshape(2, 2, 1, 2), {}).shape == (3, 2, 2)
+
+    def test_classes(self):
+        constraint = ClassificationConstraint(lambda x: 3 * x, 0.5)
+        of_mean = (3 * X).log_softmax(-1)
+        torch.testing.assert_close(constraint(self.NORMAL, X, {}), -of_mean.amax(-1) - 0.5)
+        labelled = ClassificationConstraint(lambda x: 3 * x, 0.5, label="y")
+        torch.testing.assert_close(labelled(self.NORMAL, X, {"y": torch.tensor(1)}), -of_mean[:, 1] - 0.5)
+        with pytest.raises(ValueError, match="label must be a site that the model visits before, got 'y'; those are z"):
+            labelled(self.NORMAL, X, {"z": torch.tensor(1)})
+
+    def test_labels_come_from_the_model(self):
+        def model(x, y):
+            with pyro.plate("data", 4):
+                pyro.sample("y", dist.Categorical(torch.ones(2)), obs=y)
+                pyro.sample("x", dist.Normal(torch.zeros(2), 1.0).to_event(1), obs=x)
+
+        network = torch.nn.Linear(2, 2)
+        elbo = TraceGECO_ELBO(Trace_ELBO(), {"x": ClassificationConstraint(network, 0.1, label="y")})
+        y = torch.tensor([0, 1, 1, 1])
+        elbo.differentiable_loss(model, lambda x, y: None, X.float(), y)
+        log_probs = network.bias.log_softmax(-1)
+        assert elbo.terms()["constraint_x"].item() == pytest.approx(-log_probs[y].mean().item() - 0.1, rel=1e-5)
+
+    def test_patches_are_compared_whatever_their_brightness(self):
+        pyro.set_rng_seed(0)
+        x = torch.rand(3, 2, 6, 6)
+        constraint = PatchCorrelationConstraint(0.5, (2, 6, 6), patch=3)
+        for reconstruction, correlation in ((x, 1), (4 * x + 2, 1), (1 - x, -1)):
+            result = constraint(dist.Normal(reconstruction, 1.0).to_event(3), x, {})
+            torch.testing.assert_close(result, torch.full((3,), 4 * (0.5 - correlation)), rtol=1e-4, atol=1e-4)
+        flat = torch.zeros(3, 36)
+        flat[:, 0] = 1.0  # three of four patches are flat
+        result = PatchCorrelationConstraint(0.5, (6, 6), patch=3)(dist.Normal(flat, 1.0).to_event(1), flat, {})
+        torch.testing.assert_close(result, torch.full((3,), -0.5))
+
+    def test_a_function(self):
+        program = Mixture()
+        elbo = TraceGECO_ELBO(
+            TraceEnum_ELBO(max_plate_nesting=1), {"x": lambda d, value: (d.mean - value).abs().sum(-1) - 1}
+        )
+        elbo.differentiable_loss(program.model, config_enumerate(program.guide), X)
+        each = (X.unsqueeze(1) - LOCS).abs().sum(-1) - 1
+        expected = (program.logits.softmax(-1) * each).sum() / 4
+        assert estimate(elbo).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+class Autoencoder(torch.nn.Module):
+    def __init__(self, part):
+        super().__init__()
+        self.network = torch.nn.Linear(1, 2) if part == "model" else torch.nn.Linear(2, 2)
+        self.part = part
+
+    def forward(self, x, y, index):
+        with pyro.plate("data", 40, subsample=index):
+            if self.part == "guide":
+                loc, scale = self.network(x).unbind(-1)
+                pyro.sample("z", dist.Normal(loc.unsqueeze(-1), scale.unsqueeze(-1).exp()).to_event(1))
+                return
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.network(z), 1.0).to_event(1), obs=x)
+
+
+class TestTraining:
+    def plan(self):
+        pyro.set_rng_seed(0)
+        elbo = constrained(TraceMeanField_ELBO(max_plate_nesting=1))
+        return TrainingPlan.of(Autoencoder("model"), Autoencoder("guide"), elbo)
+
+    def splits(self):
+        x = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+        return Splits("points", as_dataset(x[:40]), as_dataset(x[40:]))
+
+    def run(self, plan, epochs, out=None, resume=False):
+        settings = FitSettings(max_epochs=epochs, batch_size=20)
+        flags = {"enable_progress_bar": False, "accelerator": "cpu"}
+        return fit(plan, self.splits(), settings, out=out, resume=resume, **flags)
+
+    def test_multipliers_are_in_the_metrics_and_resumed_exactly(self, tmp_path):
+        whole_plan = self.plan()
+        whole = self.run(whole_plan, 4)
+        assert whole.history[-1]["train_multiplier_x"] != 1.0
+        assert "train_constraint_x" in whole.history[-1]
+        self.run(self.plan(), 2, out=tmp_path / "run")
+        plan = self.plan()
+        resumed = self.run(plan, 4, out=tmp_path / "run", resume=True)
+        assert resumed.metrics == whole.metrics
+        elbos = [each.elbo_objective("test").elbo for each in (plan, whole_plan)]
+        assert elbos[0].multipliers == elbos[1].multipliers
+        assert elbos[0]._num_steps == 8
+
+    def test_another_elbo_goes_under_the_constraints(self):
+        plan = self.plan().with_elbo(Trace_ELBO(num_particles=3))
+        elbo = plan.elbo_objective("test").elbo
+        assert isinstance(elbo, TraceGECO_ELBO)
+        assert elbo.base.num_particles == elbo.num_particles == 3
+        self.run(plan, 1)
+        assert elbo._num_steps == 2
+
+    def test_validation_moves_nothing(self):
+        plan = self.plan()
+        module = plan.elbo_objective("test")
+        batch = self.splits().train.x[:5], None, torch.arange(5)
+        with torch.no_grad():
+            module(*batch)
+        module.after_step()
+        assert module.elbo._num_steps == 0
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ((Trace_ELBO, {"x": ReconstructionConstraint(1.0)}), "base must be an ELBO instance such as"),
+            ((Trace_ELBO(), {}), "constraints must map names of observed sites to constraints, got {}"),
+            ((Trace_ELBO(), {1: ReconstructionConstraint(1.0)}), "constraints must map names of sites, got 1"),
+            ((Trace_ELBO(), {"x": {}}), "constraints must hold at least one constraint of site 'x'"),
+            ((Trace_ELBO(), {"x": 2.0}), "the constraint of 'x' must be a Constraint such as"),
+            ((Trace_ELBO(), {"x": ReconstructionConstraint}), "the constraint of 'x' must be a Constraint such as"),
+            (
+                (Trace_ELBO(), {"x": {"a": lambda d, v: 0}, "x_a": lambda d, v: 0}),
+                "two constraints are called 'x_a'",
+            ),
+        ],
+    )
+    def test_of_the_elbo(self, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            TraceGECO_ELBO(*arguments)
+
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [("rate", 0), ("decay", 1.0), ("start", 0.0), ("warm_up", -1), ("max_change", -0.1)],
+    )
+    def test_of_options(self, option, value):
+        with pytest.raises(ValueError, match=f"{option} must be"):
+            constrained(Trace_ELBO(), **{option: value})
+
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [
+            (lambda: ReconstructionConstraint(-1.0), "tolerance must be a positive, finite number, got -1.0"),
+            (lambda: FeatureConstraint("net", 1.0), "features must be a function or a torch.nn.Module, got 'net'"),
+            (lambda: ClassificationConstraint(torch.sin, 0), "tolerance must be a positive, finite number, got 0"),
+            (lambda: LikelihoodConstraint(math.inf), "tolerance must be a finite number, got inf"),
+            (lambda: PatchCorrelationConstraint(1.5, (8, 8)), "tolerance must be"),
+            (lambda: PatchCorrelationConstraint(0.5, (8,)), "image_shape must be"),
+            (lambda: PatchCorrelationConstraint(0.5, (8, 3)), "patch must be at most 3, the size of the images, got 4"),
+        ],
+    )
+    def test_of_constraints(self, make, message):
+        with pytest.raises(ValueError, match=message):
+            make()
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("y", "constraints must name observed sites of the model, got 'y'; the observed sites are x"),
+            ("z", "site 'z' has a constraint but is not observed"),
+        ],
+    )
+    @pytest.mark.parametrize("method", ["loss", "differentiable_loss", "loss_and_grads"])
+    def test_of_sites(self, name, message, method):
+        program = Mixture()
+        elbo = TraceGECO_ELBO(Trace_ELBO(), {name: ReconstructionConstraint(1.0)})
+        with pytest.raises(ValueError, match=message):
+            getattr(elbo, method)(program.model, program.guide, X)
+
+    @pytest.mark.parametrize(
+        ("result", "shape"),
+        [(lambda d, v: d.mean - v, r"\(4, 2\)"), (lambda d, v: 1.0, "float"), (lambda d, v: v.sum(), r"\(\)")],
+    )
+    def test_of_shapes(self, result, shape):
+        program = Mixture()
+        elbo = TraceGECO_ELBO(Trace_ELBO(), {"x": result})
+        with pytest.raises(ValueError, match=rf"'x' must return a tensor of shape \(4,\).*got {shape}"):
+            elbo.loss(program.model, program.guide, X)
+
+    def test_of_distributions_without_a_mean(self):
+        d = dist.TransformedDistribution(dist.Normal(0.0, 1.0), [dist.transforms.ExpTransform()])
+        with pytest.raises(ValueError, match="needs a distribution with a mean, got TransformedDistribution"):
+            ReconstructionConstraint(1.0)(d, torch.tensor(1.0), {})
+
+    def test_a_constraint_without_forward(self):
+        with pytest.raises(NotImplementedError, match="define forward"):
+            Constraint()(None, None, {})
+
+    def test_nested(self):
+        with pytest.raises(ValueError, match="base must not be a TraceGECO_ELBO itself"):
+            constrained(constrained(Trace_ELBO()))
+
+    def test_jit(self):
+        with pytest.raises(ValueError, match="base=JitTrace_ELBO compiles the model"):
+            constrained(pyro.infer.JitTrace_ELBO())
+
+
+def test_copies_are_independent():
+    program, elbo = Mixture(), constrained(TraceEnum_ELBO())
+    other = copy.deepcopy(elbo)
+    elbo.loss_and_grads(program.model, config_enumerate(program.guide), X)
+    assert other.multipliers == {"x": 1.0} != elbo.multipliers
+    other.load_state_dict(elbo.state_dict())
+    assert other.multipliers == elbo.multipliers
