@@ -22,8 +22,9 @@ from pathlib import Path
 from statistics import mean
 
 import torch
-from support.drmm_runs import LOSSES, Budget, SavedResults, cluster, k_means, recognised, train, trained
+from support.drmm_runs import LOSSES, Budget, cluster, k_means, recognised, train, trained
 from support.report import Report
+from support.saved import SavedResults
 
 from pyro_ext.datasets import MissingDataError, Splits, load
 from pyro_ext.models.drmm import DRMM, Layer

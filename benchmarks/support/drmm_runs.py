@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyro
@@ -21,7 +18,7 @@ from pyro_ext.models.drmm.clusters import match_clusters, start_classes
 from pyro_ext.models.drmm.em import hard_e_step, hard_em
 from pyro_ext.models.drmm.objective import SemiSupervisedObjective
 
-__all__ = ["LOSSES", "Budget", "SavedResults", "cluster", "k_means", "recognised", "train", "trained"]
+__all__ = ["LOSSES", "Budget", "cluster", "k_means", "recognised", "train", "trained"]
 
 Metrics = dict[str, Any]
 
@@ -58,36 +55,6 @@ class Budget:
         steps = -(-size // BATCH) * self.epochs
         decay = SchedulerSettings("StepLR", interval="step", step_size=max(1, steps // 10), gamma=0.02**0.1)
         return OptimizerSettings("Adam", lr=self.lr, scheduler=decay)
-
-
-class SavedResults:
-    """Results in a file, one JSON object a line, by key; a line that an interrupted run left incomplete is skipped.
-
-    Args:
-        path: the file; it is created if it does not exist.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._values: dict[str, Any] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for line in path.read_text().splitlines() if path.exists() else ():
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            self._values[entry["key"]] = entry["value"]
-
-    def get(self, key: str, compute: Callable[[], Any]) -> Any:
-        """Return the result saved under a key, or compute and save it."""
-        if key not in self._values:
-            print(f"{key} ...", flush=True)
-            self._values[key] = compute()
-            with self._path.open("a") as file:
-                file.write(json.dumps({"key": key, "value": self._values[key]}) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        return self._values[key]
 
 
 def train(data: Splits, seed: int, budget: Budget, weights: Mapping[str, float], every_epoch: bool = False) -> Metrics:

@@ -56,6 +56,13 @@ MODELS: Mapping[str, ModelEntry] = MappingProxyType(
             data="digits",
             defaults=MappingProxyType({"trainer.max_epochs": 40, "data.binarize": None}),
         ),
+        "geco_vae": ModelEntry(
+            module="pyro_ext.models.geco_vae",
+            summary="variational autoencoder whose code says as little as a constraint on its reconstructions allows",
+            paper="Rezende and Viola 2018, Taming VAEs, arXiv 1810.00597",
+            data="digits",
+            defaults=MappingProxyType({"batch_size": 128, "trainer.max_epochs": 300, "data.binarize": None}),
+        ),
         "neuron_matching": ModelEntry(
             module="pyro_ext.models.neuron_matching",
             summary="which neuron of a worm is which, by simulated activity of all neurons",

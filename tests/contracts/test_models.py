@@ -38,6 +38,7 @@ class Small:
 SMALL = {
     "categorical_vae": Small({"num_latents": 2, "hidden": (8, 6), "evaluation_samples": 2}, {"num_train": 160}, 80),
     "drmm": Small({"num_labels": 20}, {"num_train": 80, "binarize": None}, 40),
+    "geco_vae": Small({"num_latents": 2, "hidden": (6,)}, {"num_train": 160, "binarize": None}, 80),
     "neuron_matching": Small({"evaluation_samples": 4}, {"num_worms": 2}, 1),
     "phylo": Small(
         {"trees": ["six.nwk"], "num_particles": 2, "evaluation_samples": 10, "evaluation_repeats": 2},
@@ -53,6 +54,7 @@ def test_every_model_is_here():
 
 
 @pytest.mark.filterwarnings("ignore:the latent code has collapsed")
+@pytest.mark.filterwarnings("ignore:the constraint is still")
 @pytest.mark.parametrize("name", SMALL)
 def test_check_model(name, tmp_path, monkeypatch, capsys):
     check_model(name, SMALL[name], tmp_path, monkeypatch)
