@@ -143,8 +143,8 @@ for ax, (name, plan) in zip(axes.flat, plans.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# The multiplier and the constraint are columns of `metrics.csv` like any other term, and `pyro-ext fit` draws them. When
-# training has converged the constraint is 0: the error is the one asked for.
+# The multiplier and the constraint are columns of `metrics.csv` like any other term, and `pyro-ext fit` draws them.
+# When training has converged the constraint is 0: the error is the one asked for.
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(10, 3))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pyro.infer import ELBO, TraceMeanField_ELBO
@@ -83,9 +83,9 @@ def build(
     image_shape = _image_shape(data)
     ramp = linear_ramp(_FIRST_WEIGHT, positive_int("divergence_warm_up", divergence_warm_up, minimum=0))
     weight = DivergenceWeight(positive_number("beta", beta) * ramp(0))
-    sizes: tuple[Any, ...] = (len(data.train), image_shape, num_latents, hidden, architecture)
-    model = Model(*sizes, likelihood=likelihood, sigma=sigma, weight=weight)
-    guide = Guide(*sizes, input_noise=input_noise, weight=weight)
+    size = len(data.train)
+    model = Model(size, image_shape, num_latents, hidden, architecture, likelihood, sigma, weight)
+    guide = Guide(size, image_shape, num_latents, hidden, architecture, input_noise, weight)
     elbo: ELBO = TraceMeanField_ELBO(max_plate_nesting=1)
     limit = _constraint(constraint, tolerance, image_shape)
     if limit is not None:
