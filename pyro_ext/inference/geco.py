@@ -365,7 +365,7 @@ def _without_hidden_nan(value: Tensor, mask: Any, num_event_dims: int) -> Tensor
     """Return the value with 0 where it is not a number and masked out; it would spoil gradients even there."""
     if not isinstance(mask, Tensor) or not value.is_floating_point():
         return value
-    return torch.where(mask.reshape(*mask.shape, *[1] * num_event_dims), value, value.nan_to_num())
+    return torch.where(mask.reshape(mask.shape + (1,) * num_event_dims), value, value.nan_to_num())
 
 
 def _by_site(constraints: Any) -> tuple[dict[str, list[str]], dict[str, Constraint]]:

@@ -211,6 +211,18 @@ class TestMeanOverData:
         assert estimate(elbo).item() == pytest.approx(each[mask].mean().item(), rel=1e-6)
         assert program.locs.grad.isfinite().all()
 
+    @pytest.mark.parametrize("mask", [True, torch.tensor(True)])
+    def test_a_mask_of_no_dims(self, mask):
+        program = Mixture()
+        masked = [pyro.poutine.mask(part, mask=mask) for part in (program.model, program.guide)]
+        assert self.value(*masked, X) == pytest.approx(program.exact(X, 1.0)[1].item(), rel=1e-6)
+
+    def test_nothing_in_sight_moves_nothing(self):
+        program, elbo = Mixture(), constrained(TraceEnum_ELBO(max_plate_nesting=1))
+        hidden = pyro.poutine.mask(program.model, mask=torch.tensor(False))
+        elbo.loss_and_grads(hidden, config_enumerate(program.guide), X)
+        assert elbo.multipliers == {"x": 1.0}
+
     def test_particles(self):
         program = Mixture()
         for vectorized in (False, True):
