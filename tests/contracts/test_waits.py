@@ -82,6 +82,7 @@ ELBO_WAITS = {
 
 MODEL_WAITS = {
     "categorical_vae": {CHECK: 1, DICE: 3},
+    "geco_vae": {FLOAT: 2, "pyro.util.warn_if_nan": 3},
     "neuron_matching": {
         "ops.sinkhorn._Scalable.forward": 1, SCIPY: 1, FLOAT: 2, "pyro.util.warn_if_nan": 2,
     },
