@@ -123,13 +123,16 @@ LOADERS = {
     "celegans": {},
     "cifar10": {},
     "digits": {"num_train": 30},
+    "freyfaces": {},
     "mnist": {},
+    "mnist_5k": {"num_valid": 100},
     "point_matching": {"num_problems": 3},
     "simulated_worms": {"num_worms": 2},
+    "sprites": {"num_train": 20, "num_valid": 5},
 }
 """Every loader with options for little data. A new loader is one line."""
 
-FROM_FILES = {"celegans", "cifar10", "mnist"}
+FROM_FILES = {"celegans", "cifar10", "freyfaces", "mnist"}
 """Loaders of files under PYRO_EXT_DATA, skipped where those are not at hand."""
 
 
