@@ -37,6 +37,7 @@ class Small:
 
 SMALL = {
     "categorical_vae": Small({"num_latents": 2, "hidden": (8, 6), "evaluation_samples": 2}, {"num_train": 160}, 80),
+    "disentangling": Small({"hidden": 8}, {"num_train": 160, "binarize": None}, 80),
     "drmm": Small({"num_labels": 20}, {"num_train": 80, "binarize": None}, 40),
     "neuron_matching": Small({"evaluation_samples": 4}, {"num_worms": 2}, 1),
     "phylo": Small(
