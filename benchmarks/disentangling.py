@@ -21,7 +21,8 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import torch
-from support.disentangling_runs import METHODS, Budget, SavedRows, digits_run, sprites_run
+from support.disentangling_runs import METHODS, Budget, digits_run, sprites_run
+from support.drmm_runs import SavedResults
 from support.report import Report
 
 from pyro_ext.datasets.sprites import FACTORS
@@ -37,7 +38,7 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
-    saved = SavedRows(options.work / "runs.csv")
+    saved = SavedResults(options.work / "runs.jsonl")
     report = Report("disentangling", "Disentangling the class of images from the rest")
     if "digits" in options.parts:
         digits(report, saved, range(options.seeds), options.methods, options.work)
@@ -50,7 +51,7 @@ def main() -> None:
         print(f"\nwritten to {path}")
 
 
-def digits(report: Report, saved: SavedRows, seeds: range, methods: list[str], work: Path) -> None:
+def digits(report: Report, saved: SavedResults, seeds: range, methods: list[str], work: Path) -> None:
     """Tabulate the accuracies of probes on digits, and check what the model is to show."""
     results = {}
     for seed in seeds:  # seed by seed, so that an interrupted benchmark has something of each method
@@ -58,7 +59,7 @@ def digits(report: Report, saved: SavedRows, seeds: range, methods: list[str], w
             plots = work if method == ADVERSARY and seed == 0 else None
             run = partial(digits_run, seed, method, DIGITS, plots)
             results[method, seed] = saved.get(f"digits, {method}, {DIGITS.epochs} epochs, seed {seed}", run)
-    names = ("large_probe_s", "large_probe_z_mean", "large_probe_z", "kl", "squared_error", "seconds")
+    names = ("probe_s", "probe_z_mean", "probe_z", "kl", "squared_error", "seconds")
     rows, accuracy = [], {}
     for method in methods:
         runs = [results[method, seed] for seed in seeds]
@@ -71,16 +72,16 @@ def digits(report: Report, saved: SavedRows, seeds: range, methods: list[str], w
     report.table(title, header, rows)
     if ADVERSARY in methods:
         own = accuracy[ADVERSARY]
-        report.check(min(own["large_probe_s"]) >= 97, f"s: at least 97 %: {_each(own['large_probe_s'])}")
-        report.check(max(own["large_probe_z"]) <= 40, f"draws of z: at most 40 %: {_each(own['large_probe_z'])}")
+        report.check(min(own["probe_s"]) >= 97, f"s: at least 97 %: {_each(own['probe_s'])}")
+        report.check(max(own["probe_z"]) <= 40, f"draws of z: at most 40 %: {_each(own['probe_z'])}")
     if ADVERSARY in methods and "swaps" in methods:
-        pairs = zip(accuracy[ADVERSARY]["large_probe_z"], accuracy["swaps"]["large_probe_z"], strict=True)
-        without = _each(accuracy["swaps"]["large_probe_z"])
+        pairs = zip(accuracy[ADVERSARY]["probe_z"], accuracy["swaps"]["probe_z"], strict=True)
+        without = _each(accuracy["swaps"]["probe_z"])
         report.check(all(a < b for a, b in pairs), f"draws of z: less than with swaps alone, seed by seed: {without}")
     report.text("")
 
 
-def on_sprites(report: Report, saved: SavedRows, seeds: range) -> None:
+def on_sprites(report: Report, saved: SavedResults, seeds: range) -> None:
     """Tabulate the scores of codes against the factors of sprites."""
     probes, rows = [], []
     for method in ("swaps", ADVERSARY):
@@ -88,7 +89,7 @@ def on_sprites(report: Report, saved: SavedRows, seeds: range) -> None:
             saved.get(f"sprites, {method}, {SPRITES.epochs} epochs, seed {s}", partial(sprites_run, s, method, SPRITES))
             for s in seeds
         ]
-        accuracies = [_spread([run[f"large_probe_{name}"] for run in runs]) for name in ("s", "z_mean", "z")]
+        accuracies = [_spread([run[f"probe_{name}"] for run in runs]) for name in ("s", "z_mean", "z")]
         kl, error = (mean(run[name] for run in runs) for name in ("kl", "squared_error"))
         probes.append([method, *accuracies, f"{kl:.1f}", f"{error:.4f}", f"{mean(run['seconds'] for run in runs):.0f}"])
         for code in ("s", "z"):

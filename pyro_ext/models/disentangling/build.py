@@ -100,7 +100,7 @@ def build(
     model = Model(len(data.train), Decoder(*sizes), z_size, s_size, noise)
     guide = Guide(len(data.train), Encoder(*sizes))
     parts: dict[str, tuple[Objective, float]] = {
-        "neg_elbo": (ELBOObjective(model, guide, TraceMeanField_ELBO(max_plate_nesting=1)), 1.0)
+        "neg_elbo": (ELBOObjective(model, guide, TraceMeanField_ELBO(max_plate_nesting=1), size=len(data.train)), 1.0)
     }
     if swap_weight:
         parts["swap"] = (SwapObjective(model, guide, partners), swap_weight)

@@ -35,7 +35,7 @@ def probe_accuracy(
     y: Tensor,
     held_out_codes: Tensor,
     held_out_y: Tensor,
-    hidden: tuple[int, ...] = (128, 128),
+    hidden: tuple[int, ...] = (256, 256),
     seed: int = 0,
 ) -> float:
     """Return the accuracy of a perceptron that learns classes from codes, in per cent of the held-out rows.
@@ -49,7 +49,7 @@ def probe_accuracy(
         y: their classes, int64 ``(N,)``.
         held_out_codes: the codes to classify, ``(M, D)``.
         held_out_y: their classes, int64 ``(M,)``.
-        hidden: the widths of the hidden layers.
+        hidden: the widths of the hidden layers, by default those of the paper's independent implementation.
         seed: the seed of the weights and of the rows that are set aside.
 
     Raises:
@@ -79,7 +79,7 @@ def probe_accuracy(
 
 
 def probe_accuracies(
-    codes: Codes, y: Tensor, held_out: Codes, held_out_y: Tensor, hidden: tuple[int, ...] = (128, 128), seed: int = 0
+    codes: Codes, y: Tensor, held_out: Codes, held_out_y: Tensor, hidden: tuple[int, ...] = (256, 256), seed: int = 0
 ) -> dict[str, float]:
     """Return the accuracies of probes of s, of z as the mean of its posterior, and of z drawn from it, in per cent.
 
