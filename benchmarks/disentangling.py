@@ -28,8 +28,8 @@ from support.report import Report
 from pyro_ext.datasets.sprites import FACTORS
 
 WORK = Path(__file__).resolve().parents[1] / "runs" / "disentangling"
-DIGITS = Budget(epochs=60)
-SPRITES = Budget(epochs=8)
+DIGITS = Budget(epochs=80)
+SPRITES = Budget(epochs=6, options={"channels": 8})
 ADVERSARY = "swaps, adversary"
 PARTS = ("digits", "sprites")
 

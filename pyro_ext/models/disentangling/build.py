@@ -52,8 +52,9 @@ def build(
     s_size: int = 8,
     hidden: int = 128,
     network: Network | Literal["auto"] = "auto",
-    noise: float = 0.2,
-    swap_weight: float = 1.0,
+    channels: int = 16,
+    noise: float = 0.25,
+    swap_weight: float = 2.0,
     adversarial_weight: float = 20.0,
     adversarial_inputs: AdversarialInputs = "both",
     discriminator: Literal["class", "pair"] = "class",
@@ -73,6 +74,8 @@ def build(
         hidden: the number of units of hidden layers.
         network: the kind of all networks; ``"auto"`` is ``"perceptron"`` for images of up to 16 pixels of height, or of
             a height or width that is no multiple of 4, else ``"convolutional"``.
+        channels: the number of channels of the first convolution of convolutional networks; the second one has twice
+            as many.
         noise: the standard deviation of a pixel. The larger it is, the less of an image z holds, its class included,
             and the less sharp images are.
         swap_weight: the weight of the loss of images decoded from their own z and the s of another image of their
@@ -96,7 +99,7 @@ def build(
     partners = ClassPartners(data.train)
     if network == "auto":
         network = "perceptron" if shape[0] <= _SMALL or any(length % 4 for length in shape) else "convolutional"
-    sizes = (shape, z_size, s_size, hidden, network)
+    sizes = (shape, z_size, s_size, hidden, network, channels)
     model = Model(len(data.train), Decoder(*sizes), z_size, s_size, noise)
     guide = Guide(len(data.train), Encoder(*sizes))
     parts: dict[str, tuple[Objective, float]] = {
@@ -108,7 +111,7 @@ def build(
     players = []
     if adversarial_weight:
         num_classes = int(data.train.y.max()) + 1 if discriminator == "class" else 0
-        critic = Discriminator(shape, num_classes, hidden, network)
+        critic = Discriminator(shape, num_classes, hidden, network, channels)
         game = (model, guide, critic, partners, adversarial_inputs)
         parts["adversarial"] = (AdversarialObjective(*game), adversarial_weight)
         loss = DiscriminatorObjective(*game, real_target)

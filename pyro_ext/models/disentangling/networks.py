@@ -19,7 +19,6 @@ __all__ = ["Codes", "Decoder", "Discriminator", "Encoder", "Network", "check_net
 
 Network = Literal["perceptron", "convolutional"]
 
-_CHANNELS = (16, 32)  # of the two convolutions, each of which halves height and width
 _SLOPE = 0.2  # of the discriminator's leaky rectifiers
 
 
@@ -55,6 +54,7 @@ class Encoder(nn.Module):
         s_size: the number of features of s.
         hidden: the number of units of a hidden layer.
         network: ``"perceptron"``, with two hidden layers, or ``"convolutional"``, with two convolutions and one.
+        channels: the number of channels of the first convolution; the second one has twice as many.
 
     Raises:
         ValueError: if a size is not a positive integer, or height or width is no multiple of 4 for convolutions.
@@ -72,10 +72,11 @@ class Encoder(nn.Module):
         s_size: int = 8,
         hidden: int = 128,
         network: Network = "perceptron",
+        channels: int = 16,
     ) -> None:
         super().__init__()
-        check_network(image_shape, network, z_size=z_size, s_size=s_size, hidden=hidden)
-        self.trunk = _trunk(image_shape, 1, hidden, network, nn.ReLU)
+        check_network(image_shape, network, z_size=z_size, s_size=s_size, hidden=hidden, channels=channels)
+        self.trunk = _trunk(image_shape, 1, hidden, network, channels, nn.ReLU)
         self.z_loc = nn.Linear(hidden, z_size)
         self.z_log_variance = nn.Linear(hidden, z_size)
         self.s = nn.Linear(hidden, s_size)
@@ -95,6 +96,7 @@ class Decoder(nn.Module):
         s_size: the number of features of s.
         hidden: the number of units of a hidden layer.
         network: ``"perceptron"`` or ``"convolutional"``, which mirror those of :class:`Encoder`.
+        channels: the number of channels of the first convolution; the second one has twice as many.
 
     Raises:
         ValueError: if a size is not a positive integer, or height or width is no multiple of 4 for convolutions.
@@ -111,16 +113,17 @@ class Decoder(nn.Module):
         s_size: int = 8,
         hidden: int = 128,
         network: Network = "perceptron",
+        channels: int = 16,
     ) -> None:
         super().__init__()
-        check_network(image_shape, network, z_size=z_size, s_size=s_size, hidden=hidden)
+        check_network(image_shape, network, z_size=z_size, s_size=s_size, hidden=hidden, channels=channels)
         height, width = image_shape
         self.from_z = nn.Linear(z_size, hidden)
         self.from_s = nn.Linear(s_size, hidden, bias=False)
         if network == "perceptron":
             self.rest = nn.Sequential(nn.ReLU(), perceptron(hidden, hidden, height * width), nn.Sigmoid())
         else:
-            first, second = _CHANNELS
+            first, second = channels, 2 * channels
             self.rest = nn.Sequential(
                 nn.ReLU(),
                 perceptron(hidden, second * (height // 4) * (width // 4)),
@@ -150,6 +153,7 @@ class Discriminator(nn.Module):
         num_classes: the number C of classes; 0 if the context is an image.
         hidden: the number of units of a hidden layer.
         network: ``"perceptron"``, with two hidden layers, or ``"convolutional"``, with two convolutions and one.
+        channels: the number of channels of the first convolution; the second one has twice as many.
 
     Raises:
         ValueError: if a size is out of range, or height or width is no multiple of 4 for convolutions.
@@ -166,17 +170,19 @@ class Discriminator(nn.Module):
         num_classes: int,
         hidden: int = 128,
         network: Network = "perceptron",
+        channels: int = 16,
     ) -> None:
         super().__init__()
         positive_int("num_classes", num_classes, 0)
-        check_network(image_shape, network, hidden=hidden)
-        trunk = _trunk(image_shape, 1 if num_classes else 2, hidden, network, lambda: nn.LeakyReLU(_SLOPE))
+        check_network(image_shape, network, hidden=hidden, channels=channels)
+        images = 1 if num_classes else 2
+        trunk = _trunk(image_shape, images, hidden, network, channels, lambda: nn.LeakyReLU(_SLOPE))
         self.num_classes = num_classes
         self.layers = nn.ModuleList(trunk)
         self.output = nn.Linear(hidden, 1)
         widths = [layer.out_features for layer in trunk if isinstance(layer, nn.Linear)]
         if network == "convolutional":
-            widths = [*_CHANNELS, *widths]
+            widths = [channels, 2 * channels, *widths]
         self.embeddings = nn.ModuleList(nn.Embedding(num_classes, width) for width in widths if num_classes)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
@@ -214,22 +220,25 @@ def check_network(image_shape: tuple[int, int], network: str, **sizes: int) -> N
 
 
 def _trunk(
-    image_shape: tuple[int, int], channels: int, hidden: int, network: Network, activation: Callable[[], nn.Module]
+    image_shape: tuple[int, int],
+    images: int,
+    hidden: int,
+    network: Network,
+    channels: int,
+    activation: Callable[[], nn.Module],
 ) -> nn.Sequential:
-    """Return layers from rows of ``channels`` images to features ``(..., hidden)``."""
+    """Return layers from rows of ``images`` images side by side to features ``(..., hidden)``."""
     height, width = image_shape
     if network == "perceptron":
-        return nn.Sequential(
-            *perceptron(channels * height * width, hidden, hidden, activation=activation), activation()
-        )
-    first, second = _CHANNELS
+        layers = perceptron(images * height * width, hidden, hidden, activation=activation)
+        return nn.Sequential(*layers, activation())
     return nn.Sequential(
-        nn.Unflatten(-1, (channels, height, width)),
-        nn.Conv2d(channels, first, 4, 2, 1),
+        nn.Unflatten(-1, (images, height, width)),
+        nn.Conv2d(images, channels, 4, 2, 1),
         activation(),
-        nn.Conv2d(first, second, 4, 2, 1),
+        nn.Conv2d(channels, 2 * channels, 4, 2, 1),
         activation(),
         nn.Flatten(),
-        nn.Linear(second * (height // 4) * (width // 4), hidden),
+        nn.Linear(2 * channels * (height // 4) * (width // 4), hidden),
         activation(),
     )

@@ -46,7 +46,7 @@ class Model(PyroModule):
 
     like: Tensor
 
-    def __init__(self, size: int, decoder: nn.Module, z_size: int, s_size: int, noise: float = 0.2) -> None:
+    def __init__(self, size: int, decoder: nn.Module, z_size: int, s_size: int, noise: float = 0.25) -> None:
         super().__init__()
         self.size = positive_int("size", size)
         self.z_size = positive_int("z_size", z_size)
