@@ -35,6 +35,10 @@ class SpriteImages(Splits):
 
     Args:
         factors: the factors of the images of each part, int64 ``(N, 5)``, in the order of :data:`FACTORS`.
+
+    Example:
+        >>> sprites(num_train=10, num_valid=5).factors["valid"].shape
+        torch.Size([5, 5])
     """
 
     factors: dict[str, Tensor] = field(repr=False)

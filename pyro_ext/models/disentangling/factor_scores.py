@@ -22,6 +22,10 @@ class DCI(NamedTuple):
         completeness: how far each factor is in one feature only, from 0 to 1, ``(K,)``.
         informativeness: the share of held-out rows whose factor is predicted, ``(K,)``.
         importance: the importance of each feature (row) for each factor (column); columns sum to 1, ``(D, K)``.
+
+    Example:
+        >>> DCI(1.0, torch.ones(2), torch.ones(2), torch.eye(2)).disentanglement
+        1.0
     """
 
     disentanglement: float

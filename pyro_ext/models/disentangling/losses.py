@@ -34,6 +34,15 @@ class SwapObjective(Objective):
         model: the decoder's program.
         guide: the encoder's program.
         partners: draws :math:`x_2`.
+
+    Example:
+        >>> from pyro_ext.datasets import IndexedDataset
+        >>> from pyro_ext.models.disentangling import Decoder, Encoder
+        >>> model, guide = Model(6, Decoder((8, 8)), z_size=8, s_size=8), Guide(6, Encoder((8, 8)))
+        >>> x, y = torch.rand(6, 64), torch.arange(6) % 3
+        >>> partners = ClassPartners(IndexedDataset(x, y))
+        >>> SwapObjective(model, guide, partners)(x, y, torch.arange(6)).total.shape
+        torch.Size([])
     """
 
     def __init__(self, model: Model, guide: Guide, partners: ClassPartners) -> None:
@@ -110,6 +119,16 @@ class AdversarialObjective(_GameObjective):
 
     Raises:
         ValueError: if ``inputs`` is none of these.
+
+    Example:
+        >>> from pyro_ext.datasets import IndexedDataset
+        >>> from pyro_ext.models.disentangling import Decoder, Encoder
+        >>> model, guide = Model(6, Decoder((8, 8)), z_size=8, s_size=8), Guide(6, Encoder((8, 8)))
+        >>> x, y = torch.rand(6, 64), torch.arange(6) % 3
+        >>> partners = ClassPartners(IndexedDataset(x, y))
+        >>> losses = AdversarialObjective(model, guide, Discriminator((8, 8), 3), partners)(x, y, torch.arange(6))
+        >>> [*losses.terms]
+        ['other', 'prior']
     """
 
     def forward(self, x: Tensor, y: Tensor, index: Tensor) -> Losses:
@@ -142,6 +161,16 @@ class DiscriminatorObjective(_GameObjective):
 
     References:
         | Improved techniques for training GANs (Salimans et al., 2016), section 3.4, https://arxiv.org/abs/1606.03498
+
+    Example:
+        >>> from pyro_ext.datasets import IndexedDataset
+        >>> from pyro_ext.models.disentangling import Decoder, Encoder
+        >>> model, guide = Model(6, Decoder((8, 8)), z_size=8, s_size=8), Guide(6, Encoder((8, 8)))
+        >>> x, y = torch.rand(6, 64), torch.arange(6) % 3
+        >>> partners = ClassPartners(IndexedDataset(x, y))
+        >>> losses = DiscriminatorObjective(model, guide, Discriminator((8, 8), 3), partners)(x, y, torch.arange(6))
+        >>> [*losses.terms]
+        ['right_real', 'right_decoded']
     """
 
     def __init__(

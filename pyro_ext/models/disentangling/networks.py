@@ -29,6 +29,10 @@ class Codes(NamedTuple):
         z_loc: the mean of z, ``(..., z_size)``.
         z_log_variance: the logarithm of the variance of z, ``(..., z_size)``.
         s: the code of the class, ``(..., s_size)``.
+
+    Example:
+        >>> Codes(torch.zeros(3), torch.full((3,), -2.0), torch.zeros(5)).z_scale
+        tensor([0.3679, 0.3679, 0.3679])
     """
 
     z_loc: Tensor

@@ -19,6 +19,10 @@ class Partners(NamedTuple):
         same: for each image another one of its class, ``(B, D)``.
         other: for each image one of another class, ``(B, D)``.
         other_y: the classes of ``other``, ``(B,)``.
+
+    Example:
+        >>> Partners(torch.zeros(2, 64), torch.ones(2, 64), torch.tensor([1, 0])).other_y
+        tensor([1, 0])
     """
 
     same: Tensor

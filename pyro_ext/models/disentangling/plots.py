@@ -109,7 +109,7 @@ def prior_samples(model: Model, guide: Guide, with_s: Tensor, number: int, seed:
 
 
 def _encode(guide: Guide, x: Tensor) -> Codes:
-    return guide.encode(x.to(next(guide.parameters())))
+    return guide.encode(x.to(guide.like))
 
 
 def _first_of_each(x: Tensor, y: Tensor) -> Tensor:

@@ -24,9 +24,8 @@ def codes_of(guide: Guide, x: Tensor) -> Codes:
         guide: the encoder's program.
         x: images, ``(N, D)``, of any device and type.
     """
-    like = next(guide.parameters())
     with torch.no_grad():
-        parts = [guide.encode(part.to(like)) for part in x.split(_CHUNK)]
+        parts = [guide.encode(part.to(guide.like)) for part in x.split(_CHUNK)]
     return Codes(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 

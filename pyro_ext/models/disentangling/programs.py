@@ -89,12 +89,22 @@ class Guide(PyroModule):
 
     Raises:
         ValueError: if ``size`` is not a positive integer.
+
+    Example:
+        >>> from pyro_ext.models.disentangling import Encoder, Guide
+        >>> guide = Guide(1500, Encoder((8, 8), z_size=3, s_size=5))
+        >>> trace = pyro.poutine.trace(guide).get_trace(torch.zeros(100, 64))
+        >>> trace.nodes["z"]["value"].shape, trace.nodes["s"]["value"].shape
+        (torch.Size([100, 3]), torch.Size([100, 5]))
     """
+
+    like: Tensor
 
     def __init__(self, size: int, encoder: nn.Module) -> None:
         super().__init__()
         self.size = positive_int("size", size)
         self.encoder = encoder
+        self.register_buffer("like", torch.zeros(()), persistent=False)  # type and device of what is encoded
 
     def forward(self, x: Tensor, y: Tensor | None = None, index: Tensor | None = None) -> None:
         """Sample the codes of images ``(B, D)``; the arguments are those of the model."""
