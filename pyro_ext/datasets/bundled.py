@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from pyro_ext.datasets.base import Splits
-from pyro_ext.datasets.pixels import Binarization, image_splits
-from pyro_ext.utils.checks import number_between, positive_int
+from pyro_ext.datasets.pixels import Binarization, check_binarization, image_splits
+from pyro_ext.utils.checks import positive_int
 
 __all__ = ["digits", "mnist_5k"]
 
@@ -54,7 +54,7 @@ def digits(
                 [0, 0, 1, 1, 1, 1, 0, 0],
                 [0, 0, 1, 0, 0, 1, 1, 0]], dtype=torch.int32)
     """
-    number_between("threshold", threshold, 0, _WHITE, "[)")
+    check_binarization(binarize, threshold, seed, _WHITE)
     images, labels = _bundled_digits()
     positive_int("num_train", num_train, maximum=len(images) - 1)
     x = torch.from_numpy((images / _WHITE).astype(np.float32))
@@ -91,7 +91,7 @@ def mnist_5k(
         | Gradient-based learning applied to document recognition (LeCun et al., 1998)
         | https://doi.org/10.1109/5.726791
     """
-    number_between("threshold", threshold, 0, 1, "[)")
+    check_binarization(binarize, threshold, seed)
     rows = _packaged_mnist()
     positive_int("num_valid", num_valid, maximum=len(rows) - 1)
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))

@@ -11,8 +11,8 @@ import torch
 
 from pyro_ext.datasets.base import Splits
 from pyro_ext.datasets.locate import MissingDataError, find_file, how_to_get
-from pyro_ext.datasets.pixels import Binarization, image_splits
-from pyro_ext.utils.checks import number_between, positive_int
+from pyro_ext.datasets.pixels import Binarization, check_binarization, image_splits
+from pyro_ext.utils.checks import positive_int
 
 __all__ = ["freyfaces"]
 
@@ -53,8 +53,7 @@ def freyfaces(
         | Nonlinear dimensionality reduction by locally linear embedding (Roweis and Saul, 2000), figure 3
         | https://doi.org/10.1126/science.290.5500.2323
     """
-    number_between("threshold", threshold, 0, 1, "[)")
-    positive_int("seed", seed, 0)
+    check_binarization(binarize, threshold, seed)
     positive_int("num_valid", num_valid, maximum=_SHAPE[0] - 1)
     positive_int("num_test", num_test, 0, _SHAPE[0] - 1 - num_valid)
     shades = torch.from_numpy(_read().reshape(_SHAPE[0], -1) / np.float32(255))

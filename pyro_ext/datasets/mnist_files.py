@@ -12,8 +12,8 @@ import torch
 from pyro_ext.datasets.base import Splits
 from pyro_ext.datasets.idx import read_idx
 from pyro_ext.datasets.locate import ENVIRONMENT_VARIABLE, fetch, find_file, how_to_get
-from pyro_ext.datasets.pixels import Binarization, image_splits
-from pyro_ext.utils.checks import number_between, one_of, positive_int
+from pyro_ext.datasets.pixels import Binarization, check_binarization, image_splits
+from pyro_ext.utils.checks import one_of, positive_int
 
 __all__ = ["mnist"]
 
@@ -89,7 +89,7 @@ def mnist(
         | https://doi.org/10.1109/5.726791
     """
     one_of("protocol", protocol, _PROTOCOLS)
-    number_between("threshold", threshold, 0, 1, "[)")
+    check_binarization(binarize, threshold, seed)
     if protocol == "auto":
         protocol = _available_protocol()
     x, y = _read("test" if protocol == "split" else "train")

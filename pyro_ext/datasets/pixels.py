@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from pyro_ext.datasets.base import Batch, IndexedDataset, Splits
-from pyro_ext.utils.checks import one_of, positive_int
+from pyro_ext.utils.checks import number_between, one_of, positive_int
 from pyro_ext.utils.random_state import mixed_seed
 
 __all__ = ["Binarization", "RedrawnPixels", "image_splits"]
@@ -97,12 +97,7 @@ def image_splits(
         threshold: the shade above which pixels become 1.
         seed: the seed of dynamic draws.
 
-    Raises:
-        ValueError: if ``binarize`` or ``seed`` is something else.
     """
-    if binarize is not None:
-        one_of("binarize", binarize, get_args(Binarization))
-    positive_int("seed", seed, 0)
     made: dict[str, IndexedDataset] = {}
     for place, (part, (shades, labels)) in enumerate(parts.items()):
         if binarize == "dynamic" and part == "train":
@@ -114,6 +109,21 @@ def image_splits(
         else:
             made[part] = IndexedDataset(shades, labels)
     return Splits(name=name, image_shape=image_shape, **made)
+
+
+def check_binarization(binarize: Any, threshold: Any, seed: Any, white: float = 1.0) -> None:
+    """Raise a ValueError if an option of binarisation is out of range, before any file is read.
+
+    Args:
+        binarize: ``"threshold"``, ``"dynamic"`` or None.
+        threshold: a number from 0 to less than ``white``.
+        seed: an integer of at least 0.
+        white: the brightest shade.
+    """
+    if binarize is not None:
+        one_of("binarize", binarize, get_args(Binarization))
+    number_between("threshold", threshold, 0, white, "[)")
+    positive_int("seed", seed, 0)
 
 
 def check_shades(shades: Tensor) -> None:

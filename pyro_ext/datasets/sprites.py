@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from pyro_ext.datasets.base import Splits
-from pyro_ext.datasets.pixels import Binarization, image_splits
-from pyro_ext.utils.checks import number_between, positive_int
+from pyro_ext.datasets.pixels import Binarization, check_binarization, image_splits
+from pyro_ext.utils.checks import positive_int
 
 __all__ = ["FACTORS", "SHAPES", "SpriteImages", "draw_sprites", "sprites"]
 
@@ -82,8 +82,7 @@ def sprites(
         >>> data.train, data.factors["train"].shape
         (IndexedDataset(x (100, 1024), labels (100,)), torch.Size([100, 5]))
     """
-    number_between("threshold", threshold, 0, 1, "[)")
-    positive_int("seed", seed, 0)
+    check_binarization(binarize, threshold, seed)
     total = math.prod(FACTORS.values())
     positive_int("num_train", num_train, maximum=total - 1)
     positive_int("num_valid", num_valid, maximum=total - num_train)

@@ -5,7 +5,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from pyro_ext.datasets import IndexedDataset, RedrawnPixels, TwoStreams, collate, digits
-from pyro_ext.datasets.pixels import image_splits
+from pyro_ext.datasets.pixels import check_binarization
 from pyro_ext.inference.training import LossObjective, OptimizerSettings, Player, TrainingPlan
 from pyro_ext.inference.training.batches import training_loader
 from tests.inference.training.toys import assert_same, broken_off_and_resumed, run
@@ -103,7 +103,7 @@ def test_three_ways_and_a_fixed_draw_of_what_is_held_out():
         (lambda: RedrawnPixels(torch.full((2, 3), 16.0)), r"shades must lie in \[0, 1\], got values in \[16, 16\]"),
         (lambda: RedrawnPixels(shades(), seed=-1), "seed must be an integer of at least 0, got -1"),
         (
-            lambda: image_splits("x", {"train": (shades(), None)}, (2, 3), "both", 0.5, 0),
+            lambda: check_binarization("both", 0.5, 0),
             "binarize must be one of threshold, dynamic; got 'both'",
         ),
     ],
