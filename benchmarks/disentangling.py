@@ -99,13 +99,18 @@ def on_sprites(report: Report, saved: SavedResults, seeds: range) -> None:
         for code in ("s", "z"):
             for factor in FACTORS:
                 scores = [mean(run[f"{code} {factor} {score}"] for run in runs) for score in _SCORES]
-                rows.append([method, code, factor, *(f"{score:.3f}" for score in scores)])
+                rows.append([method, code, factor, *(f"{score:.3f}" for score in scores), ""])
             whole = mean(run[f"{code} disentanglement"] for run in runs)
             rows.append([method, code, "all", "", "", "", f"{whole:.3f}"])
     report.table(
-        f"sprites, {len(seeds)} seeds, {SPRITES.epochs} epochs: accuracy of classifiers of the shape",
+        f"sprites, {len(seeds)} seed(s), {SPRITES.epochs} epochs: accuracy of classifiers of the shape",
         ["losses", "s, %", "mean of z, %", "draws of z, %", "KL, nats", "squared error", "CPU s"],
         probes,
+    )
+    report.text(
+        "Guessing is right for a third of the shapes. The few epochs here do not separate the shape from the other "
+        "factors.",
+        "",
     )
     header = ["losses", "code", "factor", *_SCORES, "disentanglement"]
     report.table("sprites: codes against factors, means over seeds", header, rows, labels=3)

@@ -21,7 +21,9 @@ where the discriminator D learns to tell images of a class from decoded ones (se
 Data: images with labels, such as the bundled digits or sprites. Headline figure: on MNIST a classifier has 2.8 % errors
 on s and 87.0 % on z, where guessing has 90.0 % (table 1 of the paper). An independent implementation reports accuracies
 of 98.5 % on s and 67 to 72 % on z; z at the level of guessing is not to be expected, and what is measured depends on
-whether z is drawn from q or is its mean, so that both are reported here.
+whether z is drawn from q or is its mean, so that both are reported here. On random splits of the digits (five seeds, 80
+epochs, ``benchmarks/disentangling.py``) classifiers are right for 97.6 % by s, 88.7 % by the mean of z and 35.2 % by
+draws of z; with swaps alone for 96.1, 90.0 and 73.5 %.
 
 References:
     | Disentangling factors of variation in deep representations using adversarial training (Mathieu et al., 2016)
