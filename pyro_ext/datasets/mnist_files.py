@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pyro_ext.datasets.base import IndexedDataset, Splits
+from pyro_ext.datasets.base import Splits
 from pyro_ext.datasets.idx import read_idx
 from pyro_ext.datasets.locate import ENVIRONMENT_VARIABLE, fetch, find_file, how_to_get
-from pyro_ext.utils.checks import number_between, one_of, positive_int
+from pyro_ext.datasets.pixels import Binarization, check_binarization, image_splits
+from pyro_ext.utils.checks import one_of, positive_int
 
 __all__ = ["mnist"]
 
 _LOG = logging.getLogger(__name__)
 _MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
-_PROTOCOLS = ("auto", "standard", "test-split")
+_PROTOCOLS = ("auto", "full", "split")
 
 
 @dataclass(frozen=True)
@@ -51,23 +52,33 @@ _FILES = {
 }
 
 
-def mnist(threshold: float | None = 0.5, protocol: str = "auto", num_valid: int | None = None) -> Splits:
+def mnist(
+    binarize: Binarization | None = "threshold",
+    threshold: float = 0.5,
+    protocol: str = "auto",
+    num_valid: int | None = None,
+    seed: int = 0,
+) -> Splits:
     """Load the MNIST digits of 28 x 28 pixels.
 
     The IDX files, plain or ``.gz``, are looked for in ``$PYRO_EXT_DATA/mnist/``. Files that are not there are fetched
     once and kept in the cache folder of the user. The MD5 sums of their decompressed contents are verified.
 
     Args:
-        threshold: the threshold on the pixels (0 to 1): those above it become 1 and the others 0. None keeps the shades
-            of grey.
-        protocol: the split of the images. ``"standard"`` trains on the first 50,000 of the 60,000 training images,
-            validates on the last 10,000 and tests on the 10,000 test images. ``"test-split"`` needs only the test
-            images: it trains on the first 8,000 of them and validates on the last 2,000. ``"auto"`` is the standard
-            split, or, with a logged warning, the test split if ``PYRO_EXT_DATA`` holds the test images alone.
+        binarize: ``"threshold"`` makes the pixels above the threshold 1 and the others 0. ``"dynamic"`` draws pixels
+            with their shades as probabilities, those of training images anew each time, those of held-out images once.
+            None keeps the shades of grey.
+        threshold: the threshold on the pixels, from 0 to 1.
+        protocol: the split of the images. ``"full"`` trains on the first 50,000 of the 60,000 training images,
+            validates on the last 10,000 and tests on the 10,000 test images. ``"split"`` needs only the test images:
+            it trains on the first 8,000 of them and validates on the last 2,000. ``"auto"`` is the full protocol, or,
+            with a logged warning, the split one if ``PYRO_EXT_DATA`` holds the test images alone.
         num_valid: the number of images to validate on; None for that of the protocol.
+        seed: the seed of the draws of ``binarize="dynamic"``.
 
     Returns:
-        ``x`` of shape ``(N, 784)``, float32, and ``y`` of shape ``(N,)``, int64.
+        ``x`` of shape ``(N, 784)``, float32, and ``y`` of shape ``(N,)``, int64. With ``binarize="dynamic"``,
+        ``train`` is :class:`~pyro_ext.datasets.RedrawnPixels`.
 
     Raises:
         ValueError: if an argument is out of range or a file is damaged.
@@ -78,39 +89,34 @@ def mnist(threshold: float | None = 0.5, protocol: str = "auto", num_valid: int 
         | https://doi.org/10.1109/5.726791
     """
     one_of("protocol", protocol, _PROTOCOLS)
-    if threshold is not None:
-        number_between("threshold", threshold, 0, 1, "[)")
+    check_binarization(binarize, threshold, seed)
     if protocol == "auto":
         protocol = _available_protocol()
-    part = "test" if protocol == "test-split" else "train"
-    x, y = _read(part, threshold)
-    num_valid = (2_000 if protocol == "test-split" else 10_000) if num_valid is None else num_valid
+    x, y = _read("test" if protocol == "split" else "train")
+    num_valid = (2_000 if protocol == "split" else 10_000) if num_valid is None else num_valid
     positive_int("num_valid", num_valid, maximum=len(x) - 1)
-    return Splits(
-        name="mnist" if protocol == "standard" else "mnist-test-split",
-        train=IndexedDataset(x[:-num_valid], y[:-num_valid]),
-        valid=IndexedDataset(x[-num_valid:], y[-num_valid:]),
-        test=IndexedDataset(*_read("test", threshold)) if protocol == "standard" else None,
-        image_shape=(28, 28),
-    )
+    parts = {"train": (x[:-num_valid], y[:-num_valid]), "valid": (x[-num_valid:], y[-num_valid:])}
+    if protocol == "full":
+        parts["test"] = _read("test")
+    name = "mnist" if protocol == "full" else "mnist-split"
+    return image_splits(name, parts, (28, 28), binarize, threshold, seed)
 
 
 def _available_protocol() -> str:
     if find_file("mnist", _FILES["train images"].name) or not find_file("mnist", _FILES["test images"].name):
-        return "standard"
+        return "full"
     _LOG.warning(
-        "only the MNIST test images are under %s: protocol 'test-split', the first 8,000 of them for training and the "
+        "only the MNIST test images are under %s: protocol 'split', the first 8,000 of them for training and the "
         "last 2,000 for validation",
         ENVIRONMENT_VARIABLE,
     )
-    return "test-split"
+    return "split"
 
 
-def _read(part: str, threshold: float | None) -> tuple[torch.Tensor, torch.Tensor]:
+def _read(part: str) -> tuple[torch.Tensor, torch.Tensor]:
     images, labels = (_read_file(_FILES[f"{part} {kind}"]) for kind in ("images", "labels"))
     shades = images.reshape(len(images), -1) / np.float32(255)
-    pixels = shades if threshold is None else shades > threshold
-    return torch.from_numpy(pixels.astype(np.float32)), torch.from_numpy(labels.astype(np.int64))
+    return torch.from_numpy(shades), torch.from_numpy(labels.astype(np.int64))
 
 
 def _read_file(file: _File) -> np.ndarray:

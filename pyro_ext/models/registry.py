@@ -48,6 +48,17 @@ MODELS: Mapping[str, ModelEntry] = MappingProxyType(
             data="digits",
             defaults=MappingProxyType({"trainer.max_epochs": 100}),
         ),
+        "disentangling": ModelEntry(
+            module="pyro_ext.models.disentangling",
+            summary="autoencoder whose code s holds the class of an image and whose code z holds the rest, by swapped "
+            "codes and an adversary",
+            paper="Mathieu et al. 2016, Disentangling factors of variation in deep representations using adversarial "
+            "training, arXiv 1611.03383",
+            data="digits",
+            defaults=MappingProxyType(
+                {"trainer.max_epochs": 100, "trainer.check_val_every_n_epoch": 20, "data.binarize": None}
+            ),
+        ),
         "drmm": ModelEntry(
             module="pyro_ext.models.drmm",
             summary="Deep Rendering Mixture Model: a convolutional network as inference in a generative model, learnt "

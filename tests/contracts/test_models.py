@@ -37,6 +37,7 @@ class Small:
 
 SMALL = {
     "categorical_vae": Small({"num_latents": 2, "hidden": (8, 6), "evaluation_samples": 2}, {"num_train": 160}, 80),
+    "disentangling": Small({"hidden": 8}, {"num_train": 160, "binarize": None}, 80),
     "drmm": Small({"num_labels": 20}, {"num_train": 80, "binarize": None}, 40),
     "geco_vae": Small({"num_latents": 2, "hidden": (6,)}, {"num_train": 160, "binarize": None}, 80),
     "neuron_matching": Small({"evaluation_samples": 4}, {"num_worms": 2}, 1),
@@ -125,13 +126,16 @@ LOADERS = {
     "celegans": {},
     "cifar10": {},
     "digits": {"num_train": 30},
+    "freyfaces": {},
     "mnist": {},
+    "mnist_5k": {"num_valid": 100},
     "point_matching": {"num_problems": 3},
     "simulated_worms": {"num_worms": 2},
+    "sprites": {"num_train": 20, "num_valid": 5},
 }
 """Every loader with options for little data. A new loader is one line."""
 
-FROM_FILES = {"celegans", "cifar10", "mnist"}
+FROM_FILES = {"celegans", "cifar10", "freyfaces", "mnist"}
 """Loaders of files under PYRO_EXT_DATA, skipped where those are not at hand."""
 
 

@@ -44,7 +44,7 @@ def no_network(monkeypatch):
     monkeypatch.setattr(pooch, "retrieve", refuse)
 
 
-def test_standard_protocol(folder):
+def test_full_protocol(folder):
     splits = mnist(num_valid=10)
     assert (len(splits.train), len(splits.valid), len(splits.test)) == (50, 10, 20)
     assert splits.name == "mnist"
@@ -55,24 +55,24 @@ def test_standard_protocol(folder):
 
 
 def test_shades(folder):
-    x = mnist(threshold=None, num_valid=10).train.x
+    x = mnist(binarize=None, num_valid=10).train.x
     assert x.dtype == torch.float32
     assert (x.min(), x.max()) == (0, 1)
     assert len(x.unique()) == 256
 
 
-def test_test_split_where_only_the_test_images_are(folder, caplog):
+def test_split_protocol_where_only_the_test_images_are(folder, caplog):
     (folder / "train-images-idx3-ubyte").unlink()
     with caplog.at_level(logging.WARNING, "pyro_ext"):
         splits = mnist(num_valid=4)
     assert "only the MNIST test images are under PYRO_EXT_DATA" in caplog.text
-    assert (splits.name, len(splits.train), len(splits.valid), splits.test) == ("mnist-test-split", 16, 4, None)
+    assert (splits.name, len(splits.train), len(splits.valid), splits.test) == ("mnist-split", 16, 4, None)
 
 
 def test_missing_file_says_where_to_get_and_put_it(folder, no_network):
     (folder / "train-images-idx3-ubyte").unlink()
     with pytest.raises(MissingDataError) as error:
-        mnist(protocol="standard")
+        mnist(protocol="full")
     message = str(error.value)
     assert "train-images-idx3-ubyte not found" in message
     assert "https://ossci-datasets.s3.amazonaws.com/mnist/train-images-idx3-ubyte.gz" in message
@@ -93,7 +93,7 @@ def test_second_mirror_is_tried(folder, monkeypatch):
 
     (folder / "train-images-idx3-ubyte").rename(folder / "elsewhere")
     monkeypatch.setattr(pooch, "retrieve", retrieve)
-    assert len(mnist(protocol="standard", num_valid=10).train) == 50
+    assert len(mnist(protocol="full", num_valid=10).train) == 50
     assert len(tried) == 2
 
 
@@ -115,8 +115,10 @@ def test_damaged_file(folder, damage, problem):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"protocol": "small"}, "protocol must be one of auto, standard, test-split; got 'small'"),
+        ({"protocol": "small"}, "protocol must be one of auto, full, split; got 'small'"),
         ({"threshold": 1.0}, r"threshold must be a number in \[0, 1\)"),
+        ({"binarize": "random"}, "binarize must be one of threshold, dynamic; got 'random'"),
+        ({"seed": -1}, "seed must be an integer of at least 0, got -1"),
         ({"num_valid": 60}, "num_valid must be an integer from 1 to 59, got 60"),
         ({"num_valid": 0}, "num_valid must be an integer from 1 to 59, got 0"),
     ],
@@ -141,7 +143,7 @@ def test_nothing_is_found_without_the_variable(monkeypatch):
 def test_real_test_images():
     if find_file("mnist", "t10k-images-idx3-ubyte") is None:
         pytest.skip("no MNIST test images under PYRO_EXT_DATA")
-    splits = mnist(protocol="test-split")
+    splits = mnist(protocol="split")
     assert (len(splits.train), len(splits.valid)) == (8000, 2000)
     assert splits.train.y[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
     assert torch.cat([splits.train.y, splits.valid.y]).bincount().tolist() == [

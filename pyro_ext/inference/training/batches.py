@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Sampler, default_collate
 
-from pyro_ext.datasets.base import TwoStreams, WholeObject, collate
+from pyro_ext.datasets.base import TwoStreams, WholeObject, collate, set_epoch_of
 from pyro_ext.utils.random_state import isolated_random_state, mixed_seed
 
 __all__ = [
@@ -216,6 +216,7 @@ class ResumableLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self.position = self._batches().start
+        set_epoch_of(self.dataset, self._batches().epoch)  # before there are workers, which get a copy
         for batch in super().__iter__():
             self.position += 1  # counted here: workers ask for batches ahead of time
             yield batch

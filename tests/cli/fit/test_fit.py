@@ -354,6 +354,6 @@ def test_defaults_of_data_are_for_the_data_set_that_the_model_names():
         return fit_parser(Program.named(model, data)).get_defaults()
 
     assert defaults("drmm", "digits")["data.binarize"] is None
-    assert defaults("categorical_vae", "digits")["data.binarize"] == 7.5
-    assert defaults("drmm", "mnist")["data.threshold"] == 0.5
+    assert defaults("categorical_vae", "digits")["data.binarize"] == "threshold"
+    assert defaults("drmm", "mnist")["data.binarize"] == "threshold"
     assert defaults("drmm", "mnist")["trainer.max_epochs"] == 40
