@@ -14,15 +14,15 @@ start at their base rates; the inputs of the inference network are centred; the 
 Data: the bundled 8 x 8 digits, or MNIST. Headline figures, negative log-likelihood of MNIST by Maddison et al. (2017),
 table 1 and figure 4, for 10 million steps with m samples in the bound, Concrete / VIMCO (m = 1: NVIL):
 
-==========================  =========  ===========  ===========
-network                     m = 1      m = 5        m = 50
-==========================  =========  ===========  ===========
-392-240-240-392, lower half 58.5/61.4  54.3/54.5    53.4/51.8
-200-784, linear             107.3/104  104.9/101.9  104.3/98.8
-200-200-784, linear         102.1/92.9 99.9/91.7    99.5/90.7
-200-784, non-linear         92.1/93.8  89.5/91.4    88.5/89.3
-200-200-784, non-linear     87.9/88.4  86.3/86.4    85.7/85.5
-==========================  =========  ===========  ===========
+===========================  ===========  ===========  ==========
+network                      m = 1        m = 5        m = 50
+===========================  ===========  ===========  ==========
+392-240-240-392, lower half  58.5/61.4    54.3/54.5    53.4/51.8
+200-784, linear              107.3/104.4  104.9/101.9  104.3/98.8
+200-200-784, linear          102.1/92.9   99.9/91.7    99.5/90.7
+200-784, non-linear          92.1/93.8    89.5/91.4    88.5/89.3
+200-200-784, non-linear      87.9/88.4    86.3/86.4    85.7/85.5
+===========================  ===========  ===========  ==========
 
 Jang et al. (2017), table 1, for lower halves through two layers of 200 binary units, and of 20 variables with 10 states
 each: score function 72.0 and 73.1, straight-through 58.9 and 61.8, Gumbel-softmax 58.5 and 59.0. For example::

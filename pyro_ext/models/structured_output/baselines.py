@@ -116,7 +116,7 @@ class LearnedBaselineELBO(DifferentiableELBO, Trace_ELBO):
         if self._pending is None:
             return
         mean, square = self._pending
-        weight = 1 - self.decay if self.num_steps else 1.0
+        weight = torch.where(self.num_steps > 0, mean.new_tensor(1 - self.decay), mean.new_tensor(1.0))
         self.mean.lerp_(mean, weight)
         self.square.lerp_(square, weight)
         self.num_steps += 1
@@ -130,11 +130,10 @@ class LearnedBaselineELBO(DifferentiableELBO, Trace_ELBO):
 
     def _moments(self, costs: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of the costs, shapes that broadcast with ``(sites, B)``."""
-        if self.num_steps:
-            mean = self.mean[:, None]
-            return mean, (self.square[:, None] - mean.square()).clamp_min(1.0).sqrt()
-        others = max(1, costs.shape[1] - 1)
-        return (costs.sum(1, keepdim=True) - costs) / others, costs.new_ones(())
+        of_others = (costs.sum(1, keepdim=True) - costs) / max(1, costs.shape[1] - 1)
+        mean = torch.where(self.num_steps > 0, self.mean[:, None], of_others)
+        variance = (self.square - self.mean.square()).clamp_min(1.0)[:, None]  # 1 before the first step
+        return mean, variance.sqrt()
 
     def _outputs(self, x: Tensor, guide_trace: Any) -> Tensor:
         """Return what the networks say of each site and data point, ``(sites, B)``."""
