@@ -196,17 +196,18 @@ def train(run: Run, data: Splits, budget: Budget, out: Path | None = None, plots
     """
     pyro.set_rng_seed(run.seed)
     plan = METHODS[run.method].plan(data, run.m, units=budget.units, evaluation_samples=20, **NETS[run.net])
+    resumed = out is not None and (out / "last.ckpt").is_file()
     begin = time.process_time()
     result = fit(
         plan.with_optimizer(OptimizerSettings("Adam", lr=budget.lr)),
         data,
         FitSettings(max_epochs=budget.epochs, batch_size=budget.batch_size, seed=run.seed),
         out=out,
-        resume=out is not None and (out / "last.ckpt").exists(),
+        resume=resumed,
         enable_progress_bar=False,
         check_val_every_n_epoch=max(1, budget.epochs // budget.points),
     )
-    seconds = time.process_time() - begin
+    seconds = float("nan") if resumed else time.process_time() - begin
     model, guide = (_discrete_module(module) for module in _programs(plan))
     held_out = data.valid if data.test is None else data.test
     samples = 100 if NETS[run.net]["task"] == "lower_half" else 1000
