@@ -109,7 +109,7 @@ def planned(part: str, options: argparse.Namespace, rows: Rows) -> Iterator[Run]
     for seed in range(options.seeds):
         for m in options.numbers:
             for net in options.nets:
-                yield from (Run(part, net, name, m, seed) for name, method in METHODS.items() if m in method.numbers)
+                yield from (Run(part, net, name, m, seed) for name in options.methods if m in METHODS[name].numbers)
 
 
 def best(rows: Rows) -> list[str]:
@@ -193,6 +193,9 @@ def _options() -> argparse.Namespace:
         "--parts", nargs="+", choices=BUDGETS, default=["digits", "split"], help="which data to train on"
     )
     parser.add_argument("--nets", nargs="+", choices=NETS, default=[*NETS], help="which networks to train")
+    parser.add_argument(
+        "--methods", nargs="+", choices=METHODS, default=[*METHODS], help="which methods to train them with"
+    )
     parser.add_argument("--numbers", nargs="+", type=int, choices=(1, 5, 50), default=[5, 1, 50], help="which m")
     parser.add_argument("--seeds", type=int, default=2, help="the number of seeds (default: 2)")
     parser.add_argument("--work", type=Path, default=WORK, help="the folder for plots and checkpoints")

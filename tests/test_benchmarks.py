@@ -57,7 +57,7 @@ def test_finished_rows_of_structured_output_are_skipped(tmp_path):
     structured_output, runs = (
         importlib.import_module(name) for name in ("structured_output", "support.structured_runs")
     )
-    options = argparse.Namespace(seeds=1, numbers=[5], nets=["lower half"])
+    options = argparse.Namespace(seeds=1, numbers=[5], nets=["lower half"], methods=[*runs.METHODS])
     path = tmp_path / "rows.csv"
     rows = runs.Rows(path)
     planned = list(structured_output.planned("digits", options, rows))
