@@ -4,8 +4,8 @@ Four models of one size and one number of epochs: the ELBO alone, with swapped c
 (by class or by pairs of images). Digits come with scikit-learn; they are split at random, a new split for each seed,
 and classifiers with two hidden layers of 256 units learn the class from the codes. Sprites are drawn with known
 factors, of which the shape is the class; DCI and mutual information gaps are measured on held-out images. Settings
-were chosen with other seeds, on a part of the training images. Finished runs are kept in ``runs/disentangling`` and
-not repeated.
+were chosen on digits with another seed, from four trials whose images overlap those held out here. Finished runs are
+kept in ``runs/disentangling`` and not repeated.
 
 References:
     | Disentangling factors of variation in deep representations using adversarial training (Mathieu et al., 2016)

@@ -51,3 +51,25 @@ def test_our_side_of_the_toy_runs_alone(capsys):
     covering = [name.split() == ["unordered", "set"] and int(k) == 8 for _, k, name in rows]
     exact = [bias.relative for bias, covers in zip(biases, covering, strict=True) if covers]
     assert exact == pytest.approx([0.0, 0.0], abs=1e-5)  # float32
+
+
+def test_finished_rows_of_structured_output_are_skipped(tmp_path):
+    structured_output, runs = (
+        importlib.import_module(name) for name in ("structured_output", "support.structured_runs")
+    )
+    options = argparse.Namespace(seeds=1, numbers=[5], nets=["lower half"], methods=[*runs.METHODS])
+    path = tmp_path / "rows.csv"
+    rows = runs.Rows(path)
+    planned = list(structured_output.planned("digits", options, rows))
+    assert [run.method for run in planned] == list(runs.METHODS)
+    values = dict.fromkeys(runs.COLUMNS[5:], 1.5)
+    for at, run in enumerate(planned):
+        rows.get(run, lambda at=at: values | {"nll": 9.0 - at})
+    with path.open("a") as file:
+        file.write("digits,lower half,VIM")  # an interrupted run
+    again = runs.Rows(path)
+    assert all(again.get(run)["nll"] == str(9.0 - at) for at, run in enumerate(planned))
+    assert again.get(runs.Run("digits", "lower half", "VIMCO", 50, 0)) is None
+    assert again.mean(planned) == 7.0
+    assert structured_output.best(again) == ["unordered set", "leave-one-out", "VIMCO"]
+    assert [run.method for run in structured_output.planned("full", options, again)] == structured_output.best(again)

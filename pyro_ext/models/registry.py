@@ -104,6 +104,14 @@ MODELS: Mapping[str, ModelEntry] = MappingProxyType(
                 {"batch_size": 200, "trainer.max_epochs": 150, "trainer.check_val_every_n_epoch": 10}
             ),
         ),
+        "structured_output": ModelEntry(
+            module="pyro_ext.models.structured_output",
+            summary="lower halves of images given upper halves, or densities of images, by layers of discrete units",
+            paper="Maddison, Mnih and Teh 2017, The Concrete distribution, arXiv 1611.00712; Jang, Gu and Poole 2017, "
+            "Categorical reparameterization with Gumbel-softmax, arXiv 1611.01144",
+            data="digits",
+            defaults=MappingProxyType({"trainer.max_epochs": 100, "trainer.check_val_every_n_epoch": 10}),
+        ),
     }
 )
 """Name of a model -> what there is to know about it."""

@@ -209,10 +209,9 @@ def bernoulli_score(x: Tensor, logits: Tensor) -> Tensor:
     x, logits = torch.broadcast_tensors(x, logits)
     certain = logits.isinf()
     inner = logits.masked_fill(certain, 0)  # the derivative of log-sigmoid at infinity times 0 would be NaN
-    log_one = torch.nn.functional.logsigmoid(inner).masked_fill(certain & (logits < 0), -math.inf)
-    log_zero = torch.nn.functional.logsigmoid(-inner).masked_fill(certain & (logits > 0), -math.inf)
-    log_one, log_zero = log_one.masked_fill(logits == math.inf, 0), log_zero.masked_fill(logits == -math.inf, 0)
-    return categorical_score(torch.stack([x, 1 - x], -1), torch.stack([log_one, log_zero], -1))
+    score = x * torch.nn.functional.logsigmoid(inner) + (1 - x) * torch.nn.functional.logsigmoid(-inner)
+    impossible = certain & (x != (logits > 0).to(x.dtype))
+    return score.masked_fill(certain, 0).masked_fill(impossible, -math.inf)
 
 
 @torch.no_grad()

@@ -47,6 +47,7 @@ SMALL = {
         files=True,
     ),
     "point_matching": Small({"evaluation_samples": 20}, {"num_problems": 4}, 2),
+    "structured_output": Small({"units": 8, "samples": 1, "evaluation_samples": 4}, {"num_train": 160}, 80),
 }
 
 
@@ -54,8 +55,9 @@ def test_every_model_is_here():
     assert SMALL.keys() == MODELS.keys()
 
 
-@pytest.mark.filterwarnings("ignore:the latent code has collapsed")
-@pytest.mark.filterwarnings("ignore:the constraint is still")
+@pytest.mark.filterwarnings(
+    "ignore:the latent code has collapsed", "ignore:images cost", "ignore:the constraint is still"
+)
 @pytest.mark.parametrize("name", SMALL)
 def test_check_model(name, tmp_path, monkeypatch, capsys):
     check_model(name, SMALL[name], tmp_path, monkeypatch)

@@ -90,6 +90,7 @@ MODEL_WAITS = {
     "point_matching": {
         "ops.sinkhorn._Scalable.forward": 1, SCIPY: 1, FLOAT: 4, "pyro.util.warn_if_nan": 2,
     },
+    "structured_output": {CHECK: 1},
 }  # fmt: skip
 """The waits of a step of training."""
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import queue
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,9 +20,15 @@ from pyro_ext.inference._traces import refuse_guide_messenger
 from pyro_ext.inference.elbo import DifferentiableELBO, ModelOrGuide, checked_loss, value_with_gradient_of
 from pyro_ext.inference.sample_sets.dice import expected_elbo
 from pyro_ext.inference.sample_sets.draw import SampleSet, SetOptions, draw_sample_set
-from pyro_ext.inference.sample_sets.messenger import ModelEnumMessenger, ProbabilityCheckMessenger, SampleSetMessenger
+from pyro_ext.inference.sample_sets.messenger import (
+    SET_KEY,
+    ModelEnumMessenger,
+    ProbabilityCheckMessenger,
+    SampleSetMessenger,
+)
 from pyro_ext.inference.sample_sets.options import checked_options
 from pyro_ext.inference.sample_sets.plate_escape import check_single_values
+from pyro_ext.inference.sample_sets.traces import packed_traces
 
 __all__ = ["TraceSampleSet_ELBO"]
 
@@ -52,7 +59,7 @@ class TraceSampleSet_ELBO(DifferentiableELBO, TraceEnum_ELBO):
         num_particles: the number of independent sets averaged.
         max_plate_nesting: the number of plate dims; guessed from one run when infinite.
         vectorize_particles: whether the sets are drawn in one outermost plate or in repeated runs.
-        strict_enumeration_warning: whether Pyro warns where no site is enumerated.
+        strict_enumeration_warning: whether to warn where no site has a set or is enumerated.
         **kwargs: passed on to :class:`pyro.infer.ELBO`.
 
     Raises:
@@ -79,8 +86,6 @@ class TraceSampleSet_ELBO(DifferentiableELBO, TraceEnum_ELBO):
         >>> logits.grad
         tensor([ 0.3889, -0.1111, -0.2778])
     """
-
-    _get_trace: Callable[..., tuple[Any, Any]]
 
     def __init__(
         self,
@@ -158,9 +163,16 @@ class TraceSampleSet_ELBO(DifferentiableELBO, TraceEnum_ELBO):
             pending.put(poutine.Trace())
             while not pending.empty():
                 with watch.explaining(args, kwargs):
-                    traces = self._get_trace(model, guide, args, kwargs)
+                    traces = packed_traces(model, guide, int(self.max_plate_nesting), args, kwargs)
                 check_single_values(traces, *plain, args, kwargs)
+                self._warn_of_nothing_discrete(*traces)
                 yield traces
+
+    def _warn_of_nothing_discrete(self, *traces: Any) -> None:
+        sites = [site for trace in traces for site in trace.nodes.values() if site["type"] == "sample"]
+        marks = ("enumerate", SET_KEY)
+        if self.strict_enumeration_warning and not any(site["infer"].get(mark) for site in sites for mark in marks):
+            warnings.warn("no site has a sample set or is enumerated: Trace_ELBO would do the same", stacklevel=2)
 
     def _left_dims(self) -> tuple[str, str]:
         """Return what puts dims on the left of values, and how to do without them."""

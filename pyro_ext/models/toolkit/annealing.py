@@ -10,7 +10,7 @@ from pyro.infer import ELBO
 from pyro_ext.distributions.relaxed import Objective
 from pyro_ext.inference import TemperatureSchedule, TrainingPlan, relax
 from pyro_ext.inference.relax_reparam import RelaxReparam
-from pyro_ext.utils.checks import number_between, positive_int
+from pyro_ext.utils.checks import number_between, positive_int, positive_number
 
 __all__ = ["Relaxation", "linear_ramp"]
 
@@ -51,10 +51,14 @@ class Relaxation:
         rate: the relative decrease per step; 0 for a constant temperature.
         floor: below which it does not fall; 0.5, or ``temperature`` where that is constant, if None.
         every: the number of steps between changes.
+        model_temperature: the temperature of the model's sites at the first step, where it is not that of the guide's;
+            the lowest one is in proportion.
 
     References:
         | Categorical reparameterization with Gumbel-softmax (Jang et al., 2017), section 4.1
         | https://arxiv.org/abs/1611.01144
+        | The Concrete distribution (Maddison et al., 2017), section 5.1 on two temperatures
+        | https://arxiv.org/abs/1611.00712
 
     Example:
         >>> Relaxation(rate=1e-4, every=500).schedule().temperature_at(1000)
@@ -67,6 +71,7 @@ class Relaxation:
     rate: float = 0.0
     floor: float | None = None
     every: int = 1
+    model_temperature: float | None = None
 
     def schedule(self) -> TemperatureSchedule:
         """Return the schedule of the temperature, at its beginning.
@@ -88,19 +93,28 @@ class Relaxation:
         Raises:
             ValueError: if an option is out of range.
         """
-        schedule = self.schedule()
-        reparam = RelaxReparam(schedule, self.objective, self.straight_through)
+        schedules = [self.schedule()]
+        if self.model_temperature is not None:
+            schedules.append(self._schedule_of_model(schedules[0]))
+        reparams = [RelaxReparam(schedule, self.objective, self.straight_through) for schedule in schedules]
         objective = plan.elbo_objective("relaxation")
         relaxed = TrainingPlan.of(
-            relax(objective.model, reparam),
-            relax(objective.guide, reparam),
+            relax(objective.model, reparams[-1]),
+            relax(objective.guide, reparams[0]),
             elbo,
             optimizer=plan.players[0].optimizer,
         )
         remarks = f"{plan.remarks} {_REMARK}".strip()
         return replace(
-            plan, players=relaxed.players, schedules=[*plan.schedules, schedule.set_num_steps], remarks=remarks
+            plan,
+            players=relaxed.players,
+            schedules=[*plan.schedules, *(schedule.set_num_steps for schedule in schedules)],
+            remarks=remarks,
         )
+
+    def _schedule_of_model(self, of_guide: TemperatureSchedule) -> TemperatureSchedule:
+        initial = positive_number("model_temperature", self.model_temperature)
+        return TemperatureSchedule(initial, self.rate, initial * of_guide.floor / of_guide.initial, self.every)
 
 
 _REMARK = "`train_loss` is the objective of the relaxed model; the other metrics are of the discrete one."
