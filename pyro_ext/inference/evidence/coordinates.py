@@ -221,11 +221,11 @@ def _is_real(support: Any) -> bool:
 
 def _is_exp(transform: Transform) -> bool:
     """Return whether a bijection from real to positive numbers is the exponential function."""
-    z = torch.tensor([-1.0, 0.0, 1.0])
+    z = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64, device="cpu")
     while isinstance(transform, IndependentTransform):
         transform = transform.base_transform
     try:
-        return bool(torch.allclose(transform(z.to(torch.float64)).float(), z.exp(), rtol=1e-5))
+        return bool(torch.allclose(transform(z).to(z), z.exp(), rtol=1e-5))
     except RuntimeError:  # parameters of other shapes or on another device
         return False
 

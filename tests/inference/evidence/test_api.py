@@ -190,3 +190,18 @@ def test_chains_that_disagree_are_warned_about():
 
 def test_repr():
     assert repr(EvidenceEstimate(-1.0, method="map", is_score=True)) == "EvidenceEstimate(map, a score: -1.000)"
+
+
+@pytest.mark.parametrize("default", [torch.float32, torch.float64])
+def test_positive_latents_are_known_whatever_the_default_dtype(default, monkeypatch):
+    def model():
+        rates = pyro.sample("rates", dist.Exponential(torch.ones(2)).to_event(1))
+        pyro.sample("counts", dist.Poisson(rates).to_event(1), obs=torch.tensor([2.0, 3.0]))
+
+    torch.set_default_dtype(default)
+    try:
+        estimate = estimate_evidence(model, method="gamma_laplus", seed=0)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    exact = sum(-(k + 1) * math.log(2) for k in (2, 3))  # of Poisson counts with exponential rates
+    assert estimate.log_evidence == pytest.approx(exact, abs=0.05)

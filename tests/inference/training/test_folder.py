@@ -167,7 +167,7 @@ def test_empty_data_in_a_file_of_options_is_no_data(tmp_path, monkeypatch, capsy
     monkeypatch.chdir(tmp_path)
     Path("options.yaml").write_text("data: null\nbatch_size: 0\n")
     assert main(["fit", "categorical_vae", "--config", "options.yaml"]) == 2
-    assert capsys.readouterr().err == "pyro-ext: batch_size must be an integer of at least 1, got 0\n"
+    assert capsys.readouterr().err == "pyro-ext: --batch_size must be an integer of at least 1, got 0\n"
 
 
 class KillAtOperation:
