@@ -13,7 +13,7 @@ DEMO_OUT ?= runs/demo
 
 VENV := .venv
 BENCH_VENV := .venv-bench
-SLOW_BENCHMARKS := benchmarks/drmm.py benchmarks/evidence.py benchmarks/evidence_peers.py benchmarks/variational_phylogeny.py
+SLOW_BENCHMARKS := benchmarks/drmm.py benchmarks/semi_supervised.py benchmarks/hard_attention.py benchmarks/evidence.py benchmarks/evidence_peers.py benchmarks/variational_phylogeny.py
 # Set-up runs again when pyproject.toml or the choice of PyTorch changes.
 TORCH_KEY := $(shell printf '%s' '$(TORCH)' | cksum | cut -d' ' -f1)
 READY := $(VENV)/.ready-$(TORCH_KEY)

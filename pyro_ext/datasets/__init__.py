@@ -22,6 +22,7 @@ from pyro_ext.datasets.base import (
 from pyro_ext.datasets.bundled import digits
 from pyro_ext.datasets.celegans import celegans
 from pyro_ext.datasets.cifar10 import cifar10
+from pyro_ext.datasets.few_labels import choose_labelled, few_labels, keep_few_labels
 from pyro_ext.datasets.idx import read_idx
 from pyro_ext.datasets.locate import MissingDataError, find_file
 from pyro_ext.datasets.mnist_files import mnist
@@ -44,10 +45,13 @@ __all__ = [
     "as_dataset",
     "as_splits",
     "celegans",
+    "choose_labelled",
     "cifar10",
     "collate",
     "digits",
+    "few_labels",
     "find_file",
+    "keep_few_labels",
     "load",
     "mnist",
     "point_matching",
@@ -61,6 +65,7 @@ AVAILABLE: Mapping[str, Callable[..., Splits]] = MappingProxyType(
         "celegans": celegans,
         "cifar10": cifar10,
         "digits": digits,
+        "few_labels": few_labels,
         "mnist": mnist,
         "point_matching": point_matching,
         "simulated_worms": simulated_worms,

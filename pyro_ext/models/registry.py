@@ -86,6 +86,14 @@ MODELS: Mapping[str, ModelEntry] = MappingProxyType(
                 {"batch_size": 200, "trainer.max_epochs": 150, "trainer.check_val_every_n_epoch": 10}
             ),
         ),
+        "semi_supervised_vae": ModelEntry(
+            module="pyro_ext.models.semi_supervised_vae",
+            summary="variational autoencoder of images with a class and a style, learnt from few labels; how the class "
+            "of the others is summed over or sampled is a choice",
+            paper="Kingma et al. 2014, Semi-supervised learning with deep generative models, arXiv 1406.5298",
+            data="few_labels",
+            defaults=MappingProxyType({"trainer.max_epochs": 100}),
+        ),
     }
 )
 """Name of a model -> what there is to know about it."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pyro_ext.cli.__main__ import main
-from pyro_ext.datasets import AVAILABLE, AlignedSequences, Splits, load
+from pyro_ext.datasets import AVAILABLE, AlignedSequences, Splits, TwoStreams, load
 from pyro_ext.inference import FitSettings, TrainingPlan, fit, load_run, local_params
 from pyro_ext.models import MODELS, builder, describe
 from pyro_ext.plotting import save
@@ -45,6 +45,7 @@ SMALL = {
         files=True,
     ),
     "point_matching": Small({"evaluation_samples": 20}, {"num_problems": 4}, 2),
+    "semi_supervised_vae": Small({"warm_start": 1, "hidden": (8,), "classifier_hidden": (8,)}, {"num_labels": 20}, 740),
 }
 
 
@@ -52,7 +53,7 @@ def test_every_model_is_here():
     assert SMALL.keys() == MODELS.keys()
 
 
-@pytest.mark.filterwarnings("ignore:the latent code has collapsed")
+@pytest.mark.filterwarnings("ignore:the latent code has collapsed", "ignore:only .* are classified correctly")
 @pytest.mark.parametrize("name", SMALL)
 def test_check_model(name, tmp_path, monkeypatch, capsys):
     check_model(name, SMALL[name], tmp_path, monkeypatch)
@@ -123,6 +124,7 @@ LOADERS = {
     "celegans": {},
     "cifar10": {},
     "digits": {"num_train": 30},
+    "few_labels": {"num_labels": 20},
     "mnist": {},
     "point_matching": {"num_problems": 3},
     "simulated_worms": {"num_worms": 2},
@@ -146,14 +148,19 @@ def test_check_loader(name, tmp_path, monkeypatch):
     data, again = (load(name, **LOADERS[name]) for _ in range(2))
     assert isinstance(data, Splits)
     for part in ("train", "valid", "test"):
-        dataset, repeated = getattr(data, part), getattr(again, part)
-        if dataset is None:
-            continue
-        batch, same = dataset.__getitems__([0]), repeated.__getitems__([0])
-        assert isinstance(batch, tuple)
-        for one, other in zip(batch, same, strict=True):
-            assert one is other is None or torch.equal(one, other)
-        if not isinstance(data, AlignedSequences):
-            assert batch[-1].tolist() == [0]  # rows know their place
+        for dataset, repeated in zip(*map(streams, (getattr(data, part), getattr(again, part))), strict=True):
+            batch, same = dataset.__getitems__([0]), repeated.__getitems__([0])
+            assert isinstance(batch, tuple)
+            for one, other in zip(batch, same, strict=True):
+                assert one is other is None or torch.equal(one, other)
+            if not isinstance(data, AlignedSequences):
+                assert batch[-1].tolist() == [0]  # rows know their place
     with pytest.raises(ValueError, match=f"data set '{name}' has no option 'nothing'; it has "):
         load(name, nothing=1)
+
+
+def streams(dataset):
+    """The data sets that a part of a split consists of: none, itself, or both of its streams."""
+    if dataset is None:
+        return []
+    return [dataset.first, dataset.second] if isinstance(dataset, TwoStreams) else [dataset]

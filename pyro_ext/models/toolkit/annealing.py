@@ -91,16 +91,9 @@ class Relaxation:
         schedule = self.schedule()
         reparam = RelaxReparam(schedule, self.objective, self.straight_through)
         objective = plan.elbo_objective("relaxation")
-        relaxed = TrainingPlan.of(
-            relax(objective.model, reparam),
-            relax(objective.guide, reparam),
-            elbo,
-            optimizer=plan.players[0].optimizer,
-        )
+        objective.replace_programs(relax(objective.model, reparam), relax(objective.guide, reparam), elbo)
         remarks = f"{plan.remarks} {_REMARK}".strip()
-        return replace(
-            plan, players=relaxed.players, schedules=[*plan.schedules, schedule.set_num_steps], remarks=remarks
-        )
+        return replace(plan, schedules=[*plan.schedules, schedule.set_num_steps], remarks=remarks)
 
 
 _REMARK = "`train_loss` is the objective of the relaxed model; the other metrics are of the discrete one."
