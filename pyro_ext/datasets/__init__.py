@@ -26,6 +26,7 @@ from pyro_ext.datasets.few_labels import choose_labelled, few_labels, keep_few_l
 from pyro_ext.datasets.idx import read_idx
 from pyro_ext.datasets.locate import MissingDataError, find_file
 from pyro_ext.datasets.mnist_files import mnist
+from pyro_ext.datasets.moving_digits import moving_digits
 from pyro_ext.datasets.point_matching import PointProblems, point_matching
 from pyro_ext.datasets.worms import WormRecordings, simulated_worms
 
@@ -54,6 +55,7 @@ __all__ = [
     "keep_few_labels",
     "load",
     "mnist",
+    "moving_digits",
     "point_matching",
     "read_idx",
     "simulated_worms",
@@ -67,6 +69,7 @@ AVAILABLE: Mapping[str, Callable[..., Splits]] = MappingProxyType(
         "digits": digits,
         "few_labels": few_labels,
         "mnist": mnist,
+        "moving_digits": moving_digits,
         "point_matching": point_matching,
         "simulated_worms": simulated_worms,
     }

@@ -56,6 +56,15 @@ MODELS: Mapping[str, ModelEntry] = MappingProxyType(
             data="digits",
             defaults=MappingProxyType({"trainer.max_epochs": 40, "data.binarize": None}),
         ),
+        "hard_attention": ModelEntry(
+            module="pyro_ext.models.hard_attention",
+            summary="a digit on a large canvas: its position, one categorical variable with thousands of categories, "
+            "is found by a network that scores all of them, then what is there is encoded",
+            paper="Liu et al. 2019, Rao-Blackwellized stochastic gradients for discrete distributions, arXiv "
+            "1810.04777",
+            data="moving_digits",
+            defaults=MappingProxyType({"batch_size": 64, "trainer.max_epochs": 20}),
+        ),
         "neuron_matching": ModelEntry(
             module="pyro_ext.models.neuron_matching",
             summary="which neuron of a worm is which, by simulated activity of all neurons",

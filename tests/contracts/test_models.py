@@ -38,6 +38,11 @@ class Small:
 SMALL = {
     "categorical_vae": Small({"num_latents": 2, "hidden": (8, 6), "evaluation_samples": 2}, {"num_train": 160}, 80),
     "drmm": Small({"num_labels": 20}, {"num_train": 80, "binarize": None}, 40),
+    "hard_attention": Small(
+        {"window": 8, "hidden": (8,), "channels": 2, "evaluation_samples": 2},
+        {"canvas": 16, "digit_size": 8, "num_train": 40, "num_valid": 20},
+        20,
+    ),
     "neuron_matching": Small({"evaluation_samples": 4}, {"num_worms": 2}, 1),
     "phylo": Small(
         {"trees": ["six.nwk"], "num_particles": 2, "evaluation_samples": 10, "evaluation_repeats": 2},
@@ -53,7 +58,8 @@ def test_every_model_is_here():
     assert SMALL.keys() == MODELS.keys()
 
 
-@pytest.mark.filterwarnings("ignore:the latent code has collapsed", "ignore:only .* are classified correctly")
+@pytest.mark.filterwarnings("ignore:the latent code has collapsed")
+@pytest.mark.filterwarnings("ignore:only .* are classified correctly", "ignore:the digit is found")
 @pytest.mark.parametrize("name", SMALL)
 def test_check_model(name, tmp_path, monkeypatch, capsys):
     check_model(name, SMALL[name], tmp_path, monkeypatch)
@@ -126,6 +132,7 @@ LOADERS = {
     "digits": {"num_train": 30},
     "few_labels": {"num_labels": 20},
     "mnist": {},
+    "moving_digits": {"canvas": 16, "digit_size": 8, "num_train": 20, "num_valid": 10},
     "point_matching": {"num_problems": 3},
     "simulated_worms": {"num_worms": 2},
 }
