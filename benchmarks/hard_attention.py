@@ -134,7 +134,7 @@ def _metrics(plan: TrainingPlan, data: Splits) -> dict[str, float]:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", choices=["digits", "mnist"], default="digits", help="the digits on the canvases")
-    parser.add_argument("--seconds", type=float, default=40.0, help="the CPU time of each run (default: 40)")
+    parser.add_argument("--seconds", type=float, default=30.0, help="the CPU time of each run (default: 30)")
     parser.add_argument("--seeds", type=int, default=3, help="the number of seeds (default: 3)")
     parser.add_argument("--work", type=Path, default=WORK, help="the folder in which finished runs are kept")
     parser.add_argument("--threads", type=int, default=1, help="the number of threads of PyTorch (default: 1)")

@@ -59,7 +59,7 @@ def moving_digits(
         >>> data.train, data.image_shape
         (IndexedDataset(x (50, 1600), labels (50,)), (40, 40))
         >>> divmod(int(data.train.y[0]), 40)
-        (12, 20)
+        (27, 23)
     """
     one_of("source", source, _SOURCES)
     positive_int("digit_size", digit_size)

@@ -205,15 +205,15 @@ def test_a_learned_baseline_is_a_part_of_the_plan(data):
 
 
 def test_evaluation_is_the_bound_and_repeats(data):
-    plan = build(data, **SMALL, evaluation_samples=400)
+    plan = build(data, **SMALL, evaluation_samples=200)
     bound = plan.elbo_objectives[0]
     loader = DataLoader(data.valid, 4, collate_fn=collate)
     metrics = plan.evaluate(loader)
     assert metrics == plan.evaluate(loader)
-    elbo = TraceSampleSet_ELBO(**EXACT, num_particles=200, vectorize_particles=True)
+    elbo = TraceSampleSet_ELBO(**EXACT, num_particles=100, vectorize_particles=True)
     whole = elbo.loss(bound.model, bound.guide, data.valid.x) / SIZE
-    # The loss of one draw has a standard deviation of less than 3 nats: standard error 3 / sqrt(6 * 400) = .06.
-    assert metrics["neg_elbo"] == pytest.approx(whole, abs=0.3)
+    # The loss of one draw has a standard deviation of less than 3 nats: standard error 3 / sqrt(6 * 200) = .09.
+    assert metrics["neg_elbo"] == pytest.approx(whole, abs=0.45)
     assert {"exact", "near", "exact_aligned", "near_aligned", "position_entropy"} < metrics.keys()
 
 
