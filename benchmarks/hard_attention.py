@@ -9,7 +9,7 @@ model is free to draw all digits off the centre of their window. A finished run 
 ``runs/hard_attention/runs.csv`` and is not carried out again.
 
 References:
-    | Rao-Blackwellized stochastic gradients for discrete distributions (Liu et al., 2019), section 5.3
+    | Rao-Blackwellized stochastic gradients for discrete distributions (Liu et al., 2019), on moving MNIST
     | https://arxiv.org/abs/1810.04777
 """
 

@@ -51,7 +51,7 @@ def moving_digits(
         MissingDataError: if files of MNIST are neither at hand nor to be fetched.
 
     References:
-        | Rao-Blackwellized stochastic gradients for discrete distributions (Liu et al., 2019), section 5.3
+        | Rao-Blackwellized stochastic gradients for discrete distributions (Liu et al., 2019), on moving MNIST
         | https://arxiv.org/abs/1810.04777
 
     Example:

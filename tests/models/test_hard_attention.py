@@ -298,6 +298,17 @@ def test_bad_batches(pair):
             program(torch.zeros(3, 19))
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("options", [{}, {"learned_baseline": True}, {"relaxation": Relaxation()}])
+def test_runs_where_its_parameters_are(data, options):
+    plan = build(data, **SMALL, **options)
+    objective = plan.players[0].objective.cuda()
+    objective(*(part.cuda() for part in data.train.__getitems__(range(5)))).total.backward()
+    assert all(parameter.grad.is_cuda for parameter in objective.parameters() if parameter.grad is not None)
+    assert math.isfinite(plan.evaluate(DataLoader(data.valid, 4, collate_fn=collate))["neg_elbo"])
+    plan.plots["attention"]()
+
+
 @pytest.mark.filterwarnings("ignore:the digit is found")
 @pytest.mark.parametrize("words", ["--elbo TraceEnum_ELBO --model.marginalise true", "--model.learned_baseline true"])
 def test_command_line(tmp_path, words):

@@ -340,6 +340,19 @@ def test_bad_batches(pair, data):
             program(unlabelled, (labelled[0], None, None))
 
 
+@pytest.mark.gpu
+def test_runs_where_its_parameters_are(data):
+    plan = build(data, **SIZES)
+    objective = plan.players[0].objective.cuda()
+    on_device = [
+        tuple(part if part is None else part.cuda() for part in stream) for stream in batches(data, dtype=torch.float32)
+    ]
+    objective(*on_device).total.backward()
+    assert all(parameter.grad.is_cuda for parameter in objective.parameters())
+    assert math.isfinite(plan.evaluate(DataLoader(data.valid, 4, collate_fn=collate))["neg_elbo"])
+    plan.plots["analogies"]()
+
+
 @pytest.mark.filterwarnings("ignore:only .* are classified correctly")
 @pytest.mark.parametrize("elbo", ["TraceUnorderedSet_ELBO", "TraceEnum_ELBO"])
 def test_command_line(tmp_path, elbo):

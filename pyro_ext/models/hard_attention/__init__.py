@@ -14,7 +14,7 @@ canvas of 68 x 68 pixels is out of the question, and an estimator evaluates a ha
 
 Data: :func:`~pyro_ext.datasets.moving_digits`. Published, for MNIST on 68 x 68 pixels: only curves of the bound, in
 which summing the five most probable positions is ahead of REINFORCE with a second sample as its baseline, at 15.3
-seconds per epoch against 9.0 (Liu et al., 2019, section 5.3).
+seconds per epoch against 9.0 (Liu et al., 2019, the experiment on moving MNIST).
 
 References:
     | Rao-Blackwellized stochastic gradients for discrete distributions (Liu et al., 2019)
