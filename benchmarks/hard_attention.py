@@ -111,6 +111,7 @@ def train(data: Splits, name: str, seed: int, seconds: float, work: Path) -> Map
             if spent >= seconds:
                 break
     if seed == 0:
+        work.mkdir(parents=True, exist_ok=True)
         for plot in ("attention", "reconstruction"):
             save(plan.plots[plot](), work / f"{name.split(',')[0].replace(' ', '-').lower()}-{plot}.png")
     return results | _metrics(plan, data) | {"steps": steps, "cpu_ms_per_step": 1000 * spent / steps}

@@ -96,7 +96,7 @@ def test_hard_attention_trains_for_a_given_time(tmp_path):
     script = importlib.import_module("hard_attention")
     data = script.load("moving_digits", canvas=28, num_train=4, num_valid=3)
     for name in script.ESTIMATORS:
-        results = script.train(data, name, 0, 1e-3, tmp_path)
+        results = script.train(data, name, 0, 1e-3, tmp_path / "work")
         assert results["steps"] == results["half_steps"] == 1
         assert math.isfinite(results["neg_elbo"])
-    assert len([*tmp_path.glob("*.png")]) == 2 * len(script.ESTIMATORS)
+    assert len([*(tmp_path / "work").glob("*.png")]) == 2 * len(script.ESTIMATORS)
