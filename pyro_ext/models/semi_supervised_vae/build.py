@@ -60,7 +60,9 @@ def build(
         hidden: the widths of the hidden layers of encoder and decoder.
         classifier_hidden: the widths of the hidden layers of the classifier.
         alpha: the weight of the mean negative log-probability of labels, beside the bound per image; 0.1 in the paper.
-        warm_start: the number of steps at the beginning that see labelled images only.
+            Where training is short, 1 to 10 keeps the classes in place while the decoder is still poor.
+        warm_start: the number of steps at the beginning that see labelled images only; without them an untrained
+            decoder can draw the classifier away from the labels.
         marginalise: whether to sum over all classes by Pyro's own enumeration, whatever the ELBO; ``TraceEnum_ELBO``
             needs it.
         evaluation_samples: the number of styles drawn for each held-out image and class.
