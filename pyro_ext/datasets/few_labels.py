@@ -67,7 +67,7 @@ def keep_few_labels(
     rows = _chosen_rows(data, num_labels, int(data.y.max()) + 1, label_seed)
     if len(rows) == len(data):
         raise ValueError(f"num_labels must be less than {len(data)}, the number of data points, got {num_labels}")
-    unlabelled = torch.ones(len(data), dtype=torch.bool)
+    unlabelled = torch.ones(len(data), dtype=torch.bool, device=rows.device)
     unlabelled[rows] = False
     streams = TwoStreams(
         IndexedDataset(data.x[unlabelled]), IndexedDataset(data.x[rows], data.y[rows]), labelled_batch_size
@@ -105,7 +105,7 @@ def _chosen_rows(data: IndexedDataset, num_labels: int, classes: int, seed: int)
     if num_labels < classes:
         raise ValueError(f"num_labels must be at least {classes}, one of each class, got {num_labels}")
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(data), generator=generator)
+    order = torch.randperm(len(data), generator=generator, device="cpu")
     chosen = []
     for label in range(classes):
         wanted = num_labels // classes + (label < num_labels % classes)

@@ -83,7 +83,7 @@ def _placed(
     if shape != (digit_size, digit_size):
         grey = F.interpolate(grey, size=(digit_size, digit_size), mode="bilinear", align_corners=False)
     places = canvas - digit_size + 1
-    row, column = torch.randint(places, (2, len(images)), generator=generator) + digit_size // 2
+    row, column = torch.randint(places, (2, len(images)), generator=generator, device="cpu") + digit_size // 2
     position = row * canvas + column
     canvases = place_windows((grey.squeeze(1) > 0.5).to(images.dtype), position, (canvas, canvas))
     return IndexedDataset(canvases.flatten(1), position)
