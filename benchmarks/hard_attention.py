@@ -5,7 +5,7 @@ more is drawn (top-5 sum-and-sample), or as many are summed as the variance asks
 six distinct ones are evaluated (unordered set), or six independent ones (leave-one-out), or one with a baseline that
 a network predicts from the canvas (REINFORCE), or a straight-through Gumbel-softmax sample. All train the same nets on
 the same canvases from the same initial weights, for the same CPU time; evaluation does not count. Positions are judged
-after undoing the most frequent shift, since the model is free to draw all digits off the centre of their window. A
+after undoing the best common shift, since the model is free to draw all digits off the centre of their window. A
 finished run is a row of ``runs/hard_attention/runs.csv`` and is not carried out again.
 
 References:

@@ -139,7 +139,7 @@ plt.show()
 # %% [markdown]
 # Above: where it looked before training; below: after. The square need not be centred on the cross: where in its
 # window the digit stands is for the model to choose, as long as it is the same for all. `near_aligned` is the share of
-# canvases on which the digit is found within a pixel once the most frequent shift has been undone.
+# canvases on which the digit is found within a pixel once the best common shift has been undone.
 
 # %%
 for name in ("neg_elbo", "position_entropy", "near", "near_aligned"):

@@ -18,7 +18,7 @@ __all__ = ["build"]
 
 _REMARKS = (
     "`exact` and `near` are the shares of held-out canvases whose best position is the true one, and within a pixel of "
-    "it; `exact_aligned` and `near_aligned` those after the most frequent shift has been undone, since the model is "
+    "it; `exact_aligned` and `near_aligned` those after the best common shift has been undone, since the model is "
     "free to draw all digits off the centre of their window. `neg_elbo` and `position_entropy` are in nats per canvas."
 )
 
