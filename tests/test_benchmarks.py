@@ -73,3 +73,52 @@ def test_finished_rows_of_structured_output_are_skipped(tmp_path):
     assert again.mean(planned) == 7.0
     assert structured_output.best(again) == ["unordered set", "leave-one-out", "VIMCO"]
     assert [run.method for run in structured_output.planned("full", options, again)] == structured_output.best(again)
+
+
+def test_finished_runs_are_not_carried_out_again(tmp_path):
+    rows = importlib.import_module("support.rows")
+    finished = rows.FinishedRuns(tmp_path / "work" / "runs.csv", ("estimator", "seed"))
+    assert finished.get(("exact", 0), lambda: {"accuracy": 0.5, "steps": 3}) == {"accuracy": 0.5, "steps": 3}
+
+    def never():
+        raise AssertionError("this run has finished")
+
+    again = rows.FinishedRuns(tmp_path / "work" / "runs.csv", ("estimator", "seed"))
+    assert again.get(("exact", 0), never) == {"accuracy": 0.5, "steps": 3}
+    again.get(("exact", 1), lambda: {"accuracy": 0.25, "steps": 4})
+    lines = (tmp_path / "work" / "runs.csv").read_text().splitlines()
+    assert lines == ["estimator,seed,accuracy,steps", "exact,0,0.5,3", "exact,1,0.25,4"]
+
+
+def test_tables_of_few_labels_have_paired_differences(tmp_path, capsys, monkeypatch):
+    script = importlib.import_module("semi_supervised")
+    report = importlib.import_module("support.report").Report("semi_supervised", "title")
+    finished = importlib.import_module("support.rows").FinishedRuns(tmp_path / "runs.csv", ("p", "e", "s"))
+    accuracies = {"all ten classes": [0.90, 0.92], "sum-and-sample": [0.91, 0.925]}
+    monkeypatch.setattr(
+        script,
+        "train",
+        lambda data, protocol, estimator, seed: {
+            "accuracy": accuracies[estimator][seed],
+            "neg_elbo": 20.0,
+            "cpu_ms_per_step": 7.0,
+            "steps": 3.0,
+        },
+    )
+    protocol = script.Protocol(lambda: None, 20, 1, 100, 0, 2, tuple(accuracies))
+    monkeypatch.setitem(script.PROTOCOLS, "digits", protocol)
+    data = argparse.Namespace(train=[0] * 50)
+    script.compare(report, finished, data, "digits", [*accuracies])
+    shown = capsys.readouterr().out
+    assert "+0.75 +- 0.25" in shown
+    assert "FAIL: digits: sum-and-sample within .5 points of the sum over all classes: +0.75" in shown
+
+
+def test_hard_attention_trains_for_a_given_time(tmp_path):
+    script = importlib.import_module("hard_attention")
+    data = script.load("moving_digits", canvas=28, num_train=4, num_valid=3)
+    for name in script.ESTIMATORS:
+        results = script.train(data, name, 0, 1e-3, tmp_path / "work")
+        assert results["steps"] == results["half_steps"] == 1
+        assert math.isfinite(results["neg_elbo"])
+    assert len([*(tmp_path / "work").glob("*.png")]) == 2 * len(script.ESTIMATORS)

@@ -22,10 +22,12 @@ from pyro_ext.datasets.base import (
 from pyro_ext.datasets.bundled import digits, mnist_5k
 from pyro_ext.datasets.celegans import celegans
 from pyro_ext.datasets.cifar10 import cifar10
+from pyro_ext.datasets.few_labels import choose_labelled, few_labels, keep_few_labels
 from pyro_ext.datasets.freyfaces import freyfaces
 from pyro_ext.datasets.idx import read_idx
 from pyro_ext.datasets.locate import MissingDataError, find_file
 from pyro_ext.datasets.mnist_files import mnist
+from pyro_ext.datasets.moving_digits import moving_digits
 from pyro_ext.datasets.pixels import RedrawnPixels
 from pyro_ext.datasets.point_matching import PointProblems, point_matching
 from pyro_ext.datasets.sprites import SpriteImages, draw_sprites, sprites
@@ -49,15 +51,19 @@ __all__ = [
     "as_dataset",
     "as_splits",
     "celegans",
+    "choose_labelled",
     "cifar10",
     "collate",
     "digits",
     "draw_sprites",
+    "few_labels",
     "find_file",
     "freyfaces",
+    "keep_few_labels",
     "load",
     "mnist",
     "mnist_5k",
+    "moving_digits",
     "point_matching",
     "read_idx",
     "simulated_worms",
@@ -70,9 +76,11 @@ AVAILABLE: Mapping[str, Callable[..., Splits]] = MappingProxyType(
         "celegans": celegans,
         "cifar10": cifar10,
         "digits": digits,
+        "few_labels": few_labels,
         "freyfaces": freyfaces,
         "mnist": mnist,
         "mnist_5k": mnist_5k,
+        "moving_digits": moving_digits,
         "point_matching": point_matching,
         "simulated_worms": simulated_worms,
         "sprites": sprites,

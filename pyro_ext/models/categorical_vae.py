@@ -35,7 +35,15 @@ from torch import nn
 
 from pyro_ext.datasets import Splits
 from pyro_ext.inference import OptimizerSettings, TraceUnorderedSet_ELBO, TrainingPlan
-from pyro_ext.models.toolkit import Relaxation, data_plate, image_rows, mean_metrics, perceptron, sample_images
+from pyro_ext.models.toolkit import (
+    Relaxation,
+    check_binary_images,
+    data_plate,
+    image_rows,
+    mean_metrics,
+    perceptron,
+    sample_images,
+)
 from pyro_ext.utils.checks import positive_int
 
 if TYPE_CHECKING:
@@ -198,7 +206,8 @@ def build(
     Raises:
         ValueError: if a number is out of range, or the images are not rows of zeros and ones.
     """
-    _check_images(data)
+    for part, images in (("train", data.train.x), ("valid", data.valid.x)):
+        check_binary_images(f"data.{part}.x", images)
     positive_int("evaluation_samples", evaluation_samples)
     sizes = (len(data.train), data.train.x.shape[-1], num_latents, num_categories, hidden)
     small_images = data.train.x.shape[-1] <= _SMALL_IMAGE
@@ -234,17 +243,6 @@ def _check_sizes(size: int, num_pixels: int, num_latents: int, num_categories: i
     positive_int("num_pixels", num_pixels)
     positive_int("num_latents", num_latents)
     positive_int("num_categories", num_categories, minimum=2)
-
-
-def _check_images(data: Splits) -> None:
-    for part, images in (("train", data.train.x), ("valid", data.valid.x)):
-        if images.dim() != 2:
-            raise ValueError(f"data.{part}.x must have shape (N, pixels), got {tuple(images.shape)}; use .flatten(1)")
-        if not ((images == 0) | (images == 1)).all():
-            raise ValueError(
-                f"data.{part}.x must hold zeros and ones, got values in [{images.min():g}, {images.max():g}]; "
-                "threshold the pixels (an option of the loaders)"
-            )
 
 
 def _check_batch(x: torch.Tensor, num_pixels: int) -> None:

@@ -74,6 +74,15 @@ MODELS: Mapping[str, ModelEntry] = MappingProxyType(
             data="digits",
             defaults=MappingProxyType({"batch_size": 128, "trainer.max_epochs": 300, "data.binarize": None}),
         ),
+        "hard_attention": ModelEntry(
+            module="pyro_ext.models.hard_attention",
+            summary="a digit on a large canvas: its position, one categorical variable with thousands of categories, "
+            "is found by a network that scores all of them, then what is there is encoded",
+            paper="Liu et al. 2019, Rao-Blackwellized stochastic gradients for discrete distributions, arXiv "
+            "1810.04777",
+            data="moving_digits",
+            defaults=MappingProxyType({"batch_size": 64, "trainer.max_epochs": 20}),
+        ),
         "neuron_matching": ModelEntry(
             module="pyro_ext.models.neuron_matching",
             summary="which neuron of a worm is which, by simulated activity of all neurons",
@@ -111,6 +120,14 @@ MODELS: Mapping[str, ModelEntry] = MappingProxyType(
             "Categorical reparameterization with Gumbel-softmax, arXiv 1611.01144",
             data="digits",
             defaults=MappingProxyType({"trainer.max_epochs": 100, "trainer.check_val_every_n_epoch": 10}),
+        ),
+        "semi_supervised_vae": ModelEntry(
+            module="pyro_ext.models.semi_supervised_vae",
+            summary="variational autoencoder of images with a class and a style, learnt from few labels; how the class "
+            "of the others is summed over or sampled is a choice",
+            paper="Kingma et al. 2014, Semi-supervised learning with deep generative models, arXiv 1406.5298",
+            data="few_labels",
+            defaults=MappingProxyType({"trainer.max_epochs": 100}),
         ),
     }
 )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pyro_ext.cli.__main__ import main
-from pyro_ext.datasets import AVAILABLE, AlignedSequences, Splits, load
+from pyro_ext.datasets import AVAILABLE, AlignedSequences, Splits, TwoStreams, load
 from pyro_ext.inference import FitSettings, TrainingPlan, fit, load_run, local_params
 from pyro_ext.models import MODELS, builder, describe
 from pyro_ext.plotting import save
@@ -40,6 +40,11 @@ SMALL = {
     "disentangling": Small({"hidden": 8}, {"num_train": 160, "binarize": None}, 80),
     "drmm": Small({"num_labels": 20}, {"num_train": 80, "binarize": None}, 40),
     "geco_vae": Small({"num_latents": 2, "hidden": (6,)}, {"num_train": 160, "binarize": None}, 80),
+    "hard_attention": Small(
+        {"window": 8, "hidden": (8,), "channels": 2, "evaluation_samples": 2},
+        {"canvas": 16, "digit_size": 8, "num_train": 40, "num_valid": 20},
+        20,
+    ),
     "neuron_matching": Small({"evaluation_samples": 4}, {"num_worms": 2}, 1),
     "phylo": Small(
         {"trees": ["six.nwk"], "num_particles": 2, "evaluation_samples": 10, "evaluation_repeats": 2},
@@ -48,6 +53,7 @@ SMALL = {
     ),
     "point_matching": Small({"evaluation_samples": 20}, {"num_problems": 4}, 2),
     "structured_output": Small({"units": 8, "samples": 1, "evaluation_samples": 4}, {"num_train": 160}, 80),
+    "semi_supervised_vae": Small({"warm_start": 1, "hidden": (8,), "classifier_hidden": (8,)}, {"num_labels": 20}, 740),
 }
 
 
@@ -58,6 +64,7 @@ def test_every_model_is_here():
 @pytest.mark.filterwarnings(
     "ignore:the latent code has collapsed", "ignore:images cost", "ignore:the constraint is still"
 )
+@pytest.mark.filterwarnings("ignore:only .* are classified correctly", "ignore:the digit is found")
 @pytest.mark.parametrize("name", SMALL)
 def test_check_model(name, tmp_path, monkeypatch, capsys):
     check_model(name, SMALL[name], tmp_path, monkeypatch)
@@ -128,9 +135,11 @@ LOADERS = {
     "celegans": {},
     "cifar10": {},
     "digits": {"num_train": 30},
+    "few_labels": {"num_labels": 20},
     "freyfaces": {},
     "mnist": {},
     "mnist_5k": {"num_valid": 100},
+    "moving_digits": {"canvas": 16, "digit_size": 8, "num_train": 20, "num_valid": 10},
     "point_matching": {"num_problems": 3},
     "simulated_worms": {"num_worms": 2},
     "sprites": {"num_train": 20, "num_valid": 5},
@@ -154,14 +163,19 @@ def test_check_loader(name, tmp_path, monkeypatch):
     data, again = (load(name, **LOADERS[name]) for _ in range(2))
     assert isinstance(data, Splits)
     for part in ("train", "valid", "test"):
-        dataset, repeated = getattr(data, part), getattr(again, part)
-        if dataset is None:
-            continue
-        batch, same = dataset.__getitems__([0]), repeated.__getitems__([0])
-        assert isinstance(batch, tuple)
-        for one, other in zip(batch, same, strict=True):
-            assert one is other is None or torch.equal(one, other)
-        if not isinstance(data, AlignedSequences):
-            assert batch[-1].tolist() == [0]  # rows know their place
+        for dataset, repeated in zip(*map(streams, (getattr(data, part), getattr(again, part))), strict=True):
+            batch, same = dataset.__getitems__([0]), repeated.__getitems__([0])
+            assert isinstance(batch, tuple)
+            for one, other in zip(batch, same, strict=True):
+                assert one is other is None or torch.equal(one, other)
+            if not isinstance(data, AlignedSequences):
+                assert batch[-1].tolist() == [0]  # rows know their place
     with pytest.raises(ValueError, match=f"data set '{name}' has no option 'nothing'; it has "):
         load(name, nothing=1)
+
+
+def streams(dataset):
+    """The data sets that a part of a split consists of: none, itself, or both of its streams."""
+    if dataset is None:
+        return []
+    return [dataset.first, dataset.second] if isinstance(dataset, TwoStreams) else [dataset]

@@ -9,7 +9,7 @@ import torch
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 
-from pyro_ext.datasets import digits, load
+from pyro_ext.datasets import digits, few_labels, load
 from pyro_ext.inference import ELBOObjective, Losses, LossObjective, Objective, SumObjective, TraceLeaveOneOut_ELBO
 from pyro_ext.models import builder
 from tests.models.phylo.six_taxa import write_files
@@ -73,6 +73,10 @@ def drmm():
     return of_model("drmm", load("digits", num_train=60, binarize=None), num_labels=20)
 
 
+def canvases():
+    return load("moving_digits", canvas=12, digit_size=8, num_train=20, num_valid=5)
+
+
 def phylo(folder):
     write_files(folder)
     data = load("alignment", path=str(folder / "six.fasta"), steps_per_epoch=2)
@@ -85,6 +89,14 @@ OBJECTIVES = {
     "elbo of discrete sites": (lambda _: categories(), lambda _: ROWS),
     "sum": (lambda _: penalised_bound(), lambda _: ROWS),
     "drmm": (lambda _: drmm(), lambda _: digits(binarize=None, num_train=60).train.__getitems__([*range(12)])),
+    "few labels": (
+        lambda _: of_model("semi_supervised_vae", few_labels(num_labels=20), hidden=(8,), classifier_hidden=(8,)),
+        lambda _: few_labels(num_labels=20).train.__getitems__(([*range(12)], [*range(4)])),
+    ),
+    "learned baseline": (
+        lambda _: of_model("hard_attention", canvases(), window=8, hidden=(8,), channels=2, learned_baseline=True),
+        lambda _: canvases().train.__getitems__([*range(12)]),
+    ),
     "phylo": (phylo, lambda folder: load("alignment", path=str(folder / "six.fasta")).train[0]),
 }
 

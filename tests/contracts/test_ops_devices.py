@@ -7,7 +7,18 @@ import pytest
 import torch
 
 from pyro_ext import ops
-from pyro_ext.ops import assignment, birkhoff, gamma_quantiles, permanent, pruning, relaxed, segments, sets, sinkhorn
+from pyro_ext.ops import (
+    assignment,
+    birkhoff,
+    gamma_quantiles,
+    permanent,
+    pruning,
+    relaxed,
+    segments,
+    sets,
+    sinkhorn,
+    windows,
+)
 from pyro_ext.ops.symmetric_exp import symmetric_exp
 from tests.contracts.device_guard import DEVICE, DeviceGuard
 from tests.contracts.test_devices import WAYS, elsewhere
@@ -124,6 +135,9 @@ OPS = {
     "sinkhorn.log_sinkhorn": (lambda x: sinkhorn.log_sinkhorn(x.matrix), None),
     "sinkhorn.sinkhorn": (lambda x: sinkhorn.sinkhorn(x.matrix, num_iterations=5), 1),
     "symmetric_exp.symmetric_exp": (lambda x: symmetric_exp(x.symmetric, x.times), 0),
+    "windows.crop_windows": (lambda x: windows.crop_windows(x.matrix, x.permutation, 2), 0),
+    "windows.place_windows": (lambda x: windows.place_windows(x.matrix, x.simplex, (2, 2)), 0),
+    "windows.window_mask": (lambda x: windows.window_mask(x.permutation, (2, 2), 2), 0),
 }
 """A call of each operation, and how often the host waits for it: None where that depends on values."""
 

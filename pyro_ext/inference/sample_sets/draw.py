@@ -21,11 +21,11 @@ from pyro_ext.inference.sample_sets.weights import (
 )
 from pyro_ext.ops.sets import gumbel_topk, optimal_num_summed, topk_remainder
 from pyro_ext.ops.sets.product import (
-    ProductSet,
     product_gumbel_topk,
     product_remainder,
     product_topk,
     sample_product_remainder,
+    sample_remainder,
 )
 
 __all__ = ["ESTIMATORS", "SampleSet", "SetOptions", "draw_sample_set"]
@@ -134,21 +134,30 @@ def _unordered(finite: FiniteDistribution, k: int) -> tuple[Tensor, SetWeights]:
 def _sum_and_sample(finite: FiniteDistribution, options: SetOptions) -> tuple[Tensor, SetWeights]:
     k = options.num_samples
     if finite.log_probs.shape[-2] == 1:
-        log_probs = finite.log_probs.squeeze(-2)
-        top = topk_remainder(log_probs, k)
-        members, log_tail = ProductSet(top.index.unsqueeze(-1), top.log_p), top.log_tail
-    else:
-        members = product_topk(finite.log_probs, k)
-        log_tail = None
+        return _sum_and_sample_one(finite.log_probs.squeeze(-2), options)
+    members = product_topk(finite.log_probs, k)
     branches = product_remainder(finite.log_probs, members.index)
-    if log_tail is None:
-        masses = torch.cat([members.log_prob, branches.flatten(-3).logsumexp(-1, keepdim=True)], dim=-1)
-        log_tail = masses.flip(-1).logcumsumexp(-1).flip(-1)
-    if isinstance(options.num_summed, int):
-        num_summed = torch.full_like(log_tail[..., 0], options.num_summed, dtype=torch.long)
-    else:
-        num_summed = optimal_num_summed(log_tail, k)
+    masses = torch.cat([members.log_prob, branches.flatten(-3).logsumexp(-1, keepdim=True)], dim=-1)
+    log_tail = masses.flip(-1).logcumsumexp(-1).flip(-1)
+    num_summed = _num_summed(log_tail, options)
     draws = sample_product_remainder(finite.log_probs, members, branches, num_summed, k)
     summed = torch.arange(k, device=draws.device) < num_summed.unsqueeze(-1)
     index = torch.where(summed.unsqueeze(-1), members.index, draws)
     return index, sum_and_sample_weights(members.log_prob, log_tail, num_summed)
+
+
+def _sum_and_sample_one(log_probs: Tensor, options: SetOptions) -> tuple[Tensor, SetWeights]:
+    """Return categories of a single variable, which may have thousands, as configurations of one coordinate."""
+    k = options.num_samples
+    top = topk_remainder(log_probs, k)
+    num_summed = _num_summed(top.log_tail, options)
+    draws = sample_remainder(log_probs, top.index, num_summed, k)
+    summed = torch.arange(k, device=draws.device) < num_summed.unsqueeze(-1)
+    index = torch.where(summed, top.index, draws)
+    return index.unsqueeze(-1), sum_and_sample_weights(top.log_p, top.log_tail, num_summed)
+
+
+def _num_summed(log_tail: Tensor, options: SetOptions) -> Tensor:
+    if isinstance(options.num_summed, int):
+        return torch.full_like(log_tail[..., 0], options.num_summed, dtype=torch.long)
+    return optimal_num_summed(log_tail, options.num_samples)

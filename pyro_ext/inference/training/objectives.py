@@ -124,7 +124,15 @@ class ELBOObjective(Objective):
         """
         if isinstance(self.elbo, TraceGECO_ELBO) and not isinstance(elbo, TraceGECO_ELBO):
             elbo = self.elbo.with_base(elbo)
-        self.module = LocalELBOModule(self.model, self.guide, elbo)
+        self.replace_programs(self.model, self.guide, elbo)
+
+    def replace_programs(self, model: Callable[..., Any], guide: Callable[..., Any], elbo: ELBO) -> None:
+        """Bound the evidence of another model by another guide and ELBO from now on.
+
+        Raises:
+            ValueError: if the ELBO has no differentiable loss.
+        """
+        self.module = LocalELBOModule(model, guide, elbo)
 
     def forward(self, *batch: Any) -> Losses:
         """Return minus the bound per data point; its gradient is the ELBO's estimator."""

@@ -10,14 +10,14 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyro_ext.datasets import Splits
+from pyro_ext.datasets import Splits, choose_labelled
 from pyro_ext.inference import OptimizerSettings, Player, TrainingPlan
 from pyro_ext.models.drmm.cells import Switch
 from pyro_ext.models.drmm.layers import BatchNorm, Layer
 from pyro_ext.models.drmm.model import DRMM
 from pyro_ext.models.drmm.objective import LossWeights, SemiSupervisedObjective, entropies
 from pyro_ext.models.drmm.plots import model_plots
-from pyro_ext.models.toolkit import choose_labelled, mean_metrics
+from pyro_ext.models.toolkit import mean_metrics
 from pyro_ext.utils.checks import one_of
 
 __all__ = ["ARCHITECTURES", "Architecture", "build", "held_out_metrics"]

@@ -98,18 +98,10 @@ class Relaxation:
             schedules.append(self._schedule_of_model(schedules[0]))
         reparams = [RelaxReparam(schedule, self.objective, self.straight_through) for schedule in schedules]
         objective = plan.elbo_objective("relaxation")
-        relaxed = TrainingPlan.of(
-            relax(objective.model, reparams[-1]),
-            relax(objective.guide, reparams[0]),
-            elbo,
-            optimizer=plan.players[0].optimizer,
-        )
+        objective.replace_programs(relax(objective.model, reparams[-1]), relax(objective.guide, reparams[0]), elbo)
         remarks = f"{plan.remarks} {_REMARK}".strip()
         return replace(
-            plan,
-            players=relaxed.players,
-            schedules=[*plan.schedules, *(schedule.set_num_steps for schedule in schedules)],
-            remarks=remarks,
+            plan, schedules=[*plan.schedules, *(schedule.set_num_steps for schedule in schedules)], remarks=remarks
         )
 
     def _schedule_of_model(self, of_guide: TemperatureSchedule) -> TemperatureSchedule:

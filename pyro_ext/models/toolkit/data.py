@@ -1,4 +1,4 @@
-"""Batches of data in models: their plate, metrics averaged over a loader, and the choice of labels."""
+"""Batches of data in models: their plate, a check of images, and metrics averaged over a loader."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pyro_ext.datasets import IndexedDataset
 from pyro_ext.inference import local_params
 from pyro_ext.inference.training.metrics import num_rows
-from pyro_ext.utils.checks import positive_int
 from pyro_ext.utils.random_state import isolated_random_state
 
-__all__ = ["choose_labelled", "data_plate", "mean_metrics"]
+__all__ = ["check_binary_images", "data_plate", "mean_metrics"]
 
 
 def data_plate(size: int, x: Tensor, index: Tensor | None, name: str = "data") -> pyro.plate:
@@ -38,40 +36,26 @@ def data_plate(size: int, x: Tensor, index: Tensor | None, name: str = "data") -
     return pyro.plate(name, size, subsample=subsample, dim=-1)
 
 
-def choose_labelled(data: IndexedDataset, num_labels: int, classes: int, seed: int = 0) -> IndexedDataset:
-    """Return some data points with their labels, as many of each class as of the others, or one more.
+def check_binary_images(name: str, images: Tensor) -> None:
+    """Raise a ValueError unless images are rows of zeros and ones.
 
     Args:
-        data: data points and labels.
-        num_labels: the number of data points to choose.
-        classes: the number C of classes.
-        seed: the seed of the choice.
-
-    Raises:
-        ValueError: if there are no labels, or too few of a class.
+        name: what the images are called.
+        images: what should have shape ``(N, pixels)``.
 
     Example:
-        >>> data = IndexedDataset(torch.zeros(9, 4), torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2]))
-        >>> choose_labelled(data, num_labels=5, classes=3).y
-        tensor([0, 0, 1, 1, 2])
+        >>> check_binary_images("data.train.x", torch.full((2, 4), 0.5))
+        Traceback (most recent call last):
+            ...
+        ValueError: data.train.x must hold zeros and ones, got values in [0.5, 0.5]; threshold the pixels (an option ...
     """
-    if data.y is None:
-        raise ValueError("data must hold labels to choose from, got none")
-    if positive_int("num_labels", num_labels) > len(data):
-        raise ValueError(f"num_labels must be at most {len(data)}, the number of data points, got {num_labels}")
-    if num_labels < classes:
-        raise ValueError(f"num_labels must be at least {classes}, one of each class, got {num_labels}")
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(data), generator=generator, device="cpu")
-    chosen = []
-    for label in range(classes):
-        wanted = num_labels // classes + (label < num_labels % classes)
-        own = order[data.y[order] == label]
-        if len(own) < wanted:
-            raise ValueError(f"num_labels={num_labels} needs {wanted} data points of class {label}, got {len(own)}")
-        chosen.append(own[:wanted])
-    rows = torch.cat(chosen)
-    return IndexedDataset(data.x[rows], data.y[rows])
+    if images.dim() != 2:
+        raise ValueError(f"{name} must have shape (N, pixels), got {tuple(images.shape)}; use .flatten(1)")
+    if not ((images == 0) | (images == 1)).all():
+        raise ValueError(
+            f"{name} must hold zeros and ones, got values in [{images.min():g}, {images.max():g}]; "
+            "threshold the pixels (an option of the loaders)"
+        )
 
 
 def mean_metrics(

@@ -16,7 +16,14 @@ from torch import Tensor
 from pyro_ext.ops._log_space import floored, unfloored
 from pyro_ext.ops.sets.gumbel import perturb
 
-__all__ = ["ProductSet", "product_gumbel_topk", "product_remainder", "product_topk", "sample_product_remainder"]
+__all__ = [
+    "ProductSet",
+    "product_gumbel_topk",
+    "product_remainder",
+    "product_topk",
+    "sample_product_remainder",
+    "sample_remainder",
+]
 
 _CHUNK = 1 << 22  # Gumbel draws held at a time
 
@@ -220,6 +227,32 @@ def sample_product_remainder(
     level = level.unsqueeze(-1)
     result = torch.where(coordinate < level, followed, free)
     return torch.where(coordinate == level, (branch % c).unsqueeze(-1), result)
+
+
+@torch.no_grad()
+def sample_remainder(log_probs: Tensor, index: Tensor, num_excluded: Tensor, num_draws: int) -> Tensor:
+    """Draw categories independently from a single categorical distribution outside the first members of a set.
+
+    The same as :func:`sample_product_remainder` for N = 1, in a pass over the C categories instead of k C branches.
+
+    Args:
+        log_probs: normalised log-probabilities, ``batch_shape + (C,)``.
+        index: the set, k distinct categories, int64 ``batch_shape + (k,)``.
+        num_excluded: how many of the members, counted from the first, cannot be drawn; int64 ``batch_shape``.
+        num_draws: the number m of categories to draw.
+
+    Returns:
+        Categories ``batch_shape + (m,)``; arbitrary where nothing is left to draw.
+
+    Example:
+        >>> log_probs = torch.tensor([0.5, 0.3, 0.2]).log()
+        >>> sample_remainder(log_probs, torch.tensor([0, 1]), torch.tensor(2), 4)
+        tensor([2, 2, 2, 2])
+    """
+    log_probs = log_probs.double()
+    excluded = torch.arange(index.shape[-1], device=index.device) < num_excluded.unsqueeze(-1)
+    own = log_probs.gather(-1, index).masked_fill(excluded, -torch.inf)
+    return _inverse_cdf(log_probs.scatter(-1, index, own), num_draws)
 
 
 def _inverse_cdf(log_mass: Tensor, num_draws: int) -> Tensor:

@@ -7,12 +7,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from pyro_ext.datasets import IndexedDataset, Splits, collate, load
+from pyro_ext.datasets import IndexedDataset, Splits, choose_labelled, collate, load
 from pyro_ext.inference import FitSettings, OptimizerSettings, TraceUnorderedSet_ELBO, fit
 from pyro_ext.models.drmm import DRMM, Layer, build
 from pyro_ext.models.drmm.build import ARCHITECTURES
 from pyro_ext.models.drmm.objective import LossWeights, SemiSupervisedObjective, training_losses
-from pyro_ext.models.toolkit import choose_labelled
 
 SUPERVISED = {"reconstruction_weight": 0.0, "entropy_weight": 0.0, "nonnegativity_weight": 0.0}
 

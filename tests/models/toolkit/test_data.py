@@ -1,11 +1,10 @@
-"""Batches in models: the plate, means over a loader, the choice of labels."""
+"""Batches in models: the plate, a check of images, means over a loader."""
 
 import pyro
 import pytest
 import torch
 
-from pyro_ext.datasets import IndexedDataset
-from pyro_ext.models.toolkit import choose_labelled, data_plate, mean_metrics
+from pyro_ext.models.toolkit import check_binary_images, data_plate, mean_metrics
 
 
 def test_the_plate_scales_and_takes_indices():
@@ -41,26 +40,16 @@ def test_an_empty_loader_is_refused():
         mean_metrics(torch.nn.Linear(1, 1), lambda x: {})([])
 
 
-LABELS = IndexedDataset(torch.arange(9.0)[:, None], torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2]))
-
-
-def test_labels_are_balanced_and_a_seed_repeats_them():
-    chosen = choose_labelled(LABELS, num_labels=7, classes=3)
-    assert chosen.y.bincount().tolist() == [3, 2, 2]
-    assert torch.equal(chosen.x, choose_labelled(LABELS, 7, 3).x)
-    assert not torch.equal(chosen.x, choose_labelled(LABELS, 7, 3, seed=1).x)
-
-
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("images", "message"),
     [
-        ((IndexedDataset(torch.zeros(3, 1)), 2, 2), "data must hold labels to choose from, got none"),
-        ((LABELS, 10, 3), "num_labels must be at most 9, the number of data points, got 10"),
-        ((LABELS, 2, 3), "num_labels must be at least 3, one of each class, got 2"),
-        ((LABELS, 9, 3), "num_labels=9 needs 3 data points of class 2, got 2"),
-        ((LABELS, 0, 3), "num_labels must be an integer of at least 1, got 0"),
+        (torch.zeros(2, 3, 3), r"data.x must have shape \(N, pixels\), got \(2, 3, 3\); use .flatten\(1\)"),
+        (
+            torch.tensor([[0.0, 0.5]]),
+            r"data.x must hold zeros and ones, got values in \[0, 0.5\]; threshold the pixels",
+        ),
     ],
 )
-def test_labels_that_are_not_there(arguments, message):
+def test_images_that_are_not_binary_are_refused(images, message):
     with pytest.raises(ValueError, match=message):
-        choose_labelled(*arguments)
+        check_binary_images("data.x", images)

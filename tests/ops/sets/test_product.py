@@ -12,6 +12,7 @@ from pyro_ext.ops.sets import (
     product_topk,
     sample_product_remainder,
 )
+from pyro_ext.ops.sets.product import sample_remainder
 
 N, C = 3, 3
 CONFIGURATIONS = torch.tensor(list(itertools.product(range(C), repeat=N)))
@@ -112,6 +113,26 @@ def test_remainder_draws_follow_their_distribution(excluded):
     assert counts[expected == 0].sum() == 0
     z = (counts - draws * expected) / (draws * expected * (1 - expected)).sqrt().clamp_min(1e-12)
     assert z.abs().max() < 4.5
+
+
+@pytest.mark.parametrize("excluded", [0, 1, 3])
+def test_categories_outside_of_a_set(excluded):
+    log_probs, draws = random_log_probs()[0].expand(2, C).clone(), 100_000
+    log_probs[1] = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64).log()
+    index = log_probs.argsort(-1, descending=True)
+    drawn = sample_remainder(log_probs, index, torch.tensor([excluded, min(excluded, 2)]), draws)
+    assert drawn.shape == (2, draws)
+    for row, number in enumerate((excluded, min(excluded, 2))):
+        if number == C:  # nothing is left: any category will do
+            assert ((drawn[row] >= 0) & (drawn[row] < C)).all()
+            continue
+        expected = log_probs[row].exp()
+        expected[index[row, :number]] = 0
+        expected /= expected.sum()
+        counts = torch.bincount(drawn[row], minlength=C)
+        assert counts[expected == 0].sum() == 0
+        z = (counts - draws * expected) / (draws * expected * (1 - expected)).sqrt().clamp_min(1e-12)
+        assert z.abs().max() < 4.5
 
 
 def test_remainder_draws_differ_by_batch_element():
