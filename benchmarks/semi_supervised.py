@@ -78,12 +78,12 @@ class Protocol:
 
 def mnist_split() -> Splits:
     """Return MNIST's 8,000 and 2,000 test images."""
-    return load("mnist", protocol="test-split")
+    return load("mnist", protocol="split")
 
 
 def mnist_full() -> Splits:
     """Return MNIST's 50,000 training images and its 10,000 test images."""
-    return load("mnist", protocol="standard")
+    return load("mnist", protocol="full")
 
 
 PROTOCOLS = {

@@ -45,7 +45,6 @@ BUDGETS = {
     "split": Budget(epochs=50, lr=1e-3, units=200),
     "full": Budget(epochs=20, lr=1e-3, units=200, points=10),
 }
-PROTOCOLS = {"split": ("split", "test-split"), "full": ("full", "standard")}
 SETS = ("leave-one-out", "unordered set")
 BEST_OF = 3  # methods that are run on the whole of MNIST
 PUBLISHED = {
@@ -90,15 +89,11 @@ def main() -> None:
 def _data(part: str) -> Splits | None:
     if part == "digits":
         return load("digits")
-    for protocol in PROTOCOLS[part]:
-        try:
-            return load("mnist", protocol=protocol)
-        except MissingDataError:
-            print(f"{part} is left out: PYRO_EXT_DATA does not name a folder that holds MNIST.")
-            return None
-        except ValueError:
-            continue  # the protocol has another name in this version
-    raise ValueError(f"the loader of MNIST knows none of the protocols {PROTOCOLS[part]}")
+    try:
+        return load("mnist", protocol=part)
+    except MissingDataError:
+        print(f"{part} is left out: PYRO_EXT_DATA does not name a folder that holds MNIST.")
+        return None
 
 
 def planned(part: str, options: argparse.Namespace, rows: Rows) -> Iterator[Run]:

@@ -18,7 +18,7 @@ from pyro_ext.utils.checks import one_of, positive_int
 __all__ = ["moving_digits"]
 
 _SOURCES: Mapping[str, Callable[[], Splits]] = MappingProxyType(
-    {"digits": lambda: digits(binarize=None), "mnist": lambda: mnist(threshold=None)}
+    {"digits": lambda: digits(binarize=None), "mnist": lambda: mnist(binarize=None)}
 )
 
 
