@@ -42,7 +42,8 @@ def as_typed(message: str, options: Iterable[str]) -> str:
 
     Args:
         message: what a function says of its arguments.
-        options: the options, as they are typed; the last part of each is the argument's name.
+        options: the options, as they are typed; the last part of each is the argument's name. Of two with the same
+            last part, the one without a dot is meant.
 
     Example:
         >>> as_typed("pass rooted=False, or names='ten'", ["--rooted", "--data.names"])
@@ -54,7 +55,8 @@ def as_typed(message: str, options: Iterable[str]) -> str:
     for option in options:
         if option.startswith("--"):
             name = option.lstrip("-").rpartition(".")[2]
-            written[name] = option if name not in written else ""
+            several = name in written and "." in option and "." in written[name]
+            written[name] = "" if several else min(option, written.get(name, option), key=lambda each: "." in each)
 
     def replaced(match: re.Match[str]) -> str:
         option, value = written.get(match[1]), match[2].strip("'")

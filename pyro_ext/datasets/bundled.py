@@ -94,7 +94,7 @@ def mnist_5k(
     check_binarization(binarize, threshold, seed)
     rows = _packaged_mnist()
     positive_int("num_valid", num_valid, maximum=len(rows) - 1)
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0), device="cpu")
     table = torch.from_numpy(rows)[order]
     x, y = table[:, :-1] / torch.tensor(255.0), table[:, -1].long()
     parts = {"train": (x[:-num_valid], y[:-num_valid]), "valid": (x[-num_valid:], y[-num_valid:])}

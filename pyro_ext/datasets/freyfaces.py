@@ -57,7 +57,7 @@ def freyfaces(
     positive_int("num_valid", num_valid, maximum=_SHAPE[0] - 1)
     positive_int("num_test", num_test, 0, _SHAPE[0] - 1 - num_valid)
     shades = torch.from_numpy(_read().reshape(_SHAPE[0], -1) / np.float32(255))
-    shades = shades[torch.randperm(len(shades), generator=torch.Generator().manual_seed(seed))]
+    shades = shades[torch.randperm(len(shades), generator=torch.Generator().manual_seed(seed), device="cpu")]
     train, valid, test = shades.split([len(shades) - num_valid - num_test, num_valid, num_test])
     parts = {"train": (train, None), "valid": (valid, None)} | ({"test": (test, None)} if num_test else {})
     return image_splits("freyfaces", parts, _SHAPE[1:], binarize, threshold, seed)

@@ -137,5 +137,5 @@ def check_shades(shades: Tensor) -> None:
 def _drawn(shades: Tensor, *stream: int) -> Tensor:
     """Draw pixels; on the CPU, so that a seed gives the same ones on every device."""
     generator = torch.Generator().manual_seed(mixed_seed(*stream))
-    noise = torch.rand(shades.shape, generator=generator).to(shades.device)
+    noise = torch.rand(shades.shape, generator=generator, device="cpu").to(shades.device)
     return (noise < shades).to(shades.dtype)

@@ -87,7 +87,7 @@ def sprites(
     positive_int("num_train", num_train, maximum=total - 1)
     positive_int("num_valid", num_valid, maximum=total - num_train)
     classes = _check_classes(classes)
-    chosen = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[: num_train + num_valid]
+    chosen = torch.randperm(total, generator=torch.Generator().manual_seed(seed), device="cpu")[: num_train + num_valid]
     factors = torch.stack(torch.unravel_index(chosen, tuple(FACTORS.values())), -1)
     images, labels = draw_sprites(factors).flatten(1), _labels(factors, classes)
     rows = {"train": slice(None, num_train), "valid": slice(num_train, None)}

@@ -15,6 +15,7 @@ from pyro.infer import ELBO, TraceTailAdaptive_ELBO, TraceTMC_ELBO
 from pyro_ext.cli.compare.arguments import Arguments, Estimator, estimators
 from pyro_ext.cli.compare.report import Row, as_csv, report, variance_plot
 from pyro_ext.cli.compare.training import Setting, load_weights
+from pyro_ext.cli.errors import naming_options
 from pyro_ext.cli.progress import progress_bar
 from pyro_ext.inference import TraceLeaveOneOut_ELBO, TraceVIMCO_ELBO
 from pyro_ext.inference.compare import ExactELBO, GradientFigures, Subject, compare_gradients, refusal
@@ -205,7 +206,8 @@ def _check(options: Namespace) -> None:
 def _setting(arguments: Arguments) -> Setting:
     options, program = arguments.options, arguments.program
     device = _device(options.device)
-    data = program.load(**arguments.data_options)
+    with naming_options(name for name in arguments.option_names if name.startswith("--data.")):
+        data = program.load(**arguments.data_options)
 
     def make() -> TrainingPlan:
         plan = program.build(data, **arguments.model_options)

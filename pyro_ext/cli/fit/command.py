@@ -94,10 +94,12 @@ def _prepare(arguments: Arguments) -> Run:
     seed = int(torch.seed() % 2**31) if options.seed is None else options.seed
     positive_int("seed", seed, minimum=0, maximum=2**31 - 1)
     arguments.settings(seed, max_epochs=1)  # refused before anything slow
-    data = program.load(**arguments.data_options)
+    with naming_options(name for name in arguments.option_names if name.startswith("--data.")):
+        data = program.load(**arguments.data_options)
     pyro.set_rng_seed(seed)
     with local_params():
-        plan = program.build(data, **arguments.model_options)
+        with naming_options(name for name in arguments.option_names if name.startswith("--model.")):
+            plan = program.build(data, **arguments.model_options)
         if not isinstance(plan, TrainingPlan):
             raise ValueError(f"MODEL: {program.name!r} must return a TrainingPlan, got {type(plan).__name__}")
         plan = arguments.applied(plan)

@@ -182,7 +182,8 @@ def _evaluation(model: Model, guide: Guide, data: Splits, seed: int) -> Callable
         batches = [*loader]
         metrics = by_image(batches)
         x, y = (torch.cat([batch[at].cpu() for batch in batches]) for at in (0, 1))
-        chosen = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:_PROBED]
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.randperm(len(data.train), generator=generator, device="cpu")[:_PROBED]
         known, labels = data.train.x[chosen], data.train.y[chosen]
         probes = probe_accuracies(codes_of(guide, known), labels, codes_of(guide, x), y, seed=seed)
         return metrics | probes | {"class_gap": probes["probe_s"] - probes["probe_z"]}

@@ -33,7 +33,7 @@ def model_plots(model: Model, guide: Guide, data: Splits, seed: int = 0) -> dict
     shape = data.image_shape
     assert shape is not None
     x, y = (data.train if data.valid is None else data.valid).__getitems__(range(len(data.valid or data.train)))[:2]
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed), device="cpu")
     by_class = _first_of_each(x[order], y[order])
     some, others = x[order[:_NUMBER]], x[order[_NUMBER : 2 * _NUMBER]]
     others = others if len(others) == len(some) else some.flip(0)
@@ -103,7 +103,7 @@ def prior_samples(model: Model, guide: Guide, with_s: Tensor, number: int, seed:
         seed: the seed of z.
     """
     s = _encode(guide, with_s).s
-    z = torch.randn(number, model.z_size, generator=torch.Generator().manual_seed(seed)).to(s)
+    z = torch.randn(number, model.z_size, generator=torch.Generator().manual_seed(seed), device="cpu").to(s)
     rows = [model.decoder(z, code.expand(number, -1)) for code in s]
     return [torch.cat([image[None].to(s), row]) for image, row in zip(with_s, rows, strict=True)]
 

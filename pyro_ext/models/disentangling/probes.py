@@ -93,7 +93,7 @@ def probe_accuracies(
     generator = torch.Generator().manual_seed(seed)
 
     def drawn(codes: Codes, number: int) -> Tensor:
-        noise = torch.randn(number, *codes.z_loc.shape, generator=generator).to(codes.z_loc)
+        noise = torch.randn(number, *codes.z_loc.shape, generator=generator, device="cpu").to(codes.z_loc)
         return (codes.z_loc + codes.z_scale * noise).flatten(0, 1)
 
     def accuracy(own: Tensor, other: Tensor, repeats: int = 1) -> float:
