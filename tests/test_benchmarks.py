@@ -86,8 +86,14 @@ def test_finished_runs_are_not_carried_out_again(tmp_path):
     again = rows.FinishedRuns(tmp_path / "work" / "runs.csv", ("estimator", "seed"))
     assert again.get(("exact", 0), never) == {"accuracy": 0.5, "steps": 3}
     again.get(("exact", 1), lambda: {"accuracy": 0.25, "steps": 4})
-    lines = (tmp_path / "work" / "runs.csv").read_text().splitlines()
+    path = tmp_path / "work" / "runs.csv"
+    lines = path.read_text().splitlines()
     assert lines == ["estimator,seed,accuracy,steps", "exact,0,0.5,3", "exact,1,0.25,4"]
+    with path.open("a") as file:
+        file.write("exact,2,0.7,")  # an interrupted run
+    third = rows.FinishedRuns(path, ("estimator", "seed"))
+    assert third.get(("exact", 2), lambda: {"accuracy": 0.75, "steps": 5}) == {"accuracy": 0.75, "steps": 5}
+    assert rows.FinishedRuns(path, ("estimator", "seed")).get(("exact", 2), never) == {"accuracy": 0.75, "steps": 5}
 
 
 def test_tables_of_few_labels_have_paired_differences(tmp_path, capsys, monkeypatch):

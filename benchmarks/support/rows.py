@@ -10,7 +10,7 @@ __all__ = ["FinishedRuns"]
 
 
 class FinishedRuns:
-    """The rows of a CSV file, one for each run that has finished.
+    """The rows of a CSV file, one for each run that has finished; a last line that was left incomplete is removed.
 
     Args:
         path: the file; it is made with the first run.
@@ -21,8 +21,11 @@ class FinishedRuns:
         self.path, self.key = path, key
         self._rows: dict[tuple[str, ...], dict[str, str]] = {}
         if path.exists():
-            with path.open(newline="") as file:
-                self._rows = {tuple(row[name] for name in key): row for row in csv.DictReader(file)}
+            text = path.read_text()
+            complete = text[: text.rfind("\n") + 1]
+            if complete != text:
+                path.write_text(complete)
+            self._rows = {tuple(row[name] for name in key): row for row in csv.DictReader(complete.splitlines())}
 
     def get(self, key: tuple[object, ...], run: Callable[[], Mapping[str, float]]) -> dict[str, float]:
         """Return the results of a run, which is carried out and noted if it has not been.
