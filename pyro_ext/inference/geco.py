@@ -13,7 +13,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from torch import Tensor, nn
 
-from pyro_ext.inference.constraints import Constraint, as_constraint
+from pyro_ext.inference.constraints import Constraint, ReconstructionConstraint, as_constraint
 from pyro_ext.inference.elbo import DifferentiableELBO, ModelOrGuide, checked_loss, value_with_gradient_of
 from pyro_ext.utils.checks import number_between, positive_int, positive_number
 
@@ -139,8 +139,9 @@ class TraceGECO_ELBO(DifferentiableELBO):
         Raises:
             ValueError: if there is no such constraint.
         """
-        if name not in self._members:
-            raise ValueError(f"name must be one of {', '.join(self._members)}; got {name!r}")
+        known = [each for each, member in self._members.items() if isinstance(member, ReconstructionConstraint)]
+        if name not in known:
+            raise ValueError(f"name must be a constraint on the squared error ({', '.join(known)}), got {name!r}")
         return (2 * self.multipliers[name]) ** -0.5
 
     def with_base(self, base: ELBO) -> TraceGECO_ELBO:
@@ -211,7 +212,8 @@ class TraceGECO_ELBO(DifferentiableELBO):
     @torch.no_grad()
     def after_step(self) -> None:
         """Move the multipliers by the constraints of the losses that went backward since the last call."""
-        self.base.after_step() if isinstance(self.base, DifferentiableELBO) else None
+        if isinstance(self.base, DifferentiableELBO):
+            self.base.after_step()
         if not self._pending:
             return
         estimates = _mean_over_processes(torch.stack(self._pending).mean(0))

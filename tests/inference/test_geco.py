@@ -607,6 +607,12 @@ class TestBadInput:
         with pytest.raises(NotImplementedError, match="define forward"):
             Constraint()(None, None, {})
 
+    def test_of_names(self):
+        constraints = {"x": {"error": ReconstructionConstraint(1.0), "other": lambda d, value: value.sum(-1)}}
+        elbo = TraceGECO_ELBO(Trace_ELBO(), constraints)
+        with pytest.raises(ValueError, match=r"a constraint on the squared error \(x_error\), got 'x_other'"):
+            elbo.effective_sigma("x_other")
+
     def test_nested(self):
         with pytest.raises(ValueError, match="base must not be a TraceGECO_ELBO itself"):
             constrained(constrained(Trace_ELBO()))
