@@ -31,7 +31,8 @@ def write_results(arguments: Arguments, result: FitResult) -> list[str]:
     """
     plan, out = result.plan, arguments.out
     plots: dict[str, Callable[..., Axes]] = {"loss": partial(_loss_plot, plan, result.history)}
-    plots |= {name: partial(_curves, result.history, metrics) for name, metrics in plan.curves.items()}
+    for name, metrics in plan.curves.items():
+        plots[name] = partial(_curves, result.history, metrics, plan.curve_labels.get(name, "nats"))
     plots |= plan.plots
     failures, drawn = [], []
     for name, draw in plots.items():
@@ -153,14 +154,14 @@ def _loss_plot(plan: TrainingPlan, history: Sequence[Mapping[str, float]], ax: A
     return loss_curve({}) if ax is None else ax
 
 
-def _curves(history: Sequence[Mapping[str, float]], metrics: Sequence[str], ax: Axes | None = None) -> Axes:
+def _curves(history: Sequence[Mapping[str, float]], metrics: Sequence[str], label: str, ax: Axes | None = None) -> Axes:
     """Plot metrics by epoch, scaled to what they are in the second half, since many begin far off."""
     late: list[float] = []
     for name in metrics:
         rows = [row for row in history if name in row]
         if rows:
             values = [row[name] for row in rows]
-            ax = loss_curve({name: values}, ax, epochs=[row["epoch"] for row in rows], ylabel="nats")
+            ax = loss_curve({name: values}, ax, epochs=[row["epoch"] for row in rows], ylabel=label)
             late += values[len(values) // 2 :]
     if ax is None:
         return loss_curve({})

@@ -101,6 +101,7 @@ class TrainingPlan:
         headline_mode: whether small or large values of the headline metric are good.
         plots: named functions, each taking ``ax=None`` and returning the axes it drew on.
         curves: named plots of metrics, given by the metrics' names, against epochs.
+        curve_labels: what is written at the y axis of a curve, by its name; "nats" where nothing is given.
         files: named functions; each writes the file of that name at the path it is given.
         schedules: functions that set what changes in the course of training; each is called before every step with
             the number of steps taken so far, those before a resume included.
@@ -125,6 +126,7 @@ class TrainingPlan:
     headline_mode: Literal["min", "max"] = "min"
     plots: dict[str, Callable[..., Axes]] = field(default_factory=dict)
     curves: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    curve_labels: dict[str, str] = field(default_factory=dict)
     files: dict[str, Callable[[Path], None]] = field(default_factory=dict)
     schedules: list[Callable[[int], None]] = field(default_factory=list)
     diagnose: Callable[[Mapping[str, float]], Sequence[str]] | None = None

@@ -106,6 +106,7 @@ def build(
         evaluate=lambda loader: _with_calibrated_bound(evaluate(loader), image_shape, likelihood),
         headline="neg_elbo" if likelihood == "bernoulli" else "calibrated_neg_elbo",
         plots=_plots(model, guide, data, evaluation_seed),
+        curve_labels={"multiplier": "multiplier", "constraint": "constraint, 0 where it is just fulfilled"},
         curves={} if limit is None else {"multiplier": ("train_multiplier_x",), "constraint": ("train_constraint_x",)},
         schedules=[lambda step: _set(weight, beta * ramp(step))],
         diagnose=None if limit is None else lambda metrics: _diagnose(metrics, limit),

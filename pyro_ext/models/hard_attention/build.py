@@ -78,6 +78,7 @@ def build(
         headline="neg_elbo",
         plots=model_plots(model, guide, data),
         curves={"positions": ("near", "near_aligned")},
+        curve_labels={"positions": "share of held-out canvases"},
         diagnose=diagnose,
         remarks=_REMARKS,
     )

@@ -359,3 +359,15 @@ def test_defaults_of_data_are_for_the_data_set_that_the_model_names():
     assert defaults("categorical_vae", "digits")["data.binarize"] == "threshold"
     assert defaults("drmm", "mnist")["data.binarize"] == "threshold"
     assert defaults("drmm", "mnist")["trainer.max_epochs"] == 40
+
+
+def test_curves_say_what_they_are_of(tmp_path, monkeypatch):
+    from pyro_ext.cli.fit import report
+
+    assert report._curves([{"epoch": 1, "a": 0.5}], ("a",), "share").get_ylabel() == "share"
+    monkeypatch.chdir(tmp_path)
+    seen = {}
+    monkeypatch.setattr(report, "_curves", lambda history, metrics, label, ax=None: seen.setdefault(metrics, label))
+    words = ["fit", "geco_vae", "--trainer.max_epochs", "1", "--data.num_train", "100", "--out", "run"]
+    main([*words, "--trainer.accelerator", "cpu"])
+    assert seen[("train_multiplier_x",)] == "multiplier"
