@@ -69,6 +69,15 @@ class IndexedDataset(Dataset[Batch]):
         index = torch.as_tensor(indices, dtype=torch.long, device=self.x.device)
         return self.x[index], None if self.y is None else self.y[index], index
 
+    def subset(self, rows: Tensor, labels: bool = True) -> IndexedDataset:
+        """Return some of the rows as a data set of their own.
+
+        Args:
+            rows: which ones: places ``(n,)``, or a mask ``(N,)``.
+            labels: whether they keep their labels, where there are any.
+        """
+        return IndexedDataset(self.x[rows], self.y[rows] if labels and self.y is not None else None)
+
     def __repr__(self) -> str:
         labels = "no labels" if self.y is None else f"labels {tuple(self.y.shape)}"
         return f"{type(self).__name__}(x {tuple(self.x.shape)}, {labels})"

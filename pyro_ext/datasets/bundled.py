@@ -96,7 +96,7 @@ def mnist_5k(
     positive_int("num_valid", num_valid, maximum=len(rows) - 1)
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0), device="cpu")
     table = torch.from_numpy(rows)[order]
-    x, y = table[:, :-1] / torch.tensor(255.0), table[:, -1].long()
+    x, y = table[:, :-1].to(torch.float32) / 255, table[:, -1].long()
     parts = {"train": (x[:-num_valid], y[:-num_valid]), "valid": (x[-num_valid:], y[-num_valid:])}
     return image_splits("mnist_5k", parts, (28, 28), binarize, threshold, seed)
 

@@ -46,7 +46,7 @@ def keep_few_labels(
 ) -> Splits:
     """Return splits whose training data are two streams: unlabelled data points, and the few that keep their labels.
 
-    No data point is in both. Held-out data stay as they are.
+    No data point is in both. Held-out data stay as they are, and images whose pixels are redrawn go on being redrawn.
 
     Args:
         splits: a data set with labels 0 .. C - 1.
@@ -69,9 +69,7 @@ def keep_few_labels(
         raise ValueError(f"num_labels must be less than {len(data)}, the number of data points, got {num_labels}")
     unlabelled = torch.ones(len(data), dtype=torch.bool, device=rows.device)
     unlabelled[rows] = False
-    streams = TwoStreams(
-        IndexedDataset(data.x[unlabelled]), IndexedDataset(data.x[rows], data.y[rows]), labelled_batch_size
-    )
+    streams = TwoStreams(data.subset(unlabelled, labels=False), data.subset(rows), labelled_batch_size)
     return replace(splits, name=f"{splits.name}-{num_labels}-labels", train=streams)
 
 
@@ -93,8 +91,7 @@ def choose_labelled(data: IndexedDataset, num_labels: int, classes: int, seed: i
         tensor([0, 0, 1, 1, 2])
     """
     rows = _chosen_rows(data, num_labels, classes, seed)
-    assert data.y is not None
-    return IndexedDataset(data.x[rows], data.y[rows])
+    return data.subset(rows)
 
 
 def _chosen_rows(data: IndexedDataset, num_labels: int, classes: int, seed: int) -> torch.Tensor:

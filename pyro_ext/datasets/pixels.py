@@ -74,6 +74,10 @@ class RedrawnPixels(IndexedDataset):
         index = torch.as_tensor(indices, dtype=torch.long, device=self.shades.device)
         return self._fetched(self.shades[index], index.tolist()), None if self.y is None else self.y[index], index
 
+    def subset(self, rows: Tensor, labels: bool = True) -> RedrawnPixels:
+        """Return some of the images, redrawn like these, as a data set of their own."""
+        return RedrawnPixels(self.shades[rows], self.y[rows] if labels and self.y is not None else None, self.seed)
+
     def _fetched(self, shades: Tensor, rows: list[int]) -> Tensor:
         return _drawn(shades, self.seed, 1, self.epoch, *rows)
 
@@ -135,7 +139,7 @@ def check_shades(shades: Tensor) -> None:
 
 
 def _drawn(shades: Tensor, *stream: int) -> Tensor:
-    """Draw pixels; on the CPU, so that a seed gives the same ones on every device."""
+    """Draw pixels; on the CPU and in one type, so that a seed gives the same ones on every device and in every type."""
     generator = torch.Generator().manual_seed(mixed_seed(*stream))
-    noise = torch.rand(shades.shape, generator=generator, device="cpu").to(shades.device)
+    noise = torch.rand(shades.shape, generator=generator, dtype=torch.float32, device="cpu").to(shades.device)
     return (noise < shades).to(shades.dtype)

