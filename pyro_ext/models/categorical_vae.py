@@ -37,7 +37,7 @@ from pyro_ext.datasets import Splits
 from pyro_ext.inference import OptimizerSettings, TraceUnorderedSet_ELBO, TrainingPlan
 from pyro_ext.models.toolkit import (
     Relaxation,
-    check_binary_images,
+    check_binary_data,
     data_plate,
     image_rows,
     mean_metrics,
@@ -206,8 +206,7 @@ def build(
     Raises:
         ValueError: if a number is out of range, or the images are not rows of zeros and ones.
     """
-    for part, images in (("train", data.train.x), ("valid", data.valid.x)):
-        check_binary_images(f"data.{part}.x", images)
+    check_binary_data(data)
     positive_int("evaluation_samples", evaluation_samples)
     sizes = (len(data.train), data.train.x.shape[-1], num_latents, num_categories, hidden)
     small_images = data.train.x.shape[-1] <= _SMALL_IMAGE
@@ -281,8 +280,8 @@ def _plots(model: Model, guide: Guide, data: Splits, seed: int, number: int = 10
     shape = data.image_shape or (1, data.train.x.shape[-1])
 
     def reconstruction() -> list[torch.Tensor]:
-        """Return held-out images and the decoder's means at their most probable codes."""
-        x = data.valid.x[:number].to(model.prior_logits)
+        """Return held-out images, or training images, and the decoder's means at their most probable codes."""
+        x = (data.train if data.valid is None else data.valid).x[:number].to(model.prior_logits)
         logits = guide.encode(x)
         codes = nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).to(x.dtype)
         return [x, model.decode(codes).sigmoid()]

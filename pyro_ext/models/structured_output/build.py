@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 from pyro.infer import ELBO
@@ -17,13 +18,18 @@ from pyro_ext.models.structured_output.density import DensityGuide, DensityModel
 from pyro_ext.models.structured_output.evaluation import density_plots, importance_bounds, lower_half_plots
 from pyro_ext.models.structured_output.layers import Coding, Units, base_rate_logits
 from pyro_ext.models.structured_output.lower_half import LowerHalfGuide, LowerHalfModel, UpperHalfLayers
-from pyro_ext.models.toolkit import Relaxation, mean_metrics
+from pyro_ext.models.toolkit import Relaxation, check_binary_data, mean_metrics
 from pyro_ext.utils.checks import one_of, positive_int
 
 __all__ = ["Task", "build"]
 
 Task = Literal["lower_half", "density"]
 
+_NO_BOUND = (
+    "With the divergence in closed form, which is the same for all samples, `train_loss` of more than one sample is not "
+    "minus a lower bound, and can fall below the negative log-likelihood: straight-through, "
+    "`--model.relaxation.objective relaxed_categorical` gives the bound of the discrete model."
+)
 _SMALL_IMAGE = 256  # pixels; up to here learning rates are those for 8 x 8 digits
 
 
@@ -58,10 +64,14 @@ def build(
         coding: what a state stands for: with ``"corners"`` a corner of the cube of -1 and 1, with ``"one_hot"`` a
             one-hot vector.
         nonlinear: whether there are two layers of tanh units between discrete layers.
-        samples: the number of samples in the bound that is maximised.
+        samples: the number of samples in the bound that is maximised, unless another ELBO is given, which has options
+            of its own. With 1 it is the ELBO.
         evaluation_samples: the number of samples in the bound by which held-out images are evaluated.
-        evaluation_seed: the seed of those samples, which are the same whenever ``evaluate`` is called.
-        relaxation: how to train through relaxed units, instead of an estimator for discrete ones.
+        evaluation_seed: the seed of the samples by which held-out images are evaluated, and of those in the plots; they
+            are the same at each epoch.
+        relaxation: how to train through relaxed units, instead of an estimator for discrete ones. For densities with
+            more than one sample choose the objective ``"relaxed_density"`` or ``"relaxed_categorical"``: the default
+            one, ``"categorical"``, is no lower bound then.
 
     Raises:
         ValueError: if an option is out of range, the images are not rows of zeros and ones, or their height is odd
@@ -71,7 +81,7 @@ def build(
     positive_int("layers", layers)
     positive_int("samples", samples)
     positive_int("evaluation_samples", evaluation_samples)
-    _check_images(data)
+    check_binary_data(data)
     hidden = Units(units, categories, coding)
     if task == "density":
         parts = _density(data, hidden, layers, nonlinear, evaluation_seed)
@@ -95,7 +105,11 @@ def build(
         curves={"bounds": ("neg_log_likelihood", "neg_elbo")},
         diagnose=_diagnose,
     )
-    return plan if relaxation is None else relaxation.of(plan, multi_sample)
+    if relaxation is None:
+        return plan
+    if task == "density" and samples > 1 and relaxation.objective == "categorical":
+        plan = replace(plan, remarks=_NO_BOUND)
+    return relaxation.of(plan, multi_sample)
 
 
 class _Parts(NamedTuple):
@@ -155,19 +169,6 @@ def _half(data: Splits) -> int:
             f"({data.train.x.shape[-1]}), with task='lower_half', got {data.image_shape}; cut or pad the images"
         )
     return height // 2 * width
-
-
-def _check_images(data: Splits) -> None:
-    for part, images in (("train", data.train.x), ("valid", None if data.valid is None else data.valid.x)):
-        if images is None:
-            continue
-        if images.dim() != 2:
-            raise ValueError(f"data.{part}.x must have shape (N, pixels), got {tuple(images.shape)}; use .flatten(1)")
-        if not ((images == 0) | (images == 1)).all():
-            raise ValueError(
-                f"data.{part}.x must hold zeros and ones, got values in [{images.min():g}, {images.max():g}]; "
-                "threshold the pixels (an option of the loaders)"
-            )
 
 
 def _metrics(parts: _Parts, num_samples: int, width: int) -> Callable[..., dict[str, Tensor]]:

@@ -49,7 +49,7 @@ class Relaxation:
         straight_through: whether the program sees hard values, with the gradient of relaxed ones.
         temperature: at the first step.
         rate: the relative decrease per step; 0 for a constant temperature.
-        floor: below which it does not fall; 0.5, or ``temperature`` where that is constant, if None.
+        floor: the temperature below which it does not fall; if None, 0.5, or ``temperature`` where that is constant.
         every: the number of steps between changes.
         model_temperature: the temperature of the model's sites at the first step, where it is not that of the guide's;
             the lowest one is in proportion.
@@ -79,7 +79,11 @@ class Relaxation:
         Raises:
             ValueError: if a number is out of range.
         """
-        return TemperatureSchedule(self.temperature, self.rate, self.floor, self.every)
+        initial = positive_number("temperature", self.temperature)
+        lowest = (0.5 if self.rate else initial) if self.floor is None else positive_number("floor", self.floor)
+        if lowest > initial:
+            raise ValueError(f"floor must be at most temperature={initial}, which only falls, got {lowest}; give another")
+        return TemperatureSchedule(initial, self.rate, lowest, self.every)
 
     def of(self, plan: TrainingPlan, elbo: ELBO) -> TrainingPlan:
         """Return the plan with model and guide relaxed, and the temperature following the steps.

@@ -9,11 +9,12 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from pyro_ext.datasets import Splits
 from pyro_ext.inference import local_params
 from pyro_ext.inference.training.metrics import num_rows
 from pyro_ext.utils.random_state import isolated_random_state
 
-__all__ = ["check_binary_images", "data_plate", "mean_metrics"]
+__all__ = ["check_binary_data", "check_binary_images", "data_plate", "mean_metrics"]
 
 
 def data_plate(size: int, x: Tensor, index: Tensor | None, name: str = "data") -> pyro.plate:
@@ -36,8 +37,37 @@ def data_plate(size: int, x: Tensor, index: Tensor | None, name: str = "data") -
     return pyro.plate(name, size, subsample=subsample, dim=-1)
 
 
+def check_binary_data(data: Splits) -> None:
+    """Raise a ValueError unless a data set holds binary images of one size, for training and, if at all, held out.
+
+    Args:
+        data: what should hold images as rows of ``x``, ``(N, pixels)``, of zeros and ones.
+
+    Example:
+        >>> check_binary_data(Splits("one", torch.zeros(3, 4), torch.zeros(2, 5)))
+        Traceback (most recent call last):
+            ...
+        ValueError: data.valid.x must have as many pixels as data.train.x has (4), got 5
+    """
+    for part, rows in (("train", data.train), ("valid", data.valid)):
+        if rows is None and part == "valid":
+            continue
+        images = getattr(rows, "x", None)
+        if not isinstance(images, Tensor):
+            raise ValueError(
+                f"data.{part} must hold images as rows of x, as digits and mnist do, got {type(rows).__name__}; "
+                "use IndexedDataset"
+            )
+        check_binary_images(f"data.{part}.x", images)
+        if images.shape[-1] != data.train.x.shape[-1]:
+            raise ValueError(
+                f"data.{part}.x must have as many pixels as data.train.x has ({data.train.x.shape[-1]}), got "
+                f"{images.shape[-1]}"
+            )
+
+
 def check_binary_images(name: str, images: Tensor) -> None:
-    """Raise a ValueError unless images are rows of zeros and ones.
+    """Raise a ValueError unless images are rows of zeros and ones, of which there is at least one.
 
     Args:
         name: what the images are called.
@@ -51,6 +81,10 @@ def check_binary_images(name: str, images: Tensor) -> None:
     """
     if images.dim() != 2:
         raise ValueError(f"{name} must have shape (N, pixels), got {tuple(images.shape)}; use .flatten(1)")
+    if len(images) == 0:
+        raise ValueError(f"{name} must hold at least one image, got none")
+    if not images.is_floating_point():
+        raise ValueError(f"{name} must be of a floating-point type, got {images.dtype}; use .float()")
     if not ((images == 0) | (images == 1)).all():
         raise ValueError(
             f"{name} must hold zeros and ones, got values in [{images.min():g}, {images.max():g}]; "

@@ -89,6 +89,19 @@ def test_without_hidden_layers_it_starts_at_the_base_rates(toy):
     assert plan.diagnose({"neg_log_likelihood": 7.0, "base_rate": 8.0}) == []
 
 
+def test_an_objective_that_is_no_bound_is_said_to_be_none(toy):
+    said = [
+        "not minus a lower bound" in build(toy, task, units=4, samples=samples, relaxation=RELAXATIONS[name]).remarks
+        for task, samples, name in (
+            ("density", 3, "categorical"),
+            ("density", 1, "categorical"),
+            ("lower_half", 3, "categorical"),
+            ("density", 3, "straight-through"),
+        )
+    ]
+    assert said == [True, False, False, False]
+
+
 def test_evaluation_repeats(toy):
     loader = DataLoader(toy.valid, batch_size=4, collate_fn=collate)
     plan = build(toy, units=4)
@@ -116,7 +129,7 @@ def test_plots(toy, task, plots):
         ({"categories": 3}, "categories must be a power of 2 with coding='corners', got 3"),
         ({"samples": 0}, "samples must be an integer of at least 1, got 0"),
         ({"evaluation_samples": 0}, "evaluation_samples must be an integer of at least 1, got 0"),
-        ({"relaxation": Relaxation(temperature=0)}, "initial must be a positive, finite number"),
+        ({"relaxation": Relaxation(temperature=0)}, "temperature must be a positive, finite number"),
         ({"relaxation": Relaxation(model_temperature=0.5)}, "model_temperature must be None with task='lower_half'"),
     ],
 )
@@ -133,11 +146,17 @@ def test_bad_options(toy, options, message):
         (torch.zeros(4, 12), None, "data.image_shape must be .* with task='lower_half', got None"),
         (torch.full((4, 12), 0.5), (4, 3), r"data.train.x must hold zeros and ones, got values in \[0.5, 0.5\]"),
         (torch.zeros(4, 4, 3), (4, 3), r"data.train.x must have shape \(N, pixels\), got \(4, 4, 3\)"),
+        (torch.zeros(4, 12).long(), (4, 3), r"data.train.x must be of a floating-point type.*use .float\(\)"),
     ],
 )
 def test_bad_images(x, shape, message):
     with pytest.raises(ValueError, match=message):
         build(Splits("bad", IndexedDataset(x), image_shape=shape))
+
+
+def test_two_streams_are_refused():
+    with pytest.raises(ValueError, match="data.train must hold images as rows of x, .* got TwoStreams"):
+        build(load("few_labels"))
 
 
 COMMANDS = {

@@ -65,9 +65,10 @@ def test_temperature_follows_the_steps(data):
     ("options", "message"),
     [
         ({"objective": "exact"}, "objective must be one of relaxed_density, .*; got 'exact'"),
-        ({"temperature": 0.0}, "initial must be a positive, finite number, got 0.0"),
+        ({"temperature": 0.0}, "temperature must be a positive, finite number, got 0.0"),
+        ({"floor": 0.0}, "floor must be a positive, finite number, got 0.0"),
         ({"rate": -1.0}, "rate must be a finite number of at least 0, got -1.0"),
-        ({"temperature": 0.3, "rate": 0.1}, "floor=0.5 exceeds initial=0.3.* give a lower floor"),
+        ({"temperature": 0.3, "rate": 0.1}, "floor must be at most temperature=0.3, which only falls, got 0.5; give"),
         ({"every": 0}, "every must be an integer of at least 1, got 0"),
     ],
 )

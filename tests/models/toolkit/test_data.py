@@ -4,7 +4,8 @@ import pyro
 import pytest
 import torch
 
-from pyro_ext.models.toolkit import check_binary_images, data_plate, mean_metrics
+from pyro_ext.datasets import IndexedTuples, Splits, few_labels
+from pyro_ext.models.toolkit import check_binary_data, check_binary_images, data_plate, mean_metrics
 
 
 def test_the_plate_scales_and_takes_indices():
@@ -48,8 +49,28 @@ def test_an_empty_loader_is_refused():
             torch.tensor([[0.0, 0.5]]),
             r"data.x must hold zeros and ones, got values in \[0, 0.5\]; threshold the pixels",
         ),
+        (torch.zeros(0, 4), "data.x must hold at least one image, got none"),
+        (torch.zeros(2, 4, dtype=torch.long), "data.x must be of a floating-point type, got torch.int64; use .float"),
     ],
 )
 def test_images_that_are_not_binary_are_refused(images, message):
     with pytest.raises(ValueError, match=message):
         check_binary_images("data.x", images)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (lambda: few_labels(num_labels=20), "data.train must hold images as rows of x, .* got TwoStreams; use IndexedDataset"),
+        (lambda: Splits("pairs", IndexedTuples(torch.zeros(2, 4), torch.zeros(2, 4))), "data.train .* got IndexedTuples"),
+        (lambda: Splits("grey", torch.zeros(2, 4), torch.full((2, 4), 0.5)), "data.valid.x must hold zeros and ones"),
+        (lambda: Splits("cut", torch.zeros(2, 4), torch.zeros(2, 3)), r"data.valid.x .* as data.train.x has \(4\), got 3"),
+    ],
+)
+def test_data_that_are_no_binary_images_are_refused(data, message):
+    with pytest.raises(ValueError, match=message):
+        check_binary_data(data())
+
+
+def test_nothing_need_be_held_out():
+    check_binary_data(Splits("all", torch.zeros(2, 4)))
