@@ -42,7 +42,9 @@ def loss_curve(
         >>> [line.get_ydata().tolist() for line in ax.lines]
         [[30.0, 25.0], [31.0, 26.5]]
     """
-    ax = given_or_new(ax)
+    ax = given_or_new(ax)  # says so where matplotlib is not installed
+    from matplotlib.ticker import MaxNLocator
+
     curves = history if isinstance(history, Mapping) else {"": history}
     for label, values in curves.items():
         runs = np.atleast_2d(np.asarray(values, dtype=float))
@@ -52,10 +54,11 @@ def loss_curve(
                 f"history[{label!r}] must have shape (epochs,) or (runs, epochs) with {len(places)} epochs, "
                 f"got {np.shape(values)}"
             )
-        (line,) = ax.plot(places, runs.mean(0), label=label)
+        (line,) = ax.plot(places, runs.mean(0), label=label, marker="" if len(places) > 1 else ".")
         if len(runs) > 1:
             ax.fill_between(places, runs.min(0), runs.max(0), color=line.get_color(), alpha=0.25, linewidth=0)
     ax.set_xlabel("epoch")
+    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
     ax.set_ylabel(ylabel)
     if any(curves):
         ax.legend(frameon=False)

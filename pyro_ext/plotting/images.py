@@ -47,8 +47,9 @@ def image_grid(
     canvas[..., padding:, padding:] = tiles
     whole = canvas.transpose(0, 2, 1, 3).reshape(rows * (height + padding), across * (width + padding))
     whole = np.pad(whole, ((0, padding), (0, padding)), constant_values=0.5)
-    size = 0.7  # inches per image
-    ax = given_or_new(ax, width=size * across, height=size * rows * height / width)
+    across_inches = 0.7 * across
+    title = 0.35  # inches for a title, which would make the images smaller otherwise
+    ax = given_or_new(ax, width=across_inches, height=across_inches * whole.shape[0] / whole.shape[1] + title)
     ax.imshow(whole, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
     ax.set_axis_off()
     return ax

@@ -54,6 +54,21 @@ def test_epochs_are_places():
     assert loss_curve([1.0, 0.5], epochs=[10, 20]).lines[0].get_xdata().tolist() == [10, 20]
 
 
+def test_epochs_are_whole_and_one_alone_is_seen():
+    ax = loss_curve([2.0, 1.0])
+    assert ax.lines[0].get_marker() in ("", "None")
+    assert all(tick == round(tick) for tick in ax.get_xticks())
+    assert loss_curve([2.0]).lines[0].get_marker() == "."
+
+
+def test_image_grid_leaves_room_for_a_title():
+    ax = image_grid(torch.zeros(8, 4, 4), columns=8)
+    ax.set_title("what is to be seen")
+    figure = ax.figure
+    figure.draw_without_rendering()
+    assert ax.get_window_extent().width > 0.9 * figure.bbox.width
+
+
 def test_image_grid_puts_tiles_in_reading_order():
     images = torch.arange(4.0).reshape(4, 1, 1) / 3
     pixels = image_grid(images, columns=2, padding=0).images[0].get_array()

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pyro_ext.inference import TraceGECO_ELBO, TraceVIMCO_ELBO
 from pyro_ext.inference.training import FitResult, OptimizerSettings, TrainingPlan, local_params
 from pyro_ext.plotting import loss_curve, save
 from pyro_ext.utils.files import write_text
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["history_table", "report", "write_results"]
 
 _ROWS = 20  # of the table of epochs, about
+_MANY = 10  # points of a curve, of which the first ones may lie outside of a plot
 
 
 def write_results(arguments: Arguments, result: FitResult) -> list[str]:
@@ -133,19 +135,31 @@ def _losses(plan: TrainingPlan) -> str:
     if len(plan.players) > 1:
         names = ", ".join(f"`train_{player.name}`" for player in plan.players)
         return f"{names} are the losses of the players, averaged over the last epoch; the others are held-out."
-    bound = plan.elbo_objectives and plan.elbo_objectives[0] is plan.players[0].objective
-    what = "minus the bound per training point" if bound else "the training loss"
+    what, _, _ = _what_is_minimised(plan)
     return f"`train_loss` is {what}, averaged over the last epoch; metrics without `train_` are held-out."
+
+
+def _what_is_minimised(plan: TrainingPlan) -> tuple[str, str, bool]:
+    """Return what the loss of a single player is: in words, as a label, and whether it is minus the ELBO."""
+    if not plan.elbo_objectives or plan.elbo_objectives[0] is not plan.players[0].objective:
+        return "the training loss", "loss", False
+    elbo = plan.elbo_objectives[0].elbo
+    if isinstance(elbo, TraceGECO_ELBO):
+        said = "minus the terms of the ELBO that are no constraints, plus multipliers times constraints"
+        return f"{said}, per training point", "loss per datum, with constraints", False
+    number = elbo.num_particles if isinstance(elbo, TraceVIMCO_ELBO) else 1
+    if number > 1:
+        return f"minus the bound of {number} samples per training point", f"−bound of {number} samples per datum", False
+    return "minus the bound per training point", "−ELBO per datum (nats)", True
 
 
 def _loss_plot(plan: TrainingPlan, history: Sequence[Mapping[str, float]], ax: Axes | None = None) -> Axes:
     """Plot the losses that are minimised, with the held-out one where the headline metric is of the same kind."""
     alone = len(plan.players) == 1
-    bound = bool(plan.elbo_objectives) and alone and plan.elbo_objectives[0] is plan.players[0].objective
+    _, label, bound = _what_is_minimised(plan) if alone else ("", "loss", False)
     curves = {"train": "train_loss"} if alone else {player.name: f"train_{player.name}" for player in plan.players}
     if bound and plan.headline == "neg_elbo":
         curves["held out"] = plan.headline
-    label = "−ELBO per datum (nats)" if bound else "loss"
     for name, column in curves.items():
         rows = [row for row in history if column in row]
         if rows:
@@ -155,14 +169,14 @@ def _loss_plot(plan: TrainingPlan, history: Sequence[Mapping[str, float]], ax: A
 
 
 def _curves(history: Sequence[Mapping[str, float]], metrics: Sequence[str], label: str, ax: Axes | None = None) -> Axes:
-    """Plot metrics by epoch, scaled to what they are in the second half, since many begin far off."""
+    """Plot metrics by epoch, scaled to what they are in the second half of a long run, since many begin far off."""
     late: list[float] = []
     for name in metrics:
         rows = [row for row in history if name in row]
         if rows:
             values = [row[name] for row in rows]
             ax = loss_curve({name: values}, ax, epochs=[row["epoch"] for row in rows], ylabel=label)
-            late += values[len(values) // 2 :]
+            late += values[len(values) // 2 if len(values) >= _MANY else 0 :]
     if ax is None:
         return loss_curve({})
     for line in ax.lines:

@@ -19,7 +19,11 @@ def described_settings(
     plan: TrainingPlan, settings: FitSettings, seed: int, size: int, processes: int
 ) -> dict[str, Any]:
     """Return all settings that an interrupted run must be resumed with, as plain data by dotted names."""
-    described: dict[str, Any] = {"seed": seed, "batch_size": settings.batch_size, "size": size, "processes": processes}
+    described: dict[str, Any] = {"seed": seed, "batch_size": settings.batch_size}
+    if plan.origin is not None:  # before all that follows from options of the model and of the data
+        described |= _flat("model", {"build": plan.origin.build, **plan.origin.options})
+        described |= _flat("data", {"load": plan.origin.load, **plan.origin.data_options})
+    described |= {"size": size, "processes": processes}
     for name in ("scheduler", "early_stopping"):
         value = getattr(settings, name)
         described |= _flat(name, None if value is None else asdict(value))
@@ -32,9 +36,6 @@ def described_settings(
                 described |= _flat(f"{prefix}weights", part.weights)
         for number, objective in enumerate(plan.elbo_objectives_of(player)):
             described |= _flat(f"{prefix}elbo{number or ''}", _described_elbo(objective.elbo))
-    if plan.origin is not None:
-        described |= _flat("model", {"build": plan.origin.build, **plan.origin.options})
-        described |= _flat("data", {"load": plan.origin.load, **plan.origin.data_options})
     return described
 
 

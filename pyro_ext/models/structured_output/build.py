@@ -26,8 +26,8 @@ __all__ = ["Task", "build"]
 Task = Literal["lower_half", "density"]
 
 _NO_BOUND = (
-    "With the divergence in closed form, which is the same for all samples, `train_loss` of more than one sample is not "
-    "minus a lower bound, and can fall below the negative log-likelihood: straight-through, "
+    "With the divergence in closed form, which is the same for all samples, `train_loss` of more than one sample is "
+    "not minus a lower bound, and can fall below the negative log-likelihood: straight-through, "
     "`--model.relaxation.objective relaxed_categorical` gives the bound of the discrete model."
 )
 _SMALL_IMAGE = 256  # pixels; up to here learning rates are those for 8 x 8 digits

@@ -92,7 +92,7 @@ def importance_bounds(
 def lower_half_plots(
     model: LowerHalfModel, data: Splits, seed: int, number: int = 10, draws: int = 5
 ) -> dict[str, Callable[..., Axes]]:
-    """Return a plot of held-out images, and below each several predictions of its lower half.
+    """Return a plot of held-out images (training images if there are none), and predictions of their lower halves.
 
     Args:
         model: the model.
@@ -110,8 +110,10 @@ def lower_half_plots(
         rows = [torch.cat([upper, model.complete(upper)], -1) for _ in range(draws)]
         return torch.cat([x, *rows])[:total]
 
-    plot = sample_images(completions, (height, columns), number=number * (draws + 1), columns=number, seed=seed)
-    return {"completions": plot}
+    whole = "training images" if data.valid is None else "held-out images"
+    title = f"{whole}; below, lower halves drawn given the upper ones"
+    shape, total = (height, columns), number * (draws + 1)
+    return {"completions": sample_images(completions, shape, total, columns=number, seed=seed, title=title)}
 
 
 def density_plots(model: DensityModel, data: Splits, seed: int, number: int = 10) -> dict[str, Callable[..., Axes]]:
@@ -125,6 +127,8 @@ def density_plots(model: DensityModel, data: Splits, seed: int, number: int = 10
     """
     shape = data.image_shape or (1, data.train.x.shape[-1])
     return {
-        "images": image_rows(lambda: [data.train.x[:number]], shape),
-        "samples": sample_images(model.sample_pixels, shape, number=2 * number, columns=number, seed=seed),
+        "images": image_rows(lambda: [data.train.x[:number]], shape, title="training images"),
+        "samples": sample_images(
+            model.sample_pixels, shape, 2 * number, columns=number, seed=seed, title="samples: means of the pixels"
+        ),
     }

@@ -82,7 +82,9 @@ class Relaxation:
         initial = positive_number("temperature", self.temperature)
         lowest = (0.5 if self.rate else initial) if self.floor is None else positive_number("floor", self.floor)
         if lowest > initial:
-            raise ValueError(f"floor must be at most temperature={initial}, which only falls, got {lowest}; give another")
+            raise ValueError(
+                f"floor must be at most temperature={initial}, which only falls, got {lowest}; give another"
+            )
         return TemperatureSchedule(initial, self.rate, lowest, self.every)
 
     def of(self, plan: TrainingPlan, elbo: ELBO) -> TrainingPlan:

@@ -43,7 +43,12 @@ def image_rows(rows: Callable[[], Sequence[Tensor]], shape: tuple[int, int], tit
 
 
 def sample_images(
-    sample: Callable[[int], Tensor], shape: tuple[int, int], number: int = 20, columns: int = 10, seed: int = 0
+    sample: Callable[[int], Tensor],
+    shape: tuple[int, int],
+    number: int = 20,
+    columns: int = 10,
+    seed: int = 0,
+    title: str = "",
 ) -> Callable[..., Axes]:
     """Return a plot of samples, the same ones whenever parameters are the same.
 
@@ -54,6 +59,7 @@ def sample_images(
         number: how many samples to draw.
         columns: how many of them go into a row.
         seed: the seed of the samples.
+        title: what stands above.
     """
 
     @torch.no_grad()
@@ -61,7 +67,7 @@ def sample_images(
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # seeding touches both generators
         with isolated_random_state(seed, device), local_params():
             images = sample(number)
-        return image_grid(images.reshape(-1, *shape), ax, columns=columns)
+        return _titled(image_grid(images.reshape(-1, *shape), ax, columns=columns), title)
 
     return draw
 

@@ -371,3 +371,34 @@ def test_curves_say_what_they_are_of(tmp_path, monkeypatch):
     words = ["fit", "geco_vae", "--trainer.max_epochs", "1", "--data.num_train", "100", "--out", "run"]
     main([*words, "--trainer.accelerator", "cpu"])
     assert seen[("train_multiplier_x",)] == "multiplier"
+
+
+def test_long_curves_alone_may_begin_outside():
+    from pyro_ext.cli.fit import report
+
+    def seen(number):
+        rows = [{"epoch": at + 1, "a": 100.0 if at == 0 else 1.0 + at / number} for at in range(number)]
+        return report._curves(rows, ("a",), "nats").get_ylim()[1]
+
+    assert seen(3) > 100
+    assert seen(30) < 10
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "label", "held_out"),
+    [
+        ("categorical_vae", {}, "−ELBO per datum (nats)", True),
+        ("structured_output", {"units": 2}, "−bound of 5 samples per datum", False),
+        ("geco_vae", {"likelihood": "bernoulli"}, "loss per datum, with constraints", False),
+    ],
+)
+def test_losses_are_named_and_not_drawn_beside_others(model, options, label, held_out):
+    from pyro_ext.cli.fit import report
+    from pyro_ext.datasets import load
+    from pyro_ext.models.registry import builder
+
+    plan = builder(model)(load("digits", num_train=20), **options)
+    ax = report._loss_plot(plan, [{"epoch": at, "train_loss": 30.0, "neg_elbo": 31.0} for at in (1, 2)])
+    assert ax.get_ylabel() == label
+    assert len(ax.lines) == 1 + held_out
+    assert ("minus the bound per training point" in report._losses(plan)) == held_out

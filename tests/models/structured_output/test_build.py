@@ -155,7 +155,7 @@ def test_bad_images(x, shape, message):
 
 
 def test_two_streams_are_refused():
-    with pytest.raises(ValueError, match="data.train must hold images as rows of x, .* got TwoStreams"):
+    with pytest.raises(ValueError, match=r"data.train must hold images as rows of x, .* got TwoStreams"):
         build(load("few_labels"))
 
 
@@ -180,3 +180,12 @@ def test_every_elbo_from_the_command_line(name, tmp_path, capsys):
     words += ["--data.num_train", "40", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
     assert main([*words, "--out", str(tmp_path / "run"), *COMMANDS[name]]) == 0, capsys.readouterr().err
     assert (tmp_path / "run" / "completions.png").exists() or (tmp_path / "run" / "samples.png").exists()
+
+
+def test_a_resumed_run_is_told_which_option_differs(tmp_path, capsys):
+    words = ["fit", "structured_output", "--trainer.accelerator", "cpu", "--out", str(tmp_path / "run")]
+    small = ["--data.num_train", "20", "--model.units", "2", "--model.evaluation_samples", "2", "--seed", "0"]
+    assert main([*words, *small, "--trainer.max_epochs", "1"]) == 0
+    capsys.readouterr()
+    assert main([*words, "--resume", "--model.samples", "9"]) == 2
+    assert "model.samples=9, but the run to resume began with model.samples=5; use the same" in capsys.readouterr().err

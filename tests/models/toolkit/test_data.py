@@ -61,10 +61,19 @@ def test_images_that_are_not_binary_are_refused(images, message):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (lambda: few_labels(num_labels=20), "data.train must hold images as rows of x, .* got TwoStreams; use IndexedDataset"),
-        (lambda: Splits("pairs", IndexedTuples(torch.zeros(2, 4), torch.zeros(2, 4))), "data.train .* got IndexedTuples"),
+        (
+            lambda: few_labels(num_labels=20),
+            "data.train must hold images as rows of x, .* got TwoStreams; use IndexedDataset",
+        ),
+        (
+            lambda: Splits("pairs", IndexedTuples(torch.zeros(2, 4), torch.zeros(2, 4))),
+            "data.train .* got IndexedTuples",
+        ),
         (lambda: Splits("grey", torch.zeros(2, 4), torch.full((2, 4), 0.5)), "data.valid.x must hold zeros and ones"),
-        (lambda: Splits("cut", torch.zeros(2, 4), torch.zeros(2, 3)), r"data.valid.x .* as data.train.x has \(4\), got 3"),
+        (
+            lambda: Splits("cut", torch.zeros(2, 4), torch.zeros(2, 3)),
+            r"data.valid.x .* as data.train.x has \(4\), got 3",
+        ),
     ],
 )
 def test_data_that_are_no_binary_images_are_refused(data, message):
