@@ -199,8 +199,8 @@ def build(
         num_categories: the number of categories of each.
         hidden: the widths of the encoder's hidden layers, mirrored in the decoder; by default (128, 64) for up to
             256 pixels, else (512, 256).
-        evaluation_samples: codes drawn for each held-out image.
-        evaluation_seed: the seed of those draws, which are the same whenever ``evaluate`` is called.
+        evaluation_samples: the number of codes drawn for each held-out image.
+        evaluation_seed: the seed of the codes drawn for held-out images and for plots; they are the same at each epoch.
         relaxation: how to train through relaxed codes, instead of an estimator for discrete ones.
 
     Raises:

@@ -1,14 +1,20 @@
 """Gradients of all estimators on tiny networks against those of the exact bound."""
 
+import math
+
 import pyro
 import pytest
 import torch
+from torch.distributions import Bernoulli
+from torch.nn.functional import logsigmoid, softplus
 
 from pyro_ext.inference import (
+    RelaxReparam,
     TraceLeaveOneOut_ELBO,
     TraceSumAndSample_ELBO,
     TraceUnorderedSet_ELBO,
     TraceVIMCO_ELBO,
+    relax,
 )
 from pyro_ext.models.structured_output import LearnedBaselineELBO
 from tests.models.structured_output.tiny import exact_bound, networks
@@ -69,6 +75,41 @@ def test_whole_sets_are_exact(task):
     parameters = list(dict.fromkeys([*model.parameters(), *guide.parameters()]))
     for one, other in zip(*(torch.autograd.grad(each, parameters) for each in (loss, exact)), strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("objective", ["relaxed_density", "relaxed_categorical"])
+def test_relaxed_bounds_of_two_samples_are_those_of_a_grid(objective):
+    """One unit: values and gradients against the sum over a grid of pairs of logistic variables."""
+    model, guide = networks("density", layers=1, units=1, size=COPIES)
+    x = torch.tensor([[1.0, 0.0, 1.0, 1.0]], dtype=torch.float64)
+    parameters = [*model.parameters(), *guide.parameters()]
+    of_model, of_guide = 0.5, 2 / 3
+    a, b = guide.above[0](x - guide.centred[0].mean).squeeze(), model.prior_logits.squeeze()
+    u = (torch.arange(600, dtype=torch.float64) + 0.5) / 600
+    y = (a + u.logit()) / of_guide
+    weight = Bernoulli(logits=model.below[0](2 * y.sigmoid()[:, None] - 1)).log_prob(x).sum(-1)
+    if objective == "relaxed_density":
+        at = ((of_model, b), (of_guide, a))
+        p, q = (math.log(c) + r - c * y - 2 * softplus(r - c * y) for c, r in at)
+        weight = weight + p - q
+    else:
+        ratios = [logsigmoid(sign * b) - logsigmoid(sign * a) for sign in (1, -1)]
+        weight = weight + y.sigmoid() * ratios[0] + (-y).sigmoid() * ratios[1]
+    bound = torch.logaddexp(weight[:, None], weight).mean() - math.log(2)
+    exact = torch.cat([g.flatten() for g in torch.autograd.grad(-bound, parameters)])
+    elbo = TraceVIMCO_ELBO(num_particles=2, vectorize_particles=True, max_plate_nesting=1)
+    programs = relax(model, RelaxReparam(of_model, objective)), relax(guide, RelaxReparam(of_guide, objective))
+    pyro.set_rng_seed(1)
+    values, drawn = [], []
+    for _ in range(REPEATS):
+        loss = elbo.differentiable_loss(*programs, x.expand(COPIES, -1)) / COPIES
+        values.append(loss.item())
+        drawn.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]))
+    values, drawn = torch.tensor(values, dtype=torch.float64), torch.stack(drawn)
+    assert (values.mean() + bound).abs() < 5 * values.std() / REPEATS**0.5
+    # About 10 components with 23 degrees of freedom; the floor is for components without noise, and the grid.
+    assert ((drawn.mean(0) - exact).abs() < 6 * drawn.std(0) / REPEATS**0.5 + 1e-3).all()
+    assert (drawn.std(0) / REPEATS**0.5).max() < 0.1 * exact.abs().max()
 
 
 def test_baselines_lower_the_variance():
