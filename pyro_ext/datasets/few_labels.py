@@ -103,10 +103,10 @@ def _chosen_rows(data: IndexedDataset, num_labels: int, classes: int, seed: int)
         raise ValueError(f"num_labels must be at least {classes}, one of each class, got {num_labels}")
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(data), generator=generator, device="cpu")
-    chosen = []
+    shuffled, chosen = data.y.cpu()[order], []  # on the CPU, so that a seed gives the same ones on every device
     for label in range(classes):
         wanted = num_labels // classes + (label < num_labels % classes)
-        own = order[data.y[order] == label]
+        own = order[shuffled == label]
         if len(own) < wanted:
             raise ValueError(f"num_labels={num_labels} needs {wanted} data points of class {label}, got {len(own)}")
         chosen.append(own[:wanted])

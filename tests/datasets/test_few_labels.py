@@ -13,6 +13,7 @@ from pyro_ext.datasets import (
     few_labels,
     keep_few_labels,
 )
+from tests.contracts.device_guard import DEVICE, DeviceGuard
 
 LABELS = IndexedDataset(torch.arange(9.0)[:, None], torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2]))
 
@@ -65,6 +66,18 @@ def test_images_go_on_being_redrawn():
     assert torch.equal(kept.second.y, chosen.y)
     shades = torch.cat([kept.first.shades, kept.second.shades])
     assert torch.equal(shades.sum(0), data.train.shades.sum(0))
+
+
+def test_data_may_lie_on_a_device():
+    with DeviceGuard():
+        data = IndexedDataset(LABELS.x.to(DEVICE), LABELS.y.to(DEVICE))
+        chosen, kept = choose_labelled(data, 4, 3), keep_few_labels(Splits("nine", data), num_labels=4).train
+        for part in (chosen, kept.first, kept.second):
+            assert part.x.device == DEVICE
+        assert torch.equal(chosen.x.cpu(), choose_labelled(LABELS, 4, 3).x)
+        redrawn = RedrawnPixels((LABELS.x / 9).to(DEVICE), LABELS.y.to(DEVICE))
+        part = choose_labelled(redrawn, 4, 3)
+        assert part.__getitems__([1, 0])[0].device == redrawn[0][0].device == DEVICE
 
 
 def test_a_seed_chooses_the_labels():
