@@ -58,7 +58,7 @@ def loss_curve(
         if len(runs) > 1:
             ax.fill_between(places, runs.min(0), runs.max(0), color=line.get_color(), alpha=0.25, linewidth=0)
     ax.set_xlabel("epoch")
-    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
     ax.set_ylabel(ylabel)
     if any(curves):
         ax.legend(frameon=False)

@@ -58,7 +58,9 @@ def test_epochs_are_whole_and_one_alone_is_seen():
     ax = loss_curve([2.0, 1.0])
     assert ax.lines[0].get_marker() in ("", "None")
     assert all(tick == round(tick) for tick in ax.get_xticks())
-    assert loss_curve([2.0]).lines[0].get_marker() == "."
+    alone = loss_curve([2.0])
+    assert alone.lines[0].get_marker() == "."
+    assert all(tick == round(tick) for tick in alone.get_xticks())
 
 
 def test_image_grid_leaves_room_for_a_title():
