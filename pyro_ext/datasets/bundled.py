@@ -20,11 +20,16 @@ _WHITE = 16.0  # the pixels of scikit-learn's digits are counts of 0 to 16
 
 
 def digits(
-    binarize: Binarization | None = "threshold", threshold: float = 7.5, num_train: int = 1500, seed: int = 0
+    binarize: Binarization | None = "threshold",
+    threshold: float = 7.5,
+    num_train: int = 1500,
+    seed: int = 0,
+    mixed: bool = False,
 ) -> Splits:
     """Load the 1,797 handwritten digits of 8 x 8 pixels bundled with scikit-learn.
 
-    The first ``num_train`` images are for training and the rest for validation; labels are the digits 0 to 9.
+    The first ``num_train`` images are for training and the rest for validation; labels are the digits 0 to 9. One
+    writer follows another in the file, so that the images for validation are mostly by other writers.
 
     Args:
         binarize: ``"threshold"`` makes the pixels above the threshold 1 and the others 0. ``"dynamic"`` draws pixels
@@ -32,7 +37,9 @@ def digits(
             None keeps the shades of grey, scaled to [0, 1].
         threshold: the threshold on the pixels, from 0 to 16.
         num_train: the number of images to train on, from 1 to 1796; the others are for validation.
-        seed: the seed of the draws of ``binarize="dynamic"``.
+        seed: the seed of the draws of ``binarize="dynamic"``, and of the order of ``mixed=True``.
+        mixed: whether images are put in random order before they are divided, so that training and validation have the
+            same writers.
 
     Returns:
         ``x`` of shape ``(N, 64)``, float32, and ``y`` of shape ``(N,)``, int64.
@@ -59,6 +66,9 @@ def digits(
     positive_int("num_train", num_train, maximum=len(images) - 1)
     x = torch.from_numpy((images / _WHITE).astype(np.float32))
     y = torch.from_numpy(labels.astype(np.int64))
+    if mixed:
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+        x, y = x[order], y[order]
     parts = {"train": (x[:num_train], y[:num_train]), "valid": (x[num_train:], y[num_train:])}
     return image_splits("digits", parts, (8, 8), binarize, threshold / _WHITE, seed)
 

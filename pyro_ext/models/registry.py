@@ -83,6 +83,22 @@ MODELS: Mapping[str, ModelEntry] = MappingProxyType(
             data="moving_digits",
             defaults=MappingProxyType({"batch_size": 64, "trainer.max_epochs": 20}),
         ),
+        "looks_linear": ModelEntry(
+            module="pyro_ext.models.looks_linear",
+            summary="classifier of hundreds of layers without skip connections, which is an affine map before training",
+            paper="Balduzzi et al. 2017, The shattered gradients problem: if resnets are the answer, then what is the "
+            "question?, arXiv 1702.08591",
+            data="digits",
+            defaults=MappingProxyType(
+                {
+                    "batch_size": 50,
+                    "trainer.max_epochs": 8,
+                    "trainer.gradient_clip_val": 1.0,
+                    "data.binarize": None,
+                    "data.mixed": True,
+                }
+            ),
+        ),
         "neuron_matching": ModelEntry(
             module="pyro_ext.models.neuron_matching",
             summary="which neuron of a worm is which, by simulated activity of all neurons",

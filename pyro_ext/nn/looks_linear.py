@@ -1,9 +1,9 @@
 r"""Networks that are linear at their initialisation although they are made of rectifiers.
 
-A concatenated rectifier keeps both halves of its input, :math:`\mathrm{CReLU}(x) = [\max(x, 0), \max(-x, 0)]`, so that
-a layer with mirrored weights :math:`[W_0, -W_0]` undoes it: :math:`[W_0, -W_0]\, \mathrm{CReLU}(x) = W_0 x`. A network of
-such layers is an affine map at its initialisation, however deep it is, and its gradients do not depend on its input.
-Training moves the two halves apart.
+A concatenated rectifier keeps both halves of its input, :math:`\mathrm{CReLU}(x) = [\max(x, 0), \max(-x, 0)]`, so
+that a layer with mirrored weights :math:`[W_0, -W_0]` undoes it: :math:`[W_0, -W_0]\, \mathrm{CReLU}(x) = W_0 x`. A
+network of such layers is an affine map at its initialisation, however deep it is, and its gradients do not depend on
+its input. Training moves the two halves apart.
 
 References:
     | The shattered gradients problem: if resnets are the answer, then what is the question? (Balduzzi et al., 2017),
@@ -64,7 +64,8 @@ class CReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return both halves of ``x``, twice as long as it along ``dim``."""
-        return torch.cat([x.relu(), (-x).relu()], dim=self.dim)
+        # At zero the gradient must pass through one of the halves: clamp passes it there, relu does not.
+        return torch.cat([x.relu(), (-x).clamp(min=0)], dim=self.dim)
 
     def extra_repr(self) -> str:
         """Return what ``print`` shows."""
@@ -75,10 +76,10 @@ class CReLU(nn.Module):
 def looks_linear_(module: nn.Module, ordinary: Collection[str] | None = None, gain: float = 1.0) -> nn.Module:
     r"""Initialise a network of concatenated rectifiers in place so that it is an affine map.
 
-    Weights become :math:`[W_0, -W_0]` along the input features with a random orthogonal :math:`W_0`: its rows are
-    orthonormal, or its columns where it has more rows than columns. In a convolution :math:`W_0` stands at the centre
-    of the kernel, and all other entries are zero (delta-orthogonal). Biases become zero. The first layer, whose input has
-    not gone through a CReLU, gets an orthogonal matrix without a mirror.
+    Weights become :math:`[W_0, -W_0]` along the input features with a random orthogonal :math:`W_0`: its rows
+    are orthonormal, or its columns where it has more rows than columns. In a convolution :math:`W_0` is at the centre
+    of the kernel, and all other entries are zero (delta-orthogonal). Biases become zero. The first layer, whose input
+    has not gone through a CReLU, gets an orthogonal matrix without a mirror.
 
     Layers are taken in the order in which the modules hold them. Batch norm, other rectifiers and the like are left
     alone; :func:`assert_looks_linear` names them.

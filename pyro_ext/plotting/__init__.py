@@ -9,12 +9,16 @@ from __future__ import annotations
 from pyro_ext.plotting.axes import given_or_new, save
 from pyro_ext.plotting.curves import loss_curve
 from pyro_ext.plotting.estimators import gradient_variance, gradient_variance_curve, plot_evidence
+from pyro_ext.plotting.gradients import autocorrelation_curve, correlation_by_depth, gradient_trace
 from pyro_ext.plotting.images import image_grid
 from pyro_ext.plotting.trees import branch_intervals, plot_topology_probabilities, tree_probabilities
 
 __all__ = [
+    "autocorrelation_curve",
     "branch_intervals",
+    "correlation_by_depth",
     "given_or_new",
+    "gradient_trace",
     "gradient_variance",
     "gradient_variance_curve",
     "image_grid",

@@ -45,6 +45,7 @@ SMALL = {
         {"canvas": 16, "digit_size": 8, "num_train": 40, "num_valid": 20},
         20,
     ),
+    "looks_linear": Small({"depth": 4, "width": 8}, {"num_train": 160, "binarize": None, "mixed": True}, 80),
     "neuron_matching": Small({"evaluation_samples": 4}, {"num_worms": 2}, 1),
     "phylo": Small(
         {"trees": ["six.nwk"], "num_particles": 2, "evaluation_samples": 10, "evaluation_repeats": 2},

@@ -87,6 +87,7 @@ MODEL_WAITS = {
     "disentangling": {FLOAT: 2, "pyro.util.warn_if_nan": 2},
     "geco_vae": {FLOAT: 2, "pyro.util.warn_if_nan": 3},
     "hard_attention": {**ANALYTIC, DICE: 3},
+    "looks_linear": {FLOAT: 2, "pyro.util.warn_if_nan": 2},
     "neuron_matching": {
         "ops.sinkhorn._Scalable.forward": 1, SCIPY: 1, FLOAT: 2, "pyro.util.warn_if_nan": 2,
     },

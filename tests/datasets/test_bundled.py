@@ -27,6 +27,19 @@ def test_digits_in_shades():
     assert len(x.unique()) == 17
 
 
+def test_mixed_digits_are_the_same_images_in_another_order():
+    plain, mixed, again, other = (
+        digits(**o) for o in ({}, {"mixed": True}, {"mixed": True}, {"mixed": True, "seed": 1})
+    )
+    rows = [
+        sorted(row for part in (s.train, s.valid) for row in torch.cat([part.x, part.y[:, None]], 1).tolist())
+        for s in (plain, mixed)
+    ]
+    assert rows[0] == rows[1]  # labels stay with their images
+    assert torch.equal(mixed.train.x, again.train.x)
+    assert not torch.equal(mixed.train.x, other.train.x)
+
+
 def test_digits_cut_elsewhere():
     splits = digits(num_train=1000)
     assert (len(splits.train), len(splits.valid)) == (1000, 797)
@@ -44,7 +57,7 @@ def test_digits_cut_elsewhere():
         (lambda: load("digit"), f"name must be one of {', '.join(AVAILABLE)}; got 'digit'"),
         (
             lambda: load("digits", protocol="full"),
-            "data set 'digits' has no option 'protocol'; it has binarize, threshold, num_train, seed",
+            "data set 'digits' has no option 'protocol'; it has binarize, threshold, num_train, seed, mixed",
         ),
     ],
 )

@@ -137,11 +137,16 @@ def test_device_and_type_are_those_of_the_module(make, way):
 
 
 def test_crelu_keeps_lengths_of_values_and_gradients(dtype):
-    x = torch.randn(5, 8, dtype=dtype, requires_grad=True)
+    x = torch.randn(5, 8, dtype=dtype)
+    x[0, 0] = 0
+    x.requires_grad_()
     y = CReLU()(x)
     torch.testing.assert_close(y.norm(dim=-1), x.norm(dim=-1))
     (gradient,) = torch.autograd.grad(y.square().sum() / 2, x)
     torch.testing.assert_close(gradient, x)
+    mirrored = torch.cat([torch.eye(8, dtype=dtype), -torch.eye(8, dtype=dtype)], 1)
+    (gradient,) = torch.autograd.grad((CReLU()(x) @ mirrored.T).sum(), x)
+    assert (gradient == 1).all()  # also at zero
     assert "dim=-1" in repr(CReLU())
     with pytest.raises(ValueError, match=r"dim must be an integer, the dimension of the features, got 1\.5"):
         CReLU(1.5)

@@ -11,13 +11,26 @@ import torch
 from matplotlib.figure import Figure
 
 from pyro_ext.inference.evidence import EvidenceEstimate
-from pyro_ext.plotting import gradient_variance, gradient_variance_curve, image_grid, loss_curve, plot_evidence, save
+from pyro_ext.plotting import (
+    autocorrelation_curve,
+    correlation_by_depth,
+    gradient_trace,
+    gradient_variance,
+    gradient_variance_curve,
+    image_grid,
+    loss_curve,
+    plot_evidence,
+    save,
+)
 
 DRAWINGS = {
     "loss_curve": lambda ax: loss_curve([3.0, 2.0, 1.0], ax),
     "loss_curve, labelled runs": lambda ax: loss_curve({"a": [[3.0, 2.0], [4.0, 2.5]], "b": [1.0, 0.5]}, ax),
     "image_grid": lambda ax: image_grid(torch.rand(7, 4, 6), ax),
     "gradient_variance": lambda ax: gradient_variance({"one": {"encoder": 1.0, "decoder": -2.0}}, ax),
+    "gradient_trace": lambda ax: gradient_trace({"one": [1.0, -2.0], "zero": [0.0, 0.0]}, [0.0, 1.0], ax),
+    "autocorrelation_curve": lambda ax: autocorrelation_curve({"a": [1.0, 0.5], "b": [[1.0, 0.2]]}, ax),
+    "correlation_by_depth": lambda ax: correlation_by_depth({"a": [0.5, -0.1]}, [1, 2], {"b": lambda x: 0.5**x}, ax),
     "gradient_variance_curve": lambda ax: gradient_variance_curve({"one": [1.0, -2.0]}, [2, 4], ax),
 }
 ESTIMATES = {
@@ -48,6 +61,21 @@ def test_runs_are_drawn_as_mean_and_range():
 
 def test_single_curve_needs_no_legend():
     assert loss_curve([1.0, 0.5]).get_legend() is None
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: gradient_trace({}, [0.0]), "gradients must hold at least one curve, got none"),
+        (lambda: gradient_trace({"a": [1.0]}, [0.0, 1.0]), r"gradients\['a'\] must have shape \(2,\), that of inputs"),
+        (lambda: autocorrelation_curve({}), "curves must hold at least one autocorrelation, got none"),
+        (lambda: autocorrelation_curve({"a": np.zeros((1, 1, 2))}), r"curves\['a'\] must have shape \(lags,\)"),
+        (lambda: correlation_by_depth({"a": [1.0]}, [1, 2]), "one value for each of 2 depths"),
+    ],
+)
+def test_curves_of_gradients_refuse_other_shapes(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
 def test_epochs_are_places():
