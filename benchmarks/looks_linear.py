@@ -3,8 +3,8 @@
 First the autocorrelation of gradients of networks of one variable at their initialisation, by depth and kind, beside
 white and brown noise, and the correlation of gradients at unrelated inputs beside the theory. Then classifiers of the
 bundled digits (mixed, so that training and held-out images have the same writers), trained alike: Adam at 3e-4,
-multiplied by 0.7 after each of 8 epochs, batches of 50, gradients clipped at 1. Finished runs are kept in
-``runs/looks_linear/runs.csv``, so that an interrupted benchmark continues when it is started again.
+multiplied by 0.7 after each of 8 epochs, batches of 50, gradients clipped at 1. Finished runs are kept under
+``runs/looks_linear``, so that an interrupted benchmark continues when it is started again.
 
 References:
     | The shattered gradients problem: if resnets are the answer, then what is the question? (Balduzzi et al., 2017)
@@ -27,12 +27,13 @@ import torch
 from matplotlib.figure import Figure
 from support.report import Report
 from support.rows import FinishedRuns
+from support.saved import SavedResults
 from torch import Tensor
 
 from pyro_ext.datasets import load
 from pyro_ext.inference import FitSettings, fit
 from pyro_ext.models.looks_linear import (
-    autocorrelation_by_depth,
+    Kind,
     build,
     deep_network,
     freeze_batch_norm,
@@ -55,10 +56,11 @@ def main() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message="only .* are classified correctly")
     report = Report("looks_linear", "Looks-linear networks")
-    figure = Figure(figsize=(13, 4), layout="constrained")
+    figure = Figure(figsize=(15, 4), layout="constrained")
     axes = figure.subplots(1, 3)
-    gradients(report, axes, options.draws)
-    correlations(report, axes[2])
+    saved = SavedResults(options.work / "gradients.jsonl")
+    gradients(report, saved, axes, options.draws)
+    correlations(report, saved, axes[2])
     classifiers(report, FinishedRuns(options.work / "runs.csv", ("network", "depth", "seed")), options)
     options.work.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.work / "autocorrelation.png", dpi=80)
@@ -69,71 +71,81 @@ def main() -> None:
         print(f"written to {path}")
 
 
-def gradients(report: Report, axes: Any, draws: int) -> None:
+def gradients(report: Report, saved: SavedResults, axes: Any, draws: int) -> None:
     """Tabulate and draw autocorrelations of gradients of networks of one variable."""
-    shattering = autocorrelation_by_depth("relu_batch_norm", draws=draws)
+
+    def mean_autocorrelation(kind: Kind, depth: int, scale: float | None = None) -> Tensor:
+        def drawn() -> list[float]:
+            pyro.set_rng_seed(0)
+            nets = (scalar_network(kind, depth, residual_scale=scale) for _ in range(draws))
+            return torch.stack([gradient_autocorrelation(net) for net in nets]).mean(0).tolist()
+
+        return torch.tensor(saved.get(f"{kind}, {depth} layers, scale {scale}, {draws} draws", drawn))
+
+    shattering = {f"{depth} layers": mean_autocorrelation("relu_batch_norm", depth) for depth in (2, 4, 10, 24, 50)}
     autocorrelation_curve(shattering, axes[0]).set_title("rectifiers with batch norm", fontsize=9)
     pyro.set_rng_seed(0)
-
-    def drawn(kind: Any, depth: int, scale: float | None = None) -> Tensor:
-        nets = (scalar_network(kind, depth, residual_scale=scale) for _ in range(draws))
-        return torch.stack([gradient_autocorrelation(net) for net in nets])
-
     noise = torch.randn(draws, 256)
     kinds = {
-        "looks-linear, 50": drawn("looks_linear", 50),
-        "CReLU, 50": drawn("crelu", 50),
-        "rectifiers, 24": drawn("relu", 24),
-        "rectifiers + batch norm, 24": drawn("relu_batch_norm", 24),
-        "residual + batch norm, 50, scale 1": drawn("residual_batch_norm", 50, 1.0),
-        "residual + batch norm, 50, scale .1": drawn("residual_batch_norm", 50, 0.1),
-        "white noise": autocorrelation(noise),
-        "brown noise": autocorrelation(noise.cumsum(-1)),
+        "looks-linear, 50": mean_autocorrelation("looks_linear", 50),
+        "CReLU, 50": mean_autocorrelation("crelu", 50),
+        "rectifiers, 24": mean_autocorrelation("relu", 24),
+        "rectifiers + batch norm, 24": shattering["24 layers"],
+        "residual + batch norm, 50, scale 1": mean_autocorrelation("residual_batch_norm", 50, 1.0),
+        "residual + batch norm, 50, scale .1": mean_autocorrelation("residual_batch_norm", 50, 0.1),
+        "white noise": autocorrelation(noise).mean(0),
+        "brown noise": autocorrelation(noise.cumsum(-1)).mean(0),
     }
     autocorrelation_curve(kinds, axes[1]).set_title("kinds of networks, hidden layers", fontsize=9)
     curves = {f"rectifiers + batch norm, {label}": values for label, values in shattering.items()} | kinds
-    rows = [[label, *(f"{values.mean(0)[lag]:.3f}" for lag in (1, 5, 15))] for label, values in curves.items()]
+    rows = [[label, *(f"{values[lag]:.3f}" for lag in (1, 5, 15))] for label, values in curves.items()]
     report.table(
         f"Autocorrelation of gradients, mean of {draws} initialisations", ["network", "lag 1", "lag 5", "lag 15"], rows
     )
-    shattered, flat = (curves[name].mean(0)[1:].abs() for name in ("rectifiers + batch norm, 24", "looks-linear, 50"))
+    shattered, flat = (curves[name][1:].abs() for name in ("rectifiers + batch norm, 24", "looks-linear, 50"))
     report.check(bool(shattered.max() < 0.1), f"24 layers with batch norm: below .1 at all lags: {shattered.max():.3f}")
     report.check(bool(flat.min() == 1), f"50 looks-linear layers: 1 at all lags: {flat.min():.3f}")
 
 
-def correlations(report: Report, ax: Any, width: int = 400, inputs: int = 128, draws: int = 5) -> None:
+def correlations(
+    report: Report, saved: SavedResults, ax: Any, width: int = 400, inputs: int = 128, draws: int = 5
+) -> None:
     """Tabulate and draw correlations of gradients at unrelated inputs beside the theory."""
-    pyro.set_rng_seed(0)
     measured: dict[str, list[float]] = {}
-    for label, kind, scale in (
-        ("rectifiers + batch norm", "relu_batch_norm", None),
-        ("rectifiers", "relu", None),
-        ("residual, scale 1", "residual", 1.0),
-    ):
-        # The first and the last layer are linear maps of no effect; the residual network has its rectifiers inside.
-        measured[label] = [
-            mean(_correlation(kind, depth, scale, width, inputs) for _ in range(draws)) for depth in LAYERS
-        ]
+    networks: dict[str, tuple[Kind, float | None]] = {
+        "rectifiers + batch norm": ("relu_batch_norm", None),
+        "rectifiers": ("relu", None),
+        "residual, scale 1": ("residual", 1.0),
+    }
+    for label, (kind, scale) in networks.items():
+        each = partial(_correlations, kind, scale, width, inputs, draws)
+        measured[label] = saved.get(f"correlations, {kind}, width {width}, {inputs} inputs, {draws} draws", each)
     correlation_by_depth(measured, LAYERS, THEORY, ax).set_title("unrelated inputs", fontsize=9)
     theory = {"theory, 2^-L": [0.5**n for n in LAYERS], "theory, (3/4)^L": [0.75**n for n in LAYERS]}
     rows = [[label, *(f"{value:.3f}" for value in values)] for label, values in (measured | theory).items()]
     report.table("Correlation of gradients at unrelated inputs", ["network", *(f"{n} layers" for n in LAYERS)], rows)
 
 
-def _correlation(kind: Any, depth: int, scale: float | None, width: int, inputs: int) -> float:
-    x = torch.randn(inputs, width)
-    layers = depth + 2 if kind == "residual" else depth + 1
-    net = deep_network(kind, layers, width, 1, width, residual_scale=scale)
-    if kind == "residual":
-        del net[-2]  # the rectifier behind the last skip connection, which the theory does not have
-    return float(gradient_correlation(freeze_batch_norm(net, x), x))
+def _correlations(kind: Kind, scale: float | None, width: int, inputs: int, draws: int) -> list[float]:
+    pyro.set_rng_seed(0)
+    means = []
+    for depth in LAYERS:
+        drawn = []
+        for _ in range(draws):
+            x = torch.randn(inputs, width)
+            net = deep_network(kind, depth + (2 if kind == "residual" else 1), width, 1, width, residual_scale=scale)
+            if kind == "residual":
+                del net[-2]  # the rectifier behind the last skip connection, which the theory does not have
+            drawn.append(float(gradient_correlation(freeze_batch_norm(net, x), x)))
+        means.append(mean(drawn))
+    return means
 
 
 def classifiers(report: Report, finished: FinishedRuns, options: argparse.Namespace) -> None:
     """Train all kinds of networks of all depths, and tabulate means over seeds."""
     data = load("digits", binarize=None, mixed=True)
     planned = [(kind, depth, {"kind": kind}) for depth in options.depths for kind in KINDS]
-    planned += [(f"{kind}, convolutions", 50, {"kind": kind} | CONVOLUTIONS) for kind in ("looks_linear", "relu")]
+    planned += [(f"{kind}, convolutions", 20, {"kind": kind} | CONVOLUTIONS) for kind in ("looks_linear", "relu")]
     runs: dict[tuple[str, int], list[dict[str, float]]] = {}
     for seed in range(options.seeds):
         for name, depth, own in planned:

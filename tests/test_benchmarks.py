@@ -128,3 +128,20 @@ def test_hard_attention_trains_for_a_given_time(tmp_path):
         assert results["steps"] == results["half_steps"] == 1
         assert math.isfinite(results["neg_elbo"])
     assert len([*(tmp_path / "work").glob("*.png")]) == 2 * len(script.ESTIMATORS)
+
+
+def test_accuracies_of_deep_networks_are_tabulated(tmp_path, capsys, monkeypatch):
+    script = importlib.import_module("looks_linear")
+    report = importlib.import_module("support.report").Report("looks_linear", "title")
+    finished = importlib.import_module("support.rows").FinishedRuns(tmp_path / "runs.csv", ("network", "depth", "seed"))
+
+    def train(data, options, seed):
+        accuracy = {"looks_linear": 0.97, "relu": 0.2 + 0.2 * seed}.get(options["kind"], 0.5)
+        return {"accuracy": accuracy, "autocorrelation_1": 1.0, "autocorrelation_15": 0.5, "cpu_seconds": 3.0}
+
+    monkeypatch.setattr(script, "train", train)
+    script.classifiers(report, finished, argparse.Namespace(depths=[200], seeds=2))
+    shown = capsys.readouterr().out
+    assert "PASS: looks-linear, 200 layers: at least .96 with every seed: 0.970" in shown
+    assert "FAIL: rectifiers, 200 layers: less than .3 with every seed: 0.400" in shown
+    assert "0.200 to 0.400" in shown

@@ -95,7 +95,7 @@ curves = {
     for name, (kind, depth, scale) in kinds.items()
 }
 curves |= {"white noise": autocorrelation(noise), "brown noise": autocorrelation(noise.cumsum(-1))}
-fig, axes = plt.subplots(1, 2, figsize=(12, 4), layout="constrained", sharey=True)
+fig, axes = plt.subplots(1, 2, figsize=(13, 4), layout="constrained", sharey=True)
 by_depth = autocorrelation_by_depth("relu_batch_norm", draws=DRAWS, width=WIDTH)
 autocorrelation_curve(by_depth, axes[0]).set_title("rectifiers with batch norm", fontsize=9)
 autocorrelation_curve(curves, axes[1]).set_title("kinds of networks", fontsize=9)
@@ -192,6 +192,7 @@ for kind in ("looks_linear", "crelu", "relu", "relu_batch_norm", "linear", "resi
 # ## Where to go from here
 #
 # * From a shell: `pyro-ext fit looks_linear --model.depth 200`, or with convolutions, `--model.architecture
-#   convolutional --model.width 8`. The run's plots show the gradient between two held-out images, and the autocorrelation by depth.
+#   convolutional --model.width 8`. The run's plots show the gradient between two held-out images, and the
+#   autocorrelation by depth.
 # * `gradient_autocorrelation(f)` takes any function of one variable, such as a network of yours along a line.
 # * `looks_linear_` leaves batch norm in a network alone, but the network is not linear then: leave it out.

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["autocorrelation_curve", "correlation_by_depth", "gradient_trace"]
 
+_INSIDE = 6  # labels; a longer legend stands beside the axes
+_DASHES = ("--", ":", "-.")
+
 
 def gradient_trace(
     gradients: Mapping[str, Sequence[float] | np.ndarray],
@@ -87,9 +90,11 @@ def autocorrelation_curve(curves: Mapping[str, Sequence[float] | np.ndarray], ax
         ax.plot(np.arange(runs.shape[-1]), runs.mean(0), label=label, marker=".")
     ax.axhline(0.0, color="black", linewidth=0.6)
     ax.set_ylim(top=1.05)
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set_xlabel("lag (points)")
     ax.set_ylabel("autocorrelation of gradients")
-    ax.legend(frameon=False, fontsize="small")
+    beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if len(curves) > _INSIDE else {}
+    ax.legend(frameon=False, fontsize="small", **beside)
     return ax
 
 
@@ -126,9 +131,10 @@ def correlation_by_depth(
             raise ValueError(f"measured[{label!r}] must have one value for each of {len(places)} depths")
         ax.plot(places, np.where(curve > 0, curve, np.nan), "o-", label=label)
     fine = np.linspace(places.min(), places.max(), 100)
-    for label, function in (theory or {}).items():
-        ax.plot(fine, function(fine), "--", label=label, color="black", linewidth=0.8)
+    for at, (label, function) in enumerate((theory or {}).items()):
+        ax.plot(fine, function(fine), _DASHES[at % len(_DASHES)], label=label, color="black", linewidth=0.9)
     ax.set_yscale("log")
+    ax.set_xticks(places)
     ax.set_xlabel("layers")
     ax.set_ylabel("correlation of gradients")
     ax.legend(frameon=False, fontsize="small")

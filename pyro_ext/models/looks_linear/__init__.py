@@ -19,10 +19,11 @@ References:
 from pyro_ext.models.looks_linear.build import build
 from pyro_ext.models.looks_linear.evaluation import autocorrelation_by_depth, gradients_between
 from pyro_ext.models.looks_linear.model import Model, guide
-from pyro_ext.models.looks_linear.networks import KINDS, deep_network, freeze_batch_norm, scalar_network
+from pyro_ext.models.looks_linear.networks import KINDS, Kind, deep_network, freeze_batch_norm, scalar_network
 
 __all__ = [
     "KINDS",
+    "Kind",
     "Model",
     "autocorrelation_by_depth",
     "build",
