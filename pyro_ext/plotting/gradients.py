@@ -90,7 +90,7 @@ def autocorrelation_curve(curves: Mapping[str, Sequence[float] | np.ndarray], ax
         ax.plot(np.arange(runs.shape[-1]), runs.mean(0), label=label, marker=".")
     ax.axhline(0.0, color="black", linewidth=0.6)
     ax.set_ylim(top=1.05)
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.locator_params(axis="x", integer=True)
     ax.set_xlabel("lag (points)")
     ax.set_ylabel("autocorrelation of gradients")
     beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if len(curves) > _INSIDE else {}
