@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pyro_ext.inference.constraints import Constraint, ReconstructionConstraint, as_constraint
 from pyro_ext.inference.elbo import DifferentiableELBO, ModelOrGuide, checked_loss, value_with_gradient_of
-from pyro_ext.utils.checks import number_between, positive_int, positive_number
+from pyro_ext.utils.checks import nonnegative_number, number_between, positive_int, positive_number
 
 __all__ = ["TraceGECO_ELBO"]
 
@@ -34,11 +34,19 @@ class TraceGECO_ELBO(DifferentiableELBO):
     .. math::
 
         \bar{C}_j \leftarrow \alpha \bar{C}_j + (1 - \alpha) \hat{C}_j, \qquad
-        \lambda_j \leftarrow \lambda_j \exp(\nu \bar{C}_j / s_j),
+        u_j = \operatorname{sign}(\bar{C}_j) \log(1 + |\bar{C}_j| / s_j), \qquad
+        \lambda_j \leftarrow \lambda_j \exp(\nu (u_j + T \Delta u_j)),
 
     from estimates :math:`\hat{C}_j` of the mean over the data, whatever the scale of plates, masks, particles and
-    enumeration; :math:`s_j` is the constraint's scale. They rise while a constraint is violated, and fall where it is
-    fulfilled. ``loss`` and ``differentiable_loss`` leave them alone; ``loss_and_grads`` and ``after_step`` move them.
+    enumeration; :math:`s_j` is the constraint's scale, and :math:`\Delta u_j` the change since the step before. They
+    rise while a constraint is violated, and fall where it is fulfilled. ``loss`` and ``differentiable_loss`` leave them
+    alone; ``loss_and_grads`` and ``after_step`` move them.
+
+    The paper has :math:`u_j = \bar{C}_j` and :math:`T = 0`. Networks then follow a multiplier too slowly: it grows by
+    orders of magnitude until an error has fallen to what is allowed, and takes as long to come back. With the
+    logarithm, twice and half the error allowed weigh the same, and with T the multiplier waits while a constraint is
+    on its way: it follows :math:`u_j` as it will be in T steps if it goes on changing as it does. Neither moves the
+    optimum.
 
     For the squared error, the optimum is that of a Gaussian decoder with variance :math:`1 / (2 \lambda)`, see
     :meth:`effective_sigma`. In distributed training, the estimates are averaged over all processes.
@@ -48,6 +56,8 @@ class TraceGECO_ELBO(DifferentiableELBO):
         constraints: for each constrained site its constraint, a :class:`~pyro_ext.inference.Constraint` or a function
             of the site's distribution and value; or a mapping from names to constraints, where there are several.
         rate: the rate :math:`\nu` at which multipliers change.
+        look_ahead: the number T of steps by which multipliers look ahead; about as many as networks take to follow a
+            change of a multiplier, 0 for none.
         decay: the weight :math:`\alpha` of the past in the moving averages, in [0, 1).
         start: the multipliers at the beginning.
         warm_up: the number of first steps in which the multipliers stay as they are.
@@ -61,6 +71,9 @@ class TraceGECO_ELBO(DifferentiableELBO):
     References:
         | Taming VAEs (Rezende and Viola, 2018), algorithm 1
         | https://arxiv.org/abs/1810.00597
+        | Constrained differential optimization (Platt and Barr, 1987), for the damping of multipliers
+        | Responsive safety in reinforcement learning by PID Lagrangian methods (Stooke et al., 2020)
+        | https://arxiv.org/abs/2007.03964
 
     Example:
         >>> from pyro_ext.inference import ReconstructionConstraint
@@ -84,6 +97,7 @@ class TraceGECO_ELBO(DifferentiableELBO):
         constraints: Mapping[str, Any],
         *,
         rate: float = 0.02,
+        look_ahead: float = 200.0,
         decay: float = 0.95,
         start: float = 1.0,
         warm_up: int = 0,
@@ -98,6 +112,7 @@ class TraceGECO_ELBO(DifferentiableELBO):
         )
         self.base = base
         self.rate = positive_number("rate", rate)
+        self.look_ahead = nonnegative_number("look_ahead", look_ahead)
         self.decay = number_between("decay", decay, 0, 1, "[)")
         self.warm_up = positive_int("warm_up", warm_up, minimum=0)
         self.max_change = positive_number("max_change", max_change)
@@ -219,11 +234,14 @@ class TraceGECO_ELBO(DifferentiableELBO):
         estimates = _mean_over_processes(torch.stack(self._pending).mean(0))
         self._pending.clear()
         self._to(estimates.device)
-        first, averages = self._num_steps == 0, self._averages
-        estimates = torch.where(estimates.isfinite(), estimates.to(averages.dtype), averages)
-        averages = torch.where(first, estimates, self.decay * averages + (1 - self.decay) * estimates)
+        before = self._averages
+        estimates = torch.where(estimates.isfinite(), estimates.to(before.dtype), before)
+        before = torch.where(self._num_steps == 0, estimates, before)
+        averages = self.decay * before + (1 - self.decay) * estimates
         scales = averages.new_tensor([member.scale for member in self.constraints.values()])
-        change = (self.rate * averages / scales).clamp(-self.max_change, self.max_change)
+        violation, earlier = (_signed_log(each / scales) for each in (averages, before))
+        change = self.rate * (violation + self.look_ahead * (violation - earlier))
+        change = change.clamp(-self.max_change, self.max_change)
         change = change.masked_fill(self._num_steps < self.warm_up, 0)
         bounds = averages.new_tensor([_SMALLEST, _LARGEST]).log()
         self._log_multipliers.copy_((self._log_multipliers + change).clamp(bounds[0], bounds[1]))
@@ -399,6 +417,10 @@ def _check_base(base: Any) -> None:
     name = type(base).__name__
     if name.startswith("Jit"):
         raise ValueError(f"base={name} compiles the model, which cannot hold multipliers; use {name[3:]}")
+
+
+def _signed_log(value: Tensor) -> Tensor:
+    return value.sign() * value.abs().log1p()
 
 
 def _mean_over_processes(value: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO, config_enumerate
 
+from benchmarks.support import rate_distortion
 from pyro_ext import inference
 from pyro_ext.datasets import Splits, as_dataset
 from pyro_ext.inference import (
@@ -271,7 +272,8 @@ class TestMultipliers:
         assert elbo._num_steps == 1
         constraint = program.exact(X, 1.0)[1].item()
         assert elbo.averages["x"] == pytest.approx(constraint, rel=1e-6)  # the first one is no average with 0
-        assert elbo.multipliers["x"] == pytest.approx(math.exp(0.02 * constraint / TOLERANCE**2), rel=1e-6)
+        first = 0.02 * math.copysign(math.log1p(abs(constraint) / TOLERANCE**2), constraint)
+        assert math.log(elbo.multipliers["x"]) == pytest.approx(first, rel=1e-4)
         after = self.state(elbo)
         elbo.after_step()
         torch.testing.assert_close(self.state(elbo), after, rtol=0, atol=0)
@@ -290,6 +292,20 @@ class TestMultipliers:
             (elbo.differentiable_loss(program.model, guide, x) / 7).backward()
         elbo.after_step()
         assert elbo.averages["x"] == pytest.approx(0.5 * first + 0.5 * sum(others) / 2, rel=1e-5)
+
+    def test_multipliers_look_ahead(self):
+        """They follow the logarithm of the violation, and in proportion to its change."""
+        program, options = Mixture(), {"decay": 0.0, "rate": 0.001, "max_change": 10.0}
+        elbo = constrained(TraceEnum_ELBO(max_plate_nesting=1), look_ahead=30, **options)
+        guide, logs, violations = config_enumerate(program.guide), [], []
+        for x in (X + 3, X + 2, X):
+            elbo.loss_and_grads(program.model, guide, x)
+            constraint = program.exact(x, 1.0)[1].item()
+            violations.append(math.copysign(math.log1p(abs(constraint) / TOLERANCE**2), constraint))
+            logs.append(math.log(elbo.multipliers["x"]))
+        assert violations[0] > violations[1] > 0 > violations[2]
+        expected = [0.001 * (sum(violations[: at + 1]) + 30 * (violations[at] - violations[0])) for at in range(3)]
+        assert logs == pytest.approx(expected, rel=1e-4)
 
     def test_changes_are_clamped_and_wait_for_the_warm_up(self):
         program, guide = Mixture(), config_enumerate(Mixture().guide)
@@ -340,54 +356,30 @@ class TestMultipliers:
         assert any("multipliers" in name for name in objective.state_dict())
 
 
-def rate_distortion(start, steps, seed=0):
-    """Return multiplier, error and divergence, means over the last fifth of the steps."""
-    pyro.set_rng_seed(seed)
-    variances = torch.tensor([4.0, 2.0, 1.0, 0.5, 0.25], dtype=torch.float64)
-    x = torch.randn(512, 5, dtype=torch.float64)
-    x = x - x.mean(0)
-    factor = torch.linalg.cholesky(x.T @ x / len(x))
-    x = torch.linalg.solve_triangular(factor, x.T, upper=False).T * variances.sqrt()  # of exactly these variances
-    encoder, decoder = (torch.nn.Linear(5, 5).double() for _ in range(2))
-    log_scale = torch.nn.Parameter(x.new_zeros(5))
-
-    def model(x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(x.new_zeros(5), 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(decoder(z), 1.0).to_event(1), obs=x)
-
-    def guide(x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(encoder(x), log_scale.exp()).to_event(1))
-
-    elbo = TraceGECO_ELBO(TraceMeanField_ELBO(), {"x": ReconstructionConstraint(1.6**0.5)}, start=start)
-    optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters(), log_scale], lr=0.02, betas=(0.9, 0.99))
-    decrease = torch.optim.lr_scheduler.MultiStepLR(optimizer, [int(0.6 * steps)], 0.1)
-    rows = []
-    for _ in range(steps):
-        optimizer.zero_grad()
-        loss = elbo.differentiable_loss(model, guide, x)
-        loss.backward()
-        optimizer.step()
-        decrease.step()
-        multiplier, constraint = elbo.terms()["multiplier_x"], elbo.terms()["constraint_x"]
-        elbo.after_step()
-        rows.append(torch.stack([multiplier, constraint + 1.6, loss.detach() / len(x) - multiplier * constraint]))
-    return torch.stack(rows[-steps // 5 :]).mean(0)
-
-
 class TestRateDistortion:
-    """Reverse water-filling: with level theta = .3375, lambda = 1 / (2 theta) and KL = sum .5 log(s / theta)."""
-
-    EXPECTED = torch.tensor([1.4815, 1.6, 2.8655], dtype=torch.float64)
+    def test_the_optimum_is_reverse_water_filling(self):
+        """Level .3375: lambda = 1 / (2 * .3375), and half the logarithms of 4, 2, 1 and .5 over it are the nats."""
+        expected = torch.tensor([1.4815, 1.6, 2.8655], dtype=torch.float64)
+        torch.testing.assert_close(rate_distortion.optimum(1.6), expected, rtol=1e-4, atol=0)
+        assert rate_distortion.optimum(0.1)[0] == pytest.approx(25)  # every variance is above the level of .02
 
     def test_soon_close(self):
-        torch.testing.assert_close(rate_distortion(1.0, 500), self.EXPECTED, rtol=0.04, atol=0)
+        end = rate_distortion.train(1.6, 500, look_ahead=20).end()
+        torch.testing.assert_close(end, rate_distortion.optimum(1.6), rtol=0.04, atol=0)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("start", [1e-4, 1e4])
     def test_converges_from_far_away(self, start):
-        torch.testing.assert_close(rate_distortion(start, 3000), self.EXPECTED, rtol=0.01, atol=0)
+        end = rate_distortion.train(1.6, 3000, start=start).end()
+        torch.testing.assert_close(end, rate_distortion.optimum(1.6), rtol=0.01, atol=0)
+
+    @pytest.mark.slow
+    def test_a_small_tolerance_makes_no_multiplier_explode(self):
+        """Without looking ahead, the multiplier exceeds its optimum of 25 a thousandfold before the error is met."""
+        path, optimum = rate_distortion.train(0.1, 2000, lr=0.005), rate_distortion.optimum(0.1)
+        assert path.multiplier.max() < 2 * optimum[0]
+        torch.testing.assert_close(path.end(), optimum, rtol=0.05, atol=0)
+        assert rate_distortion.train(0.1, 300, lr=0.005, look_ahead=0).multiplier.max() > 1000 * optimum[0]
 
 
 class Autoencoder(torch.nn.Module):
@@ -474,7 +466,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize(
         ("option", "value"),
-        [("rate", 0), ("decay", 1.0), ("start", 0.0), ("warm_up", -1), ("max_change", -0.1)],
+        [("rate", 0), ("decay", 1.0), ("start", 0.0), ("warm_up", -1), ("max_change", -0.1), ("look_ahead", -1.0)],
     )
     def test_of_options(self, option, value):
         with pytest.raises(ValueError, match=f"{option} must be"):

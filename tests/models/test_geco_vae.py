@@ -6,7 +6,7 @@ import torch
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
 from pyro_ext.datasets import Splits, as_dataset, load
-from pyro_ext.inference import FitSettings, TraceGECO_ELBO, fit
+from pyro_ext.inference import FitSettings, SchedulerSettings, TraceGECO_ELBO, fit
 from pyro_ext.models.geco_vae import Guide, Model, build
 from pyro_ext.models.geco_vae.model import DivergenceWeight
 
@@ -17,8 +17,8 @@ def images(shape=(8, 8), number=60):
     return Splits("images", as_dataset(x[:40]), as_dataset(x[40:]), image_shape=shape)
 
 
-def train(plan, data, epochs=1, batch_size=20):
-    settings = FitSettings(max_epochs=epochs, batch_size=batch_size)
+def train(plan, data, epochs=1, batch_size=20, scheduler=None):
+    settings = FitSettings(max_epochs=epochs, batch_size=batch_size, scheduler=scheduler)
     return fit(plan, data, settings, enable_progress_bar=False, accelerator="cpu", check_val_every_n_epoch=epochs)
 
 
@@ -135,15 +135,17 @@ def test_a_constraint_far_from_its_goal_is_told():
 
 @pytest.mark.slow
 def test_digits_reach_the_error_asked_for_and_the_divergence_falls_with_it():
+    """The learning rate falls after 2,400 of 4,080 steps: at a constant one the error at one moment wavers by 5 %."""
     data, results = load("digits", binarize=None), []
+    fall = SchedulerSettings("MultiStepLR", interval="step", milestones=[2400], gamma=0.1)
     for limit in (2.0, 1.0):
         pyro.set_rng_seed(0)
         plan = build(data, tolerance=limit**0.5)
-        result = train(plan, data, epochs=340, batch_size=128)
-        in_training = sum(row["train_constraint_x"] for row in result.history[-20:]) / 20 + limit
-        assert in_training == pytest.approx(limit, rel=0.03)
+        result = train(plan, data, epochs=340, batch_size=128, scheduler=fall)
         at_the_end = plan.evaluate([(data.train.x, None, torch.arange(len(data.train)))])["squared_error"]
-        assert at_the_end == pytest.approx(limit, rel=0.08)  # steps of the optimiser make it waver
+        assert at_the_end == pytest.approx(limit, rel=0.03)
+        path = [row["train_multiplier_x"] for row in result.history]
+        assert max(path) < 5 * path[-1]
         results.append(result.metrics["kl"])
     assert results[0] < results[1]
 
