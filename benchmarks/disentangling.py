@@ -22,8 +22,8 @@ from statistics import mean, stdev
 
 import torch
 from support.disentangling_runs import METHODS, Budget, digits_run, sprites_run
-from support.drmm_runs import SavedResults
 from support.report import Report
+from support.rows import FinishedRuns
 
 from pyro_ext.datasets.sprites import FACTORS
 
@@ -38,7 +38,7 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
-    saved = SavedResults(options.work / "runs.jsonl")
+    saved = FinishedRuns(options.work / "runs.csv")
     report = Report("disentangling", "Disentangling the class of images from the rest")
     if "digits" in options.parts:
         digits(report, saved, range(options.seeds), options.methods, options.work)
@@ -51,7 +51,7 @@ def main() -> None:
         print(f"\nwritten to {path}")
 
 
-def digits(report: Report, saved: SavedResults, seeds: range, methods: list[str], work: Path) -> None:
+def digits(report: Report, saved: FinishedRuns, seeds: range, methods: list[str], work: Path) -> None:
     """Tabulate the accuracies of probes on digits, and check what the model is to show."""
     results = {}
     for seed in seeds:  # seed by seed, so that an interrupted benchmark has something of each method
@@ -85,7 +85,7 @@ def digits(report: Report, saved: SavedResults, seeds: range, methods: list[str]
     report.text("")
 
 
-def on_sprites(report: Report, saved: SavedResults, seeds: range) -> None:
+def on_sprites(report: Report, saved: FinishedRuns, seeds: range) -> None:
     """Tabulate the scores of codes against the factors of sprites."""
     probes, rows = [], []
     for method in ("swaps", ADVERSARY):

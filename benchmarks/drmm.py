@@ -24,7 +24,7 @@ from statistics import mean
 import torch
 from support.drmm_runs import LOSSES, Budget, cluster, k_means, recognised, train, trained
 from support.report import Report
-from support.saved import SavedResults
+from support.rows import FinishedRuns
 
 from pyro_ext.datasets import MissingDataError, Splits, load
 from pyro_ext.models.drmm import DRMM, Layer
@@ -50,7 +50,7 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    saved, report = SavedResults(options.work / "runs.jsonl"), Report("drmm", "The Deep Rendering Mixture Model")
+    saved, report = FinishedRuns(options.work / "runs.csv"), Report("drmm", "The Deep Rendering Mixture Model")
     digits, mnist = load("digits", binarize=None), _mnist()
     if "digits" in options.parts:
         errors = ablation(report, saved, digits, DIGITS, "digits, 50 labels", range(5), range(5))
@@ -83,7 +83,7 @@ def _mnist() -> Splits | None:
 
 
 def ablation(
-    report: Report, saved: SavedResults, data: Splits, budget: Budget, title: str, seeds: range, others: range
+    report: Report, saved: FinishedRuns, data: Splits, budget: Budget, title: str, seeds: range, others: range
 ) -> dict[str, list[float]]:
     """Train with all combinations of losses: supervised and all three with ``seeds``, the rest with ``others``."""
     errors, rows = {}, []
@@ -109,7 +109,7 @@ def mean_square(data: Splits) -> float:
     return data.valid.x.square().mean().item()
 
 
-def speed(report: Report, saved: SavedResults, data: Splits, name: str, seeds: range) -> None:
+def speed(report: Report, saved: FinishedRuns, data: Splits, name: str, seeds: range) -> None:
     """Tabulate the number of epochs to reach given errors with all labels, with and without reconstruction."""
     rows = []
     for losses, weight in {"supervised": 0.0, "+ reconstruction": 0.5, "+ reconstruction 5": 5.0}.items():
@@ -127,15 +127,15 @@ def _first(errors: list[float], level: float) -> str:
     return next((str(epoch) for epoch, error in enumerate(errors, 1) if error <= level), "-")
 
 
-def clusters(report: Report, saved: SavedResults, data: Splits, seeds: range = range(3)) -> None:
+def clusters(report: Report, saved: FinishedRuns, data: Splits, seeds: range = range(3)) -> None:
     """Tabulate the errors of clusters learned without labels, and those of k-means on pixels."""
     rows = []
     for name, layers in NETS.items():
         runs = [saved.get(f"no labels, {name}, seed {s}", partial(cluster, data, layers, s)) for s in seeds]
         squares = f"{mean(run['first'] for run in runs):.4f} -> {mean(run['last'] for run in runs):.4f}"
         rows.append([name, _spread(runs, "start"), _spread(runs, "error"), squares, f"{runs[0]['seconds']:.0f}"])
-    by_pixels = [saved.get(f"no labels, k-means, seed {s}", partial(k_means, data, s)) for s in seeds]
-    rows.append(["k-means on pixels", "", ", ".join(f"{error:.1f}" for error in by_pixels), "", ""])
+    by_pixels = [saved.get(f"no labels, k-means, seed {s}", lambda s=s: {"value": k_means(data, s)}) for s in seeds]
+    rows.append(["k-means on pixels", "", ", ".join(f"{run['value']:.1f}" for run in by_pixels), "", ""])
     header = ["hard EM, 5 steps", "error at the start, %", "error, %", "mean square error", "CPU s"]
     report.table("Digits without labels: images not in the cluster of their digit, seed by seed", header, rows)
 
@@ -144,7 +144,7 @@ def _spread(runs: list[dict[str, float]], key: str) -> str:
     return ", ".join(f"{run[key]:.1f}" for run in runs)
 
 
-def samples(report: Report, saved: SavedResults, data: Splits, work: Path) -> None:
+def samples(report: Report, saved: FinishedRuns, data: Splits, work: Path) -> None:
     """Draw samples of a model trained with few labels and count those that are recognised."""
 
     def draw() -> dict[str, float]:
@@ -154,7 +154,12 @@ def samples(report: Report, saved: SavedResults, data: Splits, work: Path) -> No
         return shares | {"error": metrics["error"]}
 
     result = saved.get("samples, digits", draw)
-    row = [f"{result['as_asked']:.3f}", f"{result['sure']:.3f}", str(result["classes"]), f"{result['accuracy']:.3f}"]
+    row = [
+        f"{result['as_asked']:.3f}",
+        f"{result['sure']:.3f}",
+        f"{result['classes']:.0f}",
+        f"{result['accuracy']:.3f}",
+    ]
     header = ["as asked, p > .9", "any, p > .9", "classes", "accuracy of the classifier"]
     report.table("Samples of digits, 100 of each class, by a classifier trained on real ones", header, [row], 0)
     report.check(result["classes"] == 10, "all ten classes appear among samples recognised with p > .9")

@@ -35,7 +35,8 @@ from typing import Any
 import pyro
 import torch
 from support.report import Report
-from support.structured_runs import METHODS, NETS, Budget, Rows, Run, train
+from support.rows import FinishedRuns
+from support.structured_runs import METHODS, NETS, Budget, Run, finished_runs, mean_of, train
 
 from pyro_ext.datasets import MissingDataError, Splits, load
 
@@ -64,17 +65,19 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     pyro.enable_validation(False)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    rows = Rows(options.rows)
+    rows = finished_runs(options.rows)
     for part in options.parts:
         data = _data(part)
         if data is None or options.report_only:
             continue
         for run in planned(part, options, rows):
-            rows.get(run, lambda run=run, data=data, part=part: _train(run, data, part, options.work))
+            rows.get(run.key(), lambda run=run, data=data, part=part: _train(run, data, part, options.work))
     report = Report("structured_output", "Networks of discrete layers: lower halves and densities of images")
     for part in BUDGETS:
         describe(report, rows, part, options.seeds)
-    missing = [run for part in ("digits", "split") for run in planned(part, options, rows) if rows.get(run) is None]
+    missing = [
+        run for part in ("digits", "split") for run in planned(part, options, rows) if rows.find(run.key()) is None
+    ]
     if missing:
         report.text(f"{len(missing)} runs of digits and split are not finished, the first of them is {missing[0]}.", "")
     plots = draw(rows, options.work)
@@ -96,7 +99,7 @@ def _data(part: str) -> Splits | None:
         return None
 
 
-def planned(part: str, options: argparse.Namespace, rows: Rows) -> Iterator[Run]:
+def planned(part: str, options: argparse.Namespace, rows: FinishedRuns) -> Iterator[Run]:
     """Yield the runs of a part: all networks and methods of the first seed, then those of the others."""
     if part == "full":
         yield from (Run(part, "lower half", method, 5, 0) for method in best(rows))
@@ -107,10 +110,12 @@ def planned(part: str, options: argparse.Namespace, rows: Rows) -> Iterator[Run]
                 yield from (Run(part, net, name, m, seed) for name in options.methods if m in METHODS[name].numbers)
 
 
-def best(rows: Rows) -> list[str]:
+def best(rows: FinishedRuns) -> list[str]:
     """Return the methods with the best bounds of lower halves with m = 5, on MNIST if there are rows of it."""
     for part in ("split", "digits"):
-        known = {name: rows.mean([Run(part, "lower half", name, 5, seed) for seed in range(10)]) for name in METHODS}
+        known = {
+            name: mean_of(rows, [Run(part, "lower half", name, 5, seed) for seed in range(10)]) for name in METHODS
+        }
         values = {name: value for name, value in known.items() if value is not None}
         if len(values) == len(METHODS):
             return sorted(values, key=values.__getitem__)[:BEST_OF]
@@ -125,7 +130,7 @@ def _train(run: Run, data: Splits, part: str, work: Path) -> dict[str, Any]:
     return train(run, data, budget, out, work if run.seed == 0 and run.method == "VIMCO" else None)
 
 
-def describe(report: Report, rows: Rows, part: str, seeds: int) -> None:
+def describe(report: Report, rows: FinishedRuns, part: str, seeds: int) -> None:
     """Tabulate the bounds of all networks and methods on a data set."""
     header = ("method", "m", "held out", *(f"seed {seed}" for seed in range(seeds)), "train", "-ELBO", "ms per step")
     for net in NETS:
@@ -133,10 +138,10 @@ def describe(report: Report, rows: Rows, part: str, seeds: int) -> None:
         for name, method in METHODS.items():
             for at, m in enumerate((1, 5, 50)):
                 runs = [Run(part, net, name, m, seed) for seed in range(seeds)]
-                if m in method.numbers and rows.mean(runs) is not None:
-                    each = ["" if (row := rows.get(run)) is None else f"{float(row['nll']):.2f}" for run in runs]
-                    values = [f"{rows.mean(runs, column):.2f}" for column in ("nll", "train_nll", "neg_elbo")]
-                    steps = f"{rows.mean(runs, 'ms_per_step'):.0f}"
+                if m in method.numbers and mean_of(rows, runs) is not None:
+                    each = ["" if (row := rows.find(run.key())) is None else f"{row['nll']:.2f}" for run in runs]
+                    values = [f"{mean_of(rows, runs, column):.2f}" for column in ("nll", "train_nll", "neg_elbo")]
+                    steps = f"{mean_of(rows, runs, 'ms_per_step'):.0f}"
                     published = PUBLISHED[net].get(name, ())
                     shown = f"{published[at]:.1f}" if published and part != "digits" else ""
                     lines.append((name, _evaluations(net, name, m), values[0], *each, *values[1:], steps, shown))
@@ -155,7 +160,7 @@ def _evaluations(net: str, method: str, m: int) -> str:
     return f"{m} ({size})" if method in SETS and NETS[net]["layers"] == 2 else str(m)
 
 
-def draw(rows: Rows, work: Path) -> list[Path]:
+def draw(rows: FinishedRuns, work: Path) -> list[Path]:
     """Plot learning curves of the first seed, a plot for each data set and network; return all plots there are."""
     import matplotlib
 
@@ -168,7 +173,7 @@ def draw(rows: Rows, work: Path) -> list[Path]:
         figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained", sharey=True)
         for ax, m in zip(axes, (1, 5, 50), strict=True):
             for colour, name in enumerate(METHODS):
-                row = rows.rows.get(Run(part, net, name, m, 0).key())
+                row = rows.find(Run(part, net, name, m, 0).key())
                 if row is not None:
                     points = [tuple(map(float, point.split(":"))) for point in row["curve"].split()]
                     ax.plot(*zip(*points, strict=True), color=f"C{colour}", label=name)

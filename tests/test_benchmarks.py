@@ -59,18 +59,19 @@ def test_finished_rows_of_structured_output_are_skipped(tmp_path):
     )
     options = argparse.Namespace(seeds=1, numbers=[5], nets=["lower half"], methods=[*runs.METHODS])
     path = tmp_path / "rows.csv"
-    rows = runs.Rows(path)
+    rows = runs.finished_runs(path)
     planned = list(structured_output.planned("digits", options, rows))
     assert [run.method for run in planned] == list(runs.METHODS)
-    values = dict.fromkeys(runs.COLUMNS[5:], 1.5)
+    values = {"epochs": 50, "train_nll": "1.500", "curve": "10:9.123 20:8.5"}
     for at, run in enumerate(planned):
-        rows.get(run, lambda at=at: values | {"nll": 9.0 - at})
+        rows.get(run.key(), lambda at=at: values | {"nll": 9.0 - at})
     with path.open("a") as file:
         file.write("digits,lower half,VIM")  # an interrupted run
-    again = runs.Rows(path)
-    assert all(again.get(run)["nll"] == str(9.0 - at) for at, run in enumerate(planned))
-    assert again.get(runs.Run("digits", "lower half", "VIMCO", 50, 0)) is None
-    assert again.mean(planned) == 7.0
+    again = runs.finished_runs(path)
+    assert all(again.find(run.key())["nll"] == 9.0 - at for at, run in enumerate(planned))
+    assert again.find(planned[0].key())["curve"] == "10:9.123 20:8.5"
+    assert again.find(runs.Run("digits", "lower half", "VIMCO", 50, 0).key()) is None
+    assert runs.mean_of(again, planned) == 7.0
     assert structured_output.best(again) == ["unordered set", "leave-one-out", "VIMCO"]
     assert [run.method for run in structured_output.planned("full", options, again)] == structured_output.best(again)
 
@@ -94,6 +95,56 @@ def test_finished_runs_are_not_carried_out_again(tmp_path):
     third = rows.FinishedRuns(path, ("estimator", "seed"))
     assert third.get(("exact", 2), lambda: {"accuracy": 0.75, "steps": 5}) == {"accuracy": 0.75, "steps": 5}
     assert rows.FinishedRuns(path, ("estimator", "seed")).get(("exact", 2), never) == {"accuracy": 0.75, "steps": 5}
+
+
+def test_runs_with_other_columns_share_a_file(tmp_path):
+    rows = importlib.import_module("support.rows")
+    (tmp_path / "runs.jsonl").write_text('{"key": "a, b", "value": {"error": 0.5}}\n{"key": "c", "value": 2.5}\n{"key"')
+    finished = rows.FinishedRuns(tmp_path / "runs.csv")
+    assert finished.find("c") == {"value": 2.5}
+    finished.get("d", lambda: {"errors": [3.25, 1.0], "note": "x, y", "missing": math.nan})
+    finished.get("e", lambda: {"error": 4})
+    again = rows.FinishedRuns(tmp_path / "runs.csv")
+    (tmp_path / "runs.jsonl").unlink()
+    for each in (finished, again, rows.FinishedRuns(tmp_path / "runs.csv")):
+        assert each.find("a, b") == {"error": 0.5}
+        assert each.find("d")["errors"] == [3.25, 1.0]
+        assert each.find("d")["note"] == "x, y"
+        assert math.isnan(each.find("d")["missing"])
+        assert each.find("e") == {"error": 4.0}
+        assert each.find("f") is None
+    assert (tmp_path / "runs.csv").read_text().splitlines()[0] == "run,errors,note,missing,error,value"
+
+
+@pytest.mark.parametrize("name", ["structured_output", "semi_supervised", "hard_attention"])
+def test_saved_rows_can_be_read(name):
+    rows = importlib.import_module("support.rows")
+    keys = {
+        "structured_output": importlib.import_module("support.structured_runs").KEY,
+        "semi_supervised": ("protocol", "estimator", "seed"),
+        "hard_attention": ("data", "seconds", "estimator", "seed"),
+    }
+    paths = sorted((BENCHMARKS / "results").glob(f"{name}-*.csv"))
+    assert paths
+    for path in paths:
+        finished = rows.FinishedRuns(path, keys[name])
+        assert len(finished.rows) == len(path.read_text().splitlines()) - 1 > 0
+        results = [finished.find(key) for key in finished.rows]
+        assert all(isinstance(value, float) for row in results for column, value in row.items() if column != "curve")
+
+
+def test_reports_keep_what_was_written_by_hand(tmp_path, monkeypatch):
+    report = importlib.import_module("support.report")
+    monkeypatch.setattr(report, "_FOLDER", tmp_path)
+    path = report.Report("some", "title").save()
+    before = path.read_text()
+    assert report.Report("some", "title").save().read_text().count("\n") == before.count("\n")
+    path.write_text("# title\n\nold\n\n## Reading\n\nThis is why.\n\n### More\n\nAnd this.\n\n## Other\n\nold\n")
+    for _ in range(2):
+        text = report.Report("some", "title").save().read_text()
+        assert text.endswith("\n\n## Reading\n\nThis is why.\n\n### More\n\nAnd this.\n")
+        assert text.count("Reading") == 1
+        assert "old" not in text
 
 
 def test_tables_of_few_labels_have_paired_differences(tmp_path, capsys, monkeypatch):

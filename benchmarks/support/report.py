@@ -49,11 +49,21 @@ class Report:
         self.text(f"- {'PASS' if passed else 'FAIL'}: {requirement}")
 
     def save(self) -> Path:
-        """Write the report into ``benchmarks/results`` and return its path."""
+        """Write the report into ``benchmarks/results`` and return its path.
+
+        What a person wrote under the heading "Reading" of a report that it replaces is kept, at the end.
+        """
         path = _FOLDER / f"{self.name}-{datetime.date.today().isoformat()}-{_slug(_processor())}.md"
         path.parent.mkdir(exist_ok=True)
-        write_text(path, "\n".join(self._lines).rstrip() + "\n")
+        text = "\n".join(self._lines).rstrip() + "\n"
+        write_text(path, text + (_reading(path.read_text()) if path.exists() else ""))
         return path
+
+
+def _reading(text: str) -> str:
+    """Return the section "Reading" of a report, with an empty line before; nothing if there is none."""
+    section = re.search(r"^## Reading\n.*?(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    return f"\n{section.group().rstrip()}\n" if section else ""
 
 
 def _circumstances() -> list[str]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -27,15 +26,11 @@ from pyro_ext.inference import (
 from pyro_ext.models.structured_output import build, importance_bounds
 from pyro_ext.models.toolkit import Relaxation
 from pyro_ext.plotting import save
+from support.rows import FinishedRuns
 
-__all__ = ["METHODS", "NETS", "Budget", "Method", "Row", "Rows", "Run", "train"]
+__all__ = ["METHODS", "NETS", "Budget", "Method", "Run", "finished_runs", "mean_of", "train"]
 
-Row = dict[str, str]
-
-COLUMNS = (
-    "data", "net", "method", "m", "seed", "epochs", "steps", "samples", "nll", "train_nll", "neg_elbo", "base_rate",
-    "ms_per_step", "curve",
-)  # fmt: skip
+KEY = ("data", "net", "method", "m", "seed")
 
 NETS: dict[str, dict[str, Any]] = {
     "lower half": {"task": "lower_half", "layers": 2},
@@ -144,44 +139,15 @@ class Run:
         return f"{self.data}, {self.net}, {self.method}, m = {self.m}, seed {self.seed}"
 
 
-@dataclass
-class Rows:
-    """The rows of finished runs, in a CSV file; a line that an interrupted script left incomplete is skipped.
+def finished_runs(path: Path) -> FinishedRuns:
+    """Return the rows of finished runs in a CSV file."""
+    return FinishedRuns(path, KEY)
 
-    Args:
-        path: the file; it is created if it does not exist.
-    """
 
-    path: Path
-    rows: dict[tuple[str, ...], Row] = field(init=False, default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.path.exists():
-            with self.path.open(newline="") as file:
-                for row in csv.DictReader(file):
-                    if None not in row and None not in row.values():
-                        self.rows[tuple(row[name] for name in COLUMNS[:5])] = row
-
-    def get(self, run: Run, compute: Callable[[], Mapping[str, Any]] | None = None) -> Row | None:
-        """Return the row of a run; if there is none, compute and append it, or return None without ``compute``."""
-        key = run.key()
-        if key not in self.rows and compute is not None:
-            print(f"{run} ...", flush=True)
-            values = dict(zip(COLUMNS, key, strict=False)) | {name: str(value) for name, value in compute().items()}
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            new = not self.path.exists()
-            with self.path.open("a", newline="") as file:
-                writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-                if new:
-                    writer.writeheader()
-                writer.writerow(values)
-            self.rows[key] = values
-        return self.rows.get(key)
-
-    def mean(self, runs: list[Run], column: str = "nll") -> float | None:
-        """Return the mean of a column over those runs that are finished; None if there are none."""
-        values = [float(row[column]) for run in runs if (row := self.get(run)) is not None]
-        return mean(values) if values else None
+def mean_of(finished: FinishedRuns, runs: list[Run], column: str = "nll") -> float | None:
+    """Return the mean of a column over those runs that are finished; None if there are none."""
+    values = [row[column] for run in runs if (row := finished.find(run.key())) is not None]
+    return mean(values) if values else None
 
 
 def train(run: Run, data: Splits, budget: Budget, out: Path | None = None, plots: Path | None = None) -> dict[str, Any]:
