@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pyro_ext.inference.constraints import Constraint, ReconstructionConstraint, as_constraint
 from pyro_ext.inference.elbo import DifferentiableELBO, ModelOrGuide, checked_loss, value_with_gradient_of
 from pyro_ext.utils.checks import nonnegative_number, number_between, positive_int, positive_number
+from pyro_ext.utils.processes import mean_over_processes
 
 __all__ = ["TraceGECO_ELBO"]
 
@@ -231,7 +232,7 @@ class TraceGECO_ELBO(DifferentiableELBO):
             self.base.after_step()
         if not self._pending:
             return
-        estimates = _mean_over_processes(torch.stack(self._pending).mean(0))
+        estimates = mean_over_processes(torch.stack(self._pending).mean(0))
         self._pending.clear()
         self._to(estimates.device)
         before = self._averages
@@ -421,11 +422,3 @@ def _check_base(base: Any) -> None:
 
 def _signed_log(value: Tensor) -> Tensor:
     return value.sign() * value.abs().log1p()
-
-
-def _mean_over_processes(value: Tensor) -> Tensor:
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return value
-    value = value.clone()
-    torch.distributed.all_reduce(value)
-    return value / torch.distributed.get_world_size()

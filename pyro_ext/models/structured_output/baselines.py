@@ -10,8 +10,8 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
 from pyro_ext.inference.elbo import DifferentiableELBO, ModelOrGuide, checked_loss, value_with_gradient_of
-from pyro_ext.models.toolkit import perceptron
-from pyro_ext.utils.checks import number_between, positive_int
+from pyro_ext.models.toolkit import RunningMoments, perceptron
+from pyro_ext.utils.checks import positive_int
 
 __all__ = ["LearnedBaselineELBO"]
 
@@ -29,7 +29,10 @@ class LearnedBaselineELBO(DifferentiableELBO, Trace_ELBO):
     mean is that of the other data points of the batch. Parameters and running moments belong to ``state_dict``.
 
     It is for the models of this package: all sites in one data plate, the first argument of model and guide a batch of
-    rows, and each site of the guide dependent on the one before it alone.
+    rows, and each site of the guide dependent on the one before it alone. Layers of binary units have costs of their
+    own, so each has its own network, which also sees the layer before; a single network that sees the data alone, for
+    guides with reparameterised sites besides discrete ones, is ``toolkit.baseline.LearnedBaselineObjective``. What both
+    measure costs from, the running moments, is the same.
 
     Args:
         parents: name of a site of the model -> names of the latent sites that its distribution depends on.
@@ -38,7 +41,7 @@ class LearnedBaselineELBO(DifferentiableELBO, Trace_ELBO):
         shared: whether the latent sites have the same distributions in model and guide, with the same parameters; the
             gradients of their terms then cancel, and are both left in.
         hidden: the number of tanh units of each baseline.
-        decay: the weight of the present running moments in the next ones, in [0, 1).
+        decay: the weight of the past in the running moments, in [0, 1).
 
     Raises:
         ValueError: if a number is out of range.
@@ -54,15 +57,12 @@ class LearnedBaselineELBO(DifferentiableELBO, Trace_ELBO):
         >>> units = Units(20)
         >>> model, guide = DensityModel(4, 64, units), DensityGuide(4, torch.zeros(64), units)
         >>> elbo = LearnedBaselineELBO(model.parents, {"h1": 20}, torch.zeros(64))
-        >>> elbo.loss(model, guide, torch.zeros(4, 64)) > 0, int(elbo.num_steps)
+        >>> elbo.loss(model, guide, torch.zeros(4, 64)) > 0, int(elbo.moments.num_steps)
         (True, 0)
     """
 
     _get_trace: Callable[..., tuple[Any, Any]]
     centre: Tensor
-    mean: Tensor
-    square: Tensor
-    num_steps: Tensor
 
     def __init__(
         self,
@@ -77,7 +77,6 @@ class LearnedBaselineELBO(DifferentiableELBO, Trace_ELBO):
         self.parents = {name: frozenset(above) for name, above in parents.items()}
         self.sites = tuple(sizes)
         self.shared = shared
-        self.decay = number_between("decay", decay, 0, 1, "[)")
         positive_int("hidden", hidden)
         before = (0, *sizes.values())
         self.networks = nn.ModuleList(
@@ -85,10 +84,7 @@ class LearnedBaselineELBO(DifferentiableELBO, Trace_ELBO):
             for size, _ in zip(before, sizes, strict=False)
         )
         self.register_buffer("centre", centre.detach().clone())
-        self.register_buffer("mean", centre.new_zeros(len(sizes)))
-        self.register_buffer("square", centre.new_zeros(len(sizes)))
-        self.register_buffer("num_steps", torch.zeros((), dtype=torch.long))
-        self._pending: tuple[Tensor, Tensor] | None = None
+        self.moments = RunningMoments(centre.new_zeros(len(sizes)), decay)
 
     def differentiable_loss(self, model: ModelOrGuide, guide: ModelOrGuide, *args: Any, **kwargs: Any) -> Tensor:
         """Return the negative ELBO; its gradient is that of the estimator and of the baselines' squared errors."""
@@ -106,21 +102,13 @@ class LearnedBaselineELBO(DifferentiableELBO, Trace_ELBO):
         of_model = torch.stack([term.sum() for term in log_p.values()]).sum()
         value = of_model - torch.stack([term.sum() for term in log_q.values()]).sum()
         surrogate = score + (value if self.shared else of_model) - residuals.square().sum()
-        if torch.is_grad_enabled():
-            self._pending = costs.mean(1), costs.square().mean(1)
-        return checked_loss(value_with_gradient_of(-value, -surrogate), [(model_trace, guide_trace)])
+        loss = value_with_gradient_of(-value, -surrogate)
+        self.moments.note(costs, loss)
+        return checked_loss(loss, [(model_trace, guide_trace)])
 
-    @torch.no_grad()
     def after_step(self) -> None:
         """Update the running moments of the costs."""
-        if self._pending is None:
-            return
-        mean, square = self._pending
-        weight = torch.where(self.num_steps > 0, mean.new_tensor(1 - self.decay), mean.new_tensor(1.0))
-        self.mean.lerp_(mean, weight)
-        self.square.lerp_(square, weight)
-        self.num_steps += 1
-        self._pending = None
+        self.moments.after_step()
 
     def _cost(self, log_p: Mapping[str, Tensor], log_q: Mapping[str, Tensor], at: int) -> Tensor:
         """Return the terms of the bound that the site ``at`` influences, ``(B,)``."""
@@ -131,9 +119,7 @@ class LearnedBaselineELBO(DifferentiableELBO, Trace_ELBO):
     def _moments(self, costs: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of the costs, shapes that broadcast with ``(sites, B)``."""
         of_others = (costs.sum(1, keepdim=True) - costs) / max(1, costs.shape[1] - 1)
-        mean = torch.where(self.num_steps > 0, self.mean[:, None], of_others)
-        variance = (self.square - self.mean.square()).clamp_min(1.0)[:, None]  # 1 before the first step
-        return mean, variance.sqrt()
+        return torch.where(self.moments.started, self.moments.mean[:, None], of_others), self.moments.deviation[:, None]
 
     def _outputs(self, x: Tensor, guide_trace: Any) -> Tensor:
         """Return what the networks say of each site and data point, ``(sites, B)``."""

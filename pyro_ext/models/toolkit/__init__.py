@@ -3,10 +3,12 @@
 from pyro_ext.models.toolkit.annealing import Relaxation, linear_ramp
 from pyro_ext.models.toolkit.data import check_binary_data, check_binary_images, data_plate, mean_metrics
 from pyro_ext.models.toolkit.images import image_rows, sample_images
+from pyro_ext.models.toolkit.moments import RunningMoments
 from pyro_ext.models.toolkit.networks import perceptron
 
 __all__ = [
     "Relaxation",
+    "RunningMoments",
     "check_binary_data",
     "check_binary_images",
     "data_plate",

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from pyro_ext.inference import Losses, Objective, local_params
 from pyro_ext.inference.elbo import value_with_gradient_of
 from pyro_ext.inference.training.local import give_local_store
-from pyro_ext.utils.checks import number_between, optional_positive_int
+from pyro_ext.models.toolkit.moments import RunningMoments
+from pyro_ext.utils.checks import optional_positive_int
 
 __all__ = ["LearnedBaselineObjective"]
 
@@ -32,7 +33,9 @@ class LearnedBaselineObjective(Objective):
     reparameterised sites. The first step of training measures c and leaves the score-function terms out. The baseline's
     parameters get the gradient of the squared error alone, all others that of the bound alone.
 
-    All sites must lie in one plate of data points, the rightmost one.
+    All sites must lie in one plate of data points, the rightmost one. All discrete sites share one cost and one
+    baseline; for several layers of discrete sites alone, each with the costs and the baseline of its own,
+    ``structured_output.LearnedBaselineELBO`` has less variance.
 
     Args:
         model: a PyroModule, called as ``model(*batch)``.
@@ -65,9 +68,6 @@ class LearnedBaselineObjective(Objective):
         (torch.Size([]), ['baseline_error'])
     """
 
-    level: Tensor
-    started: Tensor
-
     def __init__(
         self,
         model: Callable[..., Any],
@@ -82,10 +82,7 @@ class LearnedBaselineObjective(Objective):
             raise ValueError(f"baseline must be a torch.nn.Module, got {baseline!r}")
         self.model, self.guide, self.baseline = model, guide, baseline
         self.size = optional_positive_int("size", size)
-        self.decay = number_between("decay", decay, 0, 1, "[)")
-        self.register_buffer("level", torch.zeros(()))
-        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
-        self._latest: Tensor | None = None
+        self.moments = RunningMoments(torch.zeros(()), decay)
         for module in self.modules():
             give_local_store(module)
 
@@ -100,21 +97,17 @@ class LearnedBaselineObjective(Objective):
                 f"baseline must return shape ({len(bound)},) or ({len(bound)}, 1), got {tuple(predicted.shape)}"
             )
         signal = bound.detach() / scale  # of a single data point
-        error = signal - self.level - predicted.reshape(bound.shape)
-        self._latest = signal.mean()
-        surrogate = bound.sum() + self.started * (scale * error.detach() * score).sum()
+        error = signal - self.moments.mean - predicted.reshape(bound.shape)
+        surrogate = bound.sum() + self.moments.started * (scale * error.detach() * score).sum()
         number = self.size or size
         squared = error.square().mean()
         total = value_with_gradient_of(-bound.sum() / number, -surrogate / number + squared)
+        self.moments.note(signal, total)
         return Losses(total, {"baseline_error": squared.detach()})
 
-    @torch.no_grad()
     def after_step(self) -> None:
-        """Move the level c towards the mean bound of the last batch."""
-        if self._latest is not None:
-            moved = torch.lerp(self._latest, self.level.to(self._latest), self.decay)
-            self.level.copy_(torch.where(self.started, moved, self._latest))
-            self.started.fill_(True)
+        """Move the level c towards the mean bound of the last batches."""
+        self.moments.after_step()
         super().after_step()
 
 

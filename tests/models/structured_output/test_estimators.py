@@ -27,9 +27,9 @@ def learned_baseline(model, task, steps):
     sites = ("h1", "h2")
     sizes = dict.fromkeys(sites, units.num_logits)
     elbo = LearnedBaselineELBO(model.parents, sizes, torch.full((4,), 0.5), shared=task != "density", hidden=5).double()
-    elbo.num_steps += steps
-    elbo.mean += 0.7 * steps
-    elbo.square += 5.0 * steps
+    elbo.moments.num_steps += steps
+    elbo.moments.mean += 0.7 * steps
+    elbo.moments.square += 5.0 * steps
     return elbo
 
 
@@ -133,7 +133,7 @@ def test_baselines_lower_the_variance():
         optimizer.step()
     after = torch.stack([score_gradient() for _ in range(40)]).var(0).sum()
     assert after < 0.5 * before
-    assert int(elbo.num_steps) == 60
+    assert int(elbo.moments.num_steps) == 60
 
 
 def test_losses_change_nothing():
@@ -143,4 +143,19 @@ def test_losses_change_nothing():
     elbo.loss(model, guide, torch.zeros(1, 4, dtype=torch.float64))
     elbo.after_step()
     assert all(torch.equal(value, before[name]) for name, value in elbo.state_dict().items())
-    assert {"mean", "square", "num_steps", "networks.0.0.weight"} <= before.keys()
+    assert {"moments.mean", "moments.square", "moments.num_steps", "networks.0.0.weight"} <= before.keys()
+
+
+def test_levels_are_averaged_over_processes(monkeypatch):
+    model, guide = networks("density", size=3)
+    alone, together = (learned_baseline(model, "density", 0) for _ in range(2))
+    x = torch.tensor([[1.0, 0.0, 1.0, 1.0]], dtype=torch.float64).expand(3, -1)
+    for elbo in (alone, together):
+        if elbo is together:
+            monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+            monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+            monkeypatch.setattr(torch.distributed, "all_reduce", lambda value: value.add_(3.0))  # the other one's
+        pyro.set_rng_seed(0)
+        elbo.loss_and_grads(model, guide, x)
+    for name in ("mean", "square"):
+        torch.testing.assert_close(getattr(together.moments, name), (getattr(alone.moments, name) + 3) / 2)

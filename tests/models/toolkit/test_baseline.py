@@ -56,7 +56,7 @@ def test_gradients_are_those_of_the_bound(objective):
     x = torch.tensor([[0.4]], dtype=torch.float64).expand(8000, 1)  # independent draws for one observation
     model, guide = objective.model, objective.guide
     parameters = [*model.parameters(), *guide.parameters()]
-    objective(x)
+    objective(x).total.backward()
     objective.after_step()
     exact_elbo = TraceSampleSet_ELBO(estimator="exact", max_plate_nesting=1)
     ours, exact = [], []
@@ -76,28 +76,44 @@ def test_the_first_step_measures_the_level_alone(objective):
     loss = objective(x).total
     (gradient,) = torch.autograd.grad(loss, [objective.guide.logits], retain_graph=True, allow_unused=True)
     assert gradient is None or not gradient.any()
-    assert not objective.started
+    assert not objective.moments.started
     objective.after_step()
-    assert objective.started
-    first = objective.level.clone()
+    assert objective.moments.started
+    first = objective.moments.mean.clone()
     assert first.item() == pytest.approx(-loss.item(), rel=1e-6)  # per data point, without the scale
     loss = objective(x).total
     assert torch.autograd.grad(loss, [objective.guide.logits])[0].any()
-    assert torch.equal(objective.level, first)  # evaluating changes nothing
+    assert torch.equal(objective.moments.mean, first)  # evaluating changes nothing
     objective.after_step()
-    assert objective.level.item() == pytest.approx(0.9 * first.item() - 0.1 * loss.item(), rel=1e-5)
+    assert objective.moments.mean.item() == pytest.approx(0.9 * first.item() - 0.1 * loss.item(), rel=1e-5)
+
+
+def test_the_level_is_that_of_all_batches_and_processes_since_the_last_step(objective, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda value: value.add_(3.0))  # the other one's
+    x = torch.randn(20, 1, dtype=torch.float64)
+    losses = [objective(x).total for _ in range(2)]
+    for loss in losses:
+        loss.backward()
+    objective(10 * x)  # nothing went backward
+    objective.after_step()
+    assert objective.moments.mean.item() == pytest.approx((3 - sum(losses).item() / 2) / 2, rel=1e-6)
+    before = objective.moments.mean.clone()
+    objective.after_step()  # nothing new
+    assert torch.equal(objective.moments.mean, before)
 
 
 def test_the_baseline_learns_from_its_error_alone(objective):
     x = torch.randn(20, 1, dtype=torch.float64)
-    objective(x)
+    objective(x).total.backward()
     objective.after_step()
     pyro.set_rng_seed(2)
     losses = objective(x)
     gradient = torch.autograd.grad(losses.total, [*objective.baseline.parameters()])
     pyro.set_rng_seed(2)
     bound = _signals(objective, x)
-    error = (bound - objective.level - objective.baseline(x)[:, 0]).square().mean()
+    error = (bound - objective.moments.mean - objective.baseline(x)[:, 0]).square().mean()
     torch.testing.assert_close(error.detach(), losses.terms["baseline_error"])
     for one, other in zip(gradient, torch.autograd.grad(error, [*objective.baseline.parameters()]), strict=True):
         torch.testing.assert_close(one, other)
@@ -124,7 +140,7 @@ def test_a_baseline_lowers_the_variance(objective):
         draws = [torch.autograd.grad(objective(x).total, [objective.guide.logits])[0] for _ in range(100)]
         return torch.stack(draws).var(0).sum().item()
 
-    objective(x)
+    objective(x).total.backward()
     objective.after_step()
     before = variance()
     for _ in range(200):
@@ -149,7 +165,7 @@ def test_it_is_trained_and_resumed_with_its_level(tmp_path):
     assert {"train_loss", "train_baseline_error"} <= result.metrics.keys()
     run(1, out=tmp_path / "run")
     resumed, _ = run(2, out=tmp_path / "run", resume=True)
-    assert torch.equal(whole.level, resumed.level)
+    assert torch.equal(whole.moments.mean, resumed.moments.mean)
     assert "baseline.weight" in whole.state_dict()
     assert len(pyro.get_param_store()) == 0
 
