@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from pyro_ext.datasets import IndexedDataset
+
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
@@ -169,6 +171,24 @@ def test_tables_of_few_labels_have_paired_differences(tmp_path, capsys, monkeypa
     shown = capsys.readouterr().out
     assert "+0.75 +- 0.25" in shown
     assert "FAIL: digits: sum-and-sample within .5 points of the sum over all classes: +0.75" in shown
+
+
+def test_constrained_autoencoders_are_tabulated_as_far_as_they_are_finished(tmp_path, capsys):
+    script = importlib.import_module("geco")
+    x = torch.rand(40, 16, generator=torch.Generator().manual_seed(0))
+    data = script.Splits("images", *(IndexedDataset(part) for part in x.split(20)), image_shape=(4, 4))
+    small = {"hidden": (4,), "num_latents": 2}
+    runs = {"constrained": small | {"tolerance": 0.1}, "usual": small | script.NO_CONSTRAINT}
+    finished = script.FinishedRuns(tmp_path / "runs.csv")
+    report = importlib.import_module("support.report").Report("geco", "title")
+    script.autoencoders(report, finished, data, runs, "images", 2, 1)
+    again = script.FinishedRuns(tmp_path / "runs.csv")
+    metrics = script.autoencoders(report, again, None, runs | {"other": small}, "images", 2, 3)
+    assert [len(each) for each in metrics.values()] == [1, 1]
+    assert metrics["constrained"][0]["largest multiplier"] == metrics["constrained"][0]["multiplier"] > 1
+    rows = [row.split("|")[1:] for row in capsys.readouterr().out.splitlines() if row.startswith(("| con", "| usu"))]
+    assert len(rows) == 4
+    assert rows[1][-2].strip() == "-"
 
 
 def test_hard_attention_trains_for_a_given_time(tmp_path):
