@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 from torch.nn import functional as F
@@ -41,6 +42,8 @@ def build(
     classifier_hidden: Sequence[int] = (256, 256, 256),
     alpha: float = 0.1,
     warm_start: int = 0,
+    dropout: float = 0.5,
+    pixel_dropout: float = 0.2,
     marginalise: bool = False,
     evaluation_samples: int = 4,
     evaluation_seed: int = 0,
@@ -63,6 +66,9 @@ def build(
             Where training is short, 1 to 10 keeps the classes in place while the decoder is still poor.
         warm_start: the number of steps at the beginning that see labelled images only; without them an untrained
             decoder can draw the classifier away from the labels.
+        dropout: the share of the classifier's hidden features that are set to zero in training; without it the
+            classifier is sure of its mistakes after the warm start, and images without labels cannot correct them.
+        pixel_dropout: the share of the pixels that are set to zero for the classifier in training.
         marginalise: whether to sum over all classes by Pyro's own enumeration, whatever the ELBO; ``TraceEnum_ELBO``
             needs it.
         evaluation_samples: the number of styles drawn for each held-out image and class.
@@ -70,15 +76,20 @@ def build(
         relaxation: how to train through relaxed classes, instead of an estimator for discrete ones.
 
     Raises:
-        ValueError: if an option is out of range, the training data are not two streams, the second one has no labels
-            or not all classes, or the images are not rows of zeros and ones.
+        ValueError: if an option is out of range, both ``marginalise`` and ``relaxation`` are given, the training data
+            are not two streams, the second one has no labels or not all classes, there are no held-out images with
+            labels, or the images are not rows of as many zeros and ones.
     """
     nonnegative_number("alpha", alpha)
     positive_int("warm_start", warm_start, minimum=0)
     positive_int("evaluation_samples", evaluation_samples)
+    if marginalise and relaxation is not None:
+        raise ValueError("marginalise and relaxation exclude each other: they are ways to treat the class; give one")
     unlabelled, labelled, classes = _streams(data)
     sizes = (len(unlabelled), len(labelled), labelled.x.shape[-1], classes, latent_dim, hidden)
-    model, guide = Model(*sizes), Guide(*sizes, classifier_hidden, marginalise)
+    model = Model(*sizes)
+    model.start_at_base_rates(unlabelled.x)
+    guide = Guide(*sizes, classifier_hidden, marginalise, dropout, pixel_dropout)
     elbo = TraceSumAndSample_ELBO(num_samples=2, num_summed=1, analytic_kl=True, max_plate_nesting=1)
     bound = ELBOObjective(model, guide, elbo, size=len(unlabelled) + len(labelled))
     losses = {"elbo": (bound, 1.0), "classification": (LossObjective(classification_loss, guide=guide), alpha)}
@@ -115,17 +126,32 @@ def classification_loss(unlabelled: Any, labelled: Any, guide: Guide) -> Tensor:
 
 def _streams(data: Splits) -> tuple[IndexedDataset, IndexedDataset, int]:
     """Return unlabelled and labelled images, and the number of classes."""
-    if not isinstance(data.train, TwoStreams):
+    streams = data.train
+    if not isinstance(streams, TwoStreams) or not isinstance(streams.first, IndexedDataset):
         raise ValueError(
-            f"data.train must be two streams, of unlabelled and labelled images, got {data.train}; use the data set "
+            f"data.train must be two streams, of unlabelled and labelled images, got {streams}; use the data set "
             "few_labels, or keep_few_labels(data, num_labels) of pyro_ext.datasets"
         )
-    unlabelled, labelled = data.train.first, data.train.second
+    unlabelled, labelled = streams.first, streams.second
     check_binary_images("the unlabelled data.train.x", unlabelled.x)
-    check_binary_images("the labelled data.train.x", labelled.x)
-    check_binary_images("data.valid.x", data.valid.x)
-    if labelled.y is None:
-        raise ValueError("the second stream of data.train must have labels, got none")
+    if not isinstance(labelled, IndexedDataset) or labelled.y is None:
+        raise ValueError(f"the second stream of data.train must have labels, got none in {labelled}")
+    if data.valid is None:
+        raise ValueError("data.valid must hold images with labels, by which the classifier is judged, got None")
+    for name, part in (
+        ("the labelled data.train", labelled),
+        ("data.valid", data.valid),
+        *([] if data.test is None else [("data.test", data.test)]),
+    ):
+        check_binary_images(f"{name}.x", part.x)
+        if part.x.shape[-1] != unlabelled.x.shape[-1]:
+            raise ValueError(
+                f"{name}.x must have {unlabelled.x.shape[-1]} pixels like the unlabelled images, got "
+                f"{part.x.shape[-1]}"
+            )
+        if part.y is None or part.y.dim() != 1 or part.y.is_floating_point() or part.y.dtype == torch.bool:
+            kind = "none" if part.y is None else f"{part.y.dtype} of shape {tuple(part.y.shape)}"
+            raise ValueError(f"{name} must have one integer label for each image, got {kind}")
     classes = int(labelled.y.max()) + 1
     if labelled.y.unique().tolist() != [*range(max(classes, 2))]:
         raise ValueError(
@@ -133,9 +159,9 @@ def _streams(data: Splits) -> tuple[IndexedDataset, IndexedDataset, int]:
             f"{labelled.y.unique().tolist()}"
         )
     for name, part in (("valid", data.valid), ("test", data.test)):
-        if part is not None and (part.y is None or bool(((part.y < 0) | (part.y >= classes)).any())):
+        if part is not None and bool(((part.y < 0) | (part.y >= classes)).any()):
             raise ValueError(
                 f"data.{name} must have labels 0 .. {classes - 1}, those of the training images, got "
-                f"{'none' if part.y is None else part.y.unique().tolist()}"
+                f"{part.y.unique().tolist()}"
             )
     return unlabelled, labelled, classes

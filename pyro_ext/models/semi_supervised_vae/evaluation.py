@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyro_ext.datasets import Splits
+from pyro_ext.inference.training.metrics import evaluation_mode
 from pyro_ext.models.semi_supervised_vae.model import Guide, Model
 from pyro_ext.models.toolkit import image_rows, sample_images
 
@@ -68,9 +69,10 @@ def held_out_metrics(
     """
     if y is None:
         raise ValueError("loader must hold labels, got None")
-    log_q = guide.classify(x).log_softmax(-1)
+    with evaluation_mode(guide):  # whoever calls it: the classifier drops features in training
+        log_q = guide.classify(x).log_softmax(-1)
+        bounds = label_bounds(model, guide, x, num_samples)
     entropy = -(log_q.exp() * log_q).sum(-1)
-    bounds = label_bounds(model, guide, x, num_samples)
     return {
         "accuracy": (log_q.argmax(-1) == y).to(x.dtype),
         "label_loss": F.nll_loss(log_q, y, reduction="none"),
@@ -98,7 +100,8 @@ def model_plots(model: Model, guide: Guide, data: Splits, seed: int) -> dict[str
     def reconstruction() -> list[Tensor]:
         """Return held-out images and the decoder's means at their best class and mean style."""
         x = data.valid.x[:10].to(model.prior_logits)
-        y = F.one_hot(guide.classify(x).argmax(-1), classes).to(x.dtype)
+        with evaluation_mode(guide):
+            y = F.one_hot(guide.classify(x).argmax(-1), classes).to(x.dtype)
         return [x, model.decoder(guide.style(x, y).mean, y).sigmoid()]
 
     def analogies(number: int) -> Tensor:

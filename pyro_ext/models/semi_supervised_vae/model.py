@@ -11,8 +11,8 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyro_ext.models.toolkit import data_plate, perceptron
-from pyro_ext.utils.checks import positive_int
+from pyro_ext.models.toolkit import base_rate_logits, data_plate, perceptron
+from pyro_ext.utils.checks import number_between, positive_int
 
 __all__ = ["Guide", "Model"]
 
@@ -122,6 +122,17 @@ class Model(PyroModule):
             z = pyro.sample("z_labelled", self.style_prior())
             pyro.sample("x_labelled", dist.Bernoulli(logits=self.decoder(z, y)).to_event(1), obs=x)
 
+    @torch.no_grad()
+    def start_at_base_rates(self, x: Tensor) -> None:
+        """Set the decoder's last biases to the log-odds of each pixel of images ``(N, D)``.
+
+        From there the first steps of training need not learn how bright the average image is.
+        """
+        _check_images(x, self.num_pixels)
+        last = self.decoder.rest[-1]
+        assert isinstance(last, nn.Linear)
+        last.bias.copy_(base_rate_logits(x))
+
     def style_prior(self) -> dist.TorchDistribution:
         """Return the distribution of the style, of event shape ``(latent_dim,)``."""
         zeros = self.prior_logits.new_zeros(self.latent_dim)
@@ -140,9 +151,12 @@ class Guide(PyroModule):
         hidden: the widths of the encoder's hidden layers.
         classifier_hidden: the widths of the classifier's hidden layers.
         marginalise: whether the site ``y`` is marked for Pyro's own enumeration, as ``TraceEnum_ELBO`` needs it.
+        dropout: the share of the classifier's hidden features that are set to zero in training, in [0, 1).
+        pixel_dropout: the share of the pixels that are set to zero for the classifier in training, in [0, 1).
 
     Raises:
-        ValueError: if a number is not a positive integer (``classes``: at least 2), or there are no hidden layers.
+        ValueError: if a number is not a positive integer (``classes``: at least 2), there are no hidden layers, or a
+            share is out of range.
 
     Example:
         >>> guide = Guide(size=1400, num_labelled=100, num_pixels=64)
@@ -160,17 +174,21 @@ class Guide(PyroModule):
         hidden: Sequence[int] = (128, 128),
         classifier_hidden: Sequence[int] = (256, 256, 256),
         marginalise: bool = False,
+        dropout: float = 0.0,
+        pixel_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         _check_sizes(size, num_labelled, num_pixels, classes, latent_dim, hidden=hidden)
         _check_widths("classifier_hidden", classifier_hidden)
+        number_between("dropout", dropout, 0, 1, "[)")
+        number_between("pixel_dropout", pixel_dropout, 0, 1, "[)")
         self.size = size
         self.num_labelled = num_labelled
         self.num_pixels = num_pixels
         self.classes = classes
         self.labelled_only = False
         self.infer = {"enumerate": "parallel"} if marginalise else {}
-        self.classifier = perceptron(num_pixels, *classifier_hidden, classes)
+        self.classifier = _with_dropout(perceptron(num_pixels, *classifier_hidden, classes), pixel_dropout, dropout)
         self.encoder = ClassConditioned(num_pixels, classes, hidden, 2 * latent_dim)
 
     def forward(self, unlabelled: Batch, labelled: Batch) -> None:
@@ -206,6 +224,15 @@ class Guide(PyroModule):
         return dist.Normal(loc, F.softplus(raw_scale) + torch.finfo(loc.dtype).eps)
 
 
+def _with_dropout(network: nn.Sequential, of_input: float, of_hidden: float) -> nn.Sequential:
+    """Return a perceptron that drops features before each of its linear layers."""
+    layers: list[nn.Module] = []
+    for layer in network:
+        share = of_hidden if layers else of_input
+        layers += [nn.Dropout(share), layer] if isinstance(layer, nn.Linear) and share > 0 else [layer]
+    return nn.Sequential(*layers)
+
+
 def one_hot_labels(x: Tensor, labels: Tensor | None, num_pixels: int, classes: int) -> Tensor:
     """Return labels as one-hot rows ``(B, C)`` in the type of the images, which are checked."""
     _check_images(x, num_pixels)
@@ -218,6 +245,8 @@ def one_hot_labels(x: Tensor, labels: Tensor | None, num_pixels: int, classes: i
 def _check_images(x: Tensor, num_pixels: int) -> None:
     if x.dim() != 2 or x.shape[-1] != num_pixels:
         raise ValueError(f"x must have shape (batch, {num_pixels}), got {tuple(x.shape)}")
+    if len(x) == 0:
+        raise ValueError("x must hold at least one image, got none: a plate cannot be scaled from an empty batch")
 
 
 def _check_sizes(

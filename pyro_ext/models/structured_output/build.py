@@ -16,9 +16,9 @@ from pyro_ext.inference import OptimizerSettings, TraceVIMCO_ELBO, TrainingPlan
 from pyro_ext.models.structured_output.baselines import LearnedBaselineELBO
 from pyro_ext.models.structured_output.density import DensityGuide, DensityModel
 from pyro_ext.models.structured_output.evaluation import density_plots, importance_bounds, lower_half_plots
-from pyro_ext.models.structured_output.layers import Coding, Units, base_rate_logits
+from pyro_ext.models.structured_output.layers import Coding, Units
 from pyro_ext.models.structured_output.lower_half import LowerHalfGuide, LowerHalfModel, UpperHalfLayers
-from pyro_ext.models.toolkit import Relaxation, check_binary_data, mean_metrics
+from pyro_ext.models.toolkit import Relaxation, base_rate_logits, check_binary_data, mean_metrics
 from pyro_ext.utils.checks import one_of, positive_int
 
 __all__ = ["Task", "build"]

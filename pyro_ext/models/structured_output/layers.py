@@ -8,10 +8,10 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_ext.models.toolkit import perceptron
+from pyro_ext.models.toolkit import base_rate_logits, perceptron
 from pyro_ext.utils.checks import number_between, one_of, positive_int
 
-__all__ = ["Centred", "Coding", "Units", "base_rate_logits", "connection", "site_names", "start_at_base_rates"]
+__all__ = ["Centred", "Coding", "Units", "connection", "site_names", "start_at_base_rates"]
 
 Coding = Literal["corners", "one_hot"]
 
@@ -144,16 +144,6 @@ class Centred(nn.Module):
             batch_mean = inputs.detach().flatten(0, -2).mean(0)
             self.mean.mul_(self.decay).add_(batch_mean, alpha=1 - self.decay)
         return centred
-
-
-def base_rate_logits(x: Tensor) -> Tensor:
-    """Return the log-odds of 1 in each column of zeros and ones ``(N, D)``, with one more of each than there are.
-
-    >>> base_rate_logits(torch.tensor([[0.0, 1.0], [0.0, 1.0]])).exp()
-    tensor([0.3333, 3.0000])
-    """
-    ones = x.sum(0) + 1
-    return (ones / (len(x) + 2 - ones)).log()
 
 
 @torch.no_grad()

@@ -4,11 +4,12 @@ from pyro_ext.models.toolkit.annealing import Relaxation, linear_ramp
 from pyro_ext.models.toolkit.data import check_binary_data, check_binary_images, data_plate, mean_metrics
 from pyro_ext.models.toolkit.images import image_rows, sample_images
 from pyro_ext.models.toolkit.moments import RunningMoments
-from pyro_ext.models.toolkit.networks import perceptron
+from pyro_ext.models.toolkit.networks import base_rate_logits, perceptron
 
 __all__ = [
     "Relaxation",
     "RunningMoments",
+    "base_rate_logits",
     "check_binary_data",
     "check_binary_images",
     "data_plate",

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from pyro_ext.models.structured_output import Centred, Units
-from pyro_ext.models.structured_output.layers import base_rate_logits, connection, site_names
+from pyro_ext.models.structured_output.layers import connection, site_names
+from pyro_ext.models.toolkit import base_rate_logits
 
 
 def test_binary_units_are_minus_one_and_one():
