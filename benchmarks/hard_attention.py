@@ -5,8 +5,11 @@ more is drawn (top-5 sum-and-sample), or as many are summed as the variance asks
 six distinct ones are evaluated (unordered set), or six independent ones (leave-one-out), or one with a baseline that
 a network predicts from the canvas (REINFORCE), or a straight-through Gumbel-softmax sample. All train the same nets on
 the same canvases from the same initial weights, for the same CPU time; evaluation does not count. Positions are judged
-after undoing the best common shift, since the model is free to draw all digits off the centre of their window. A
-finished run is a row of ``runs/hard_attention/runs.csv`` and is not carried out again.
+after undoing the best common shift, since the model is free to draw all digits off the centre of their window.
+
+A second table varies what scores positions: the convolutional network, or a dense layer from every pixel to every
+position as published, on canvases of 40 x 40 pixels and for equally many steps instead of equal time. Finished runs are
+rows of ``runs/hard_attention/runs.csv`` and ``networks.csv`` and are not carried out again.
 
 References:
     | Rao-Blackwellized stochastic gradients for discrete distributions (Liu et al., 2019), on moving MNIST
@@ -16,12 +19,13 @@ References:
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 
 import pyro
 import torch
@@ -32,6 +36,7 @@ from support.rows import FinishedRuns
 from pyro_ext.datasets import Splits, collate, load
 from pyro_ext.inference import TraceLeaveOneOut_ELBO, TraceSumAndSample_ELBO, TraceUnorderedSet_ELBO, TrainingPlan
 from pyro_ext.models.hard_attention import build
+from pyro_ext.models.hard_attention.model import Scores
 from pyro_ext.models.toolkit import Relaxation
 from pyro_ext.plotting import save
 
@@ -47,6 +52,10 @@ ESTIMATORS: dict[str, Callable[[], ELBO] | None] = {
     "REINFORCE, learned baseline": None,
     "straight-through Gumbel": None,
 }
+NETWORKS = ("convolutional", "dense")
+BY_NETWORK = ("sum-and-sample, top 5", "leave-one-out of 6")
+REFERENCE = BY_NETWORK[0]
+STEPS = 200
 METRICS = ("neg_elbo", "exact_aligned", "near_aligned", "near")
 
 
@@ -65,9 +74,21 @@ def main() -> None:
         for name in ESTIMATORS
     }
     tabulate(report, runs, options)
+    small = load("moving_digits", source=options.source, canvas=40, digit_size=16)
+    of_networks = FinishedRuns(options.work / "networks.csv", ("data", "network", "estimator", "seed"))
+    by_network = {
+        (network, name, seed): of_networks.get(
+            (small.name, network, name, seed), partial(train_steps, small, name, seed, network)
+        )
+        for seed in range(options.seeds)
+        for network in NETWORKS
+        for name in BY_NETWORK
+    }
+    tabulate_networks(report, by_network, options.seeds)
     if options.save:
         path = report.save()
         shutil.copy(finished.path, path.with_suffix(".csv"))
+        shutil.copy(of_networks.path, path.with_name(f"{path.stem}-networks.csv"))
         for plot in sorted(options.work.glob("*.png")):
             shutil.copy(plot, path.with_name(f"{path.stem}-{plot.name}"))
         print(f"\nwritten to {path}")
@@ -83,10 +104,68 @@ def tabulate(report: Report, runs: Mapping[tuple[str, int], Mapping[str, float]]
             means = {metric: mean(run[part + metric] for run in own) for metric in METRICS}
             shares = [f"{means[metric]:.3f}" for metric in METRICS[1:]]
             steps, per_step = mean(run[f"{part}steps"] for run in own), mean(run["cpu_ms_per_step"] for run in own)
-            rows.append([name, f"{means['neg_elbo']:.1f}", bounds, *shares, f"{steps:.0f}", f"{per_step:.0f}"])
-        header = ["estimator", "-ELBO, nats", "each seed", "exact", "within a pixel", "without undoing the shift"]
+            reference = [runs[REFERENCE, seed] for seed in range(options.seeds)]
+            pairs = paired([run[f"{part}neg_elbo"] for run in own], [run[f"{part}neg_elbo"] for run in reference])
+            rows.append([name, f"{means['neg_elbo']:.1f}", bounds, pairs, *shares, f"{steps:.0f}", f"{per_step:.0f}"])
+        header = [
+            "estimator",
+            "-ELBO, nats",
+            "each seed",
+            "difference from top 5",
+            "exact",
+            "within a pixel",
+            "without undoing the shift",
+        ]
         title = f"{options.source}, after {when:g} CPU seconds of training"
         report.table(title, [*header, "steps", "CPU ms per step"], rows)
+
+
+def tabulate_networks(report: Report, runs: Mapping[tuple[str, str, int], Mapping[str, float]], seeds: int) -> None:
+    """Add the table of two networks that score positions."""
+    rows = []
+    for network in NETWORKS:
+        for name in BY_NETWORK:
+            own = [runs[network, name, seed] for seed in range(seeds)]
+            reference = [runs[network, REFERENCE, seed] for seed in range(seeds)]
+            row = [network, name]
+            for part in ("half_", ""):
+                bounds = [run[f"{part}neg_elbo"] for run in own]
+                pairs = paired(bounds, [run[f"{part}neg_elbo"] for run in reference])
+                row += [f"{mean(bounds):.1f}", pairs, f"{mean(run[f'{part}near_aligned'] for run in own):.3f}"]
+            rows.append(row)
+    header = ["scores", "estimator"]
+    for steps in (STEPS // 2, STEPS):
+        header += [f"-ELBO after {steps} steps", "difference from top 5", "within a pixel"]
+    report.table(f"canvases of 40 x 40 pixels, {STEPS} steps each", header, rows)
+
+
+def paired(own: list[float], reference: list[float]) -> str:
+    """Return the mean of differences at the same seed, with its standard error."""
+    differences = [one - other for one, other in zip(own, reference, strict=True)]
+    error = f" +- {stdev(differences) / math.sqrt(len(differences)):.1f}" if len(differences) > 1 else ""
+    return f"{mean(differences):+.1f}{error}"
+
+
+def train_steps(data: Splits, name: str, seed: int, network: Scores) -> Mapping[str, float]:
+    """Train for a number of steps with one of the networks; return the metrics after half of them and at the end."""
+    pyro.set_rng_seed(seed)
+    plan = plan_of(data, name, window=16, scores=network)
+    objective = plan.players[0].objective
+    optimizer = torch.optim.Adam(objective.parameters(), lr=LEARNING_RATE)
+    generator = torch.Generator().manual_seed(seed)
+    results: dict[str, float] = {}
+    rows = torch.randperm(len(data.train), generator=generator)
+    for step in range(STEPS):
+        if len(rows) < BATCH:
+            rows = torch.randperm(len(data.train), generator=generator)
+        batch, rows = rows[:BATCH].tolist(), rows[BATCH:]
+        optimizer.zero_grad()
+        objective(*data.train.__getitems__(batch)).total.backward()
+        optimizer.step()
+        objective.after_step()
+        if step + 1 == STEPS // 2:
+            results = {f"half_{metric}": value for metric, value in _metrics(plan, data).items()}
+    return results | _metrics(plan, data)
 
 
 def train(data: Splits, name: str, seed: int, seconds: float, work: Path) -> Mapping[str, float]:
@@ -118,13 +197,14 @@ def train(data: Splits, name: str, seed: int, seconds: float, work: Path) -> Map
     return results | _metrics(plan, data) | {"steps": steps, "cpu_ms_per_step": 1000 * spent / steps}
 
 
-def plan_of(data: Splits, name: str) -> TrainingPlan:
+def plan_of(data: Splits, name: str, window: int = 28, scores: Scores = "convolutional") -> TrainingPlan:
     """Return the model with one of the estimators."""
     make = ESTIMATORS[name]
     if make is not None:
-        return build(data).with_elbo(make())
+        return build(data, window, scores=scores).with_elbo(make())
     gumbel = name == "straight-through Gumbel"
-    return build(data, learned_baseline=not gumbel, relaxation=Relaxation() if gumbel else None)
+    relaxation = Relaxation() if gumbel else None
+    return build(data, window, scores=scores, learned_baseline=not gumbel, relaxation=relaxation)
 
 
 def _metrics(plan: TrainingPlan, data: Splits) -> dict[str, float]:

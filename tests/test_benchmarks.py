@@ -153,12 +153,17 @@ def test_tables_of_few_labels_have_paired_differences(tmp_path, capsys, monkeypa
     script = importlib.import_module("semi_supervised")
     report = importlib.import_module("support.report").Report("semi_supervised", "title")
     finished = importlib.import_module("support.rows").FinishedRuns(tmp_path / "runs.csv", ("p", "e", "s"))
-    accuracies = {"all ten classes": [0.90, 0.92], "sum-and-sample": [0.91, 0.925]}
+    accuracies = {
+        "all ten classes": [0.90, 0.92],
+        "labelled images only": [0.90, 0.87],
+        "sum-and-sample": [0.91, 0.925],
+    }
     monkeypatch.setattr(
         script,
         "train",
         lambda data, protocol, estimator, seed: {
             "accuracy": accuracies[estimator][seed],
+            "accuracy_of_data": 0.5,
             "neg_elbo": 20.0,
             "cpu_ms_per_step": 7.0,
             "steps": 3.0,
@@ -166,11 +171,26 @@ def test_tables_of_few_labels_have_paired_differences(tmp_path, capsys, monkeypa
     )
     protocol = script.Protocol(lambda: None, 20, 1, 100, 0, 2, tuple(accuracies))
     monkeypatch.setitem(script.PROTOCOLS, "digits", protocol)
-    data = argparse.Namespace(train=[0] * 50)
+    data = argparse.Namespace(train=[0] * 50, valid=[0] * 9, test=None)
     script.compare(report, finished, data, "digits", [*accuracies])
     shown = capsys.readouterr().out
     assert "+0.75 +- 0.25" in shown
     assert "FAIL: digits: sum-and-sample within .5 points of the sum over all classes: +0.75" in shown
+    assert "PASS: digits: points that unlabelled images add to what the labelled ones teach: +2.50" in shown
+
+
+def test_few_labels_train_on_all_images_and_on_the_labelled_ones(monkeypatch):
+    script = importlib.import_module("semi_supervised")
+    data = script.load("digits", num_train=40)
+    data.valid.x, data.valid.y = data.valid.x[:9], data.valid.y[:9]
+    further = script.IndexedDataset(data.valid.x[:3], data.valid.y[:3])
+    protocol = script.Protocol(lambda: data, 20, 1, 10, 1, 1, (), further=lambda: further)
+    for name in script.ESTIMATORS:
+        results = script.train(data, protocol, name, 0)
+        assert results["steps"] == 2
+        assert math.isfinite(results["neg_elbo"])
+        right = round(9 * results["accuracy_of_data"])
+        assert round(12 * results["accuracy"]) - right in range(4)
 
 
 def test_constrained_autoencoders_are_tabulated_as_far_as_they_are_finished(tmp_path, capsys):
@@ -216,3 +236,20 @@ def test_accuracies_of_deep_networks_are_tabulated(tmp_path, capsys, monkeypatch
     assert "PASS: looks-linear, 200 layers: at least .96 with every seed: 0.970" in shown
     assert "FAIL: rectifiers, 200 layers: less than .3 with every seed: 0.400" in shown
     assert "0.200 to 0.400" in shown
+
+
+def test_hard_attention_compares_networks(capsys, monkeypatch):
+    script = importlib.import_module("hard_attention")
+    monkeypatch.setattr(script, "STEPS", 2)
+    data = script.load("moving_digits", canvas=20, digit_size=16, num_train=4, num_valid=3)
+    runs = {
+        (network, name, 0): script.train_steps(data, name, 0, network)
+        for network in script.NETWORKS
+        for name in script.BY_NETWORK
+    }
+    report = importlib.import_module("support.report").Report("hard_attention", "title")
+    script.tabulate_networks(report, runs, 1)
+    shown = capsys.readouterr().out
+    assert "| dense " in shown
+    assert "-ELBO after 1 steps" in shown
+    assert script.paired([1.0, 4.0], [0.0, 1.0]) == "+2.0 +- 1.0"

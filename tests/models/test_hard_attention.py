@@ -267,6 +267,7 @@ def test_the_plot_marks_what_is_looked_at(data):
         ({"channels": 0}, "channels must be an integer of at least 1, got 0"),
         ({"baseline_hidden": 0, "learned_baseline": True}, "widths must be an integer of at least 1, got 0"),
         ({"evaluation_samples": 0}, "evaluation_samples must be an integer of at least 1, got 0"),
+        ({"scores": "linear"}, "scores must be one of convolutional, dense; got .linear."),
         ({"learned_baseline": True, "relaxation": Relaxation()}, "learned_baseline and relaxation exclude each other"),
         ({"learned_baseline": True, "marginalise": True}, "learned_baseline and marginalise exclude each other"),
     ],
@@ -282,6 +283,11 @@ def test_bad_options(data, options, message):
         ({"image_shape": None}, "data.image_shape must be height and width of the canvases of 20 pixels, got None"),
         ({"image_shape": (4, 4)}, r"data.image_shape must be .* got \(4, 4\)"),
         ({"valid": IndexedDataset(torch.zeros(2, 20))}, "data.valid must have positions, row times 5 plus column"),
+        ({"valid": IndexedDataset(torch.zeros(2, 20), torch.tensor([3, -1]))}, "integers from 0 to 19, as labels"),
+        ({"valid": IndexedDataset(torch.zeros(2, 20), torch.zeros(2))}, "integers from 0 to 19, as labels"),
+        ({"test": IndexedDataset(torch.zeros(2, 20), torch.tensor([3, 20]))}, "data.test must have positions"),
+        ({"valid": IndexedDataset(torch.zeros(2, 12), torch.zeros(2).long())}, "data.valid.x must have 20 .* got 12"),
+        ({"valid": None}, "data.valid must hold canvases with the positions of their digits, got None"),
         ({"train": IndexedDataset(torch.full((2, 20), 0.5))}, "data.train.x must hold zeros and ones"),
     ],
 )
@@ -292,8 +298,18 @@ def test_bad_data(data, change, message):
         build(data, **SMALL)
 
 
+def test_dense_scores_share_nothing_between_places(data):
+    guide = build(data, **SMALL, scores="dense").elbo_objectives[0].guide
+    x = torch.zeros(1, PIXELS).requires_grad_()
+    (gradient,) = torch.autograd.grad(guide.attend(x)[0, 7], x)
+    torch.testing.assert_close(gradient[0], guide.scores.layer.weight[7])
+    assert guide.scores.layer.weight.shape == (PIXELS, PIXELS)
+
+
 def test_bad_batches(pair):
     for program in pair:
+        with pytest.raises(ValueError, match="x must hold at least one canvas, got none"):
+            program(torch.zeros(0, 20))
         with pytest.raises(ValueError, match=r"x must have shape \(batch, 20\), got \(3, 19\)"):
             program(torch.zeros(3, 19))
 

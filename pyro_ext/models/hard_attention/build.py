@@ -9,7 +9,7 @@ from pyro.infer import Trace_ELBO
 from pyro_ext.datasets import Splits
 from pyro_ext.inference import OptimizerSettings, Player, TraceSumAndSample_ELBO, TrainingPlan
 from pyro_ext.models.hard_attention.evaluation import diagnose, evaluation, model_plots
-from pyro_ext.models.hard_attention.model import Guide, Model
+from pyro_ext.models.hard_attention.model import Guide, Model, Scores
 from pyro_ext.models.toolkit import Relaxation, check_binary_images, perceptron
 from pyro_ext.models.toolkit.baseline import LearnedBaselineObjective
 from pyro_ext.utils.checks import positive_int
@@ -29,6 +29,7 @@ def build(
     latent_dim: int = 5,
     hidden: Sequence[int] = (256,),
     channels: int = 8,
+    scores: Scores = "convolutional",
     learned_baseline: bool = False,
     baseline_hidden: int = 64,
     marginalise: bool = False,
@@ -48,7 +49,9 @@ def build(
         window: the height and width of the window in which the digit is looked for and drawn, in pixels.
         latent_dim: the number of dimensions of the style z.
         hidden: the widths of the hidden layers of encoder and decoder.
-        channels: the number of channels of the network that scores positions.
+        channels: the number of channels of the convolutional network that scores positions.
+        scores: what scores positions: a ``"convolutional"`` network, which learns for all places what it learns at one,
+            or a ``"dense"`` layer from every pixel to every position, which shares nothing between them.
         learned_baseline: whether to train by REINFORCE with a baseline that a network predicts from the canvas.
         baseline_hidden: the width of the hidden layer of that network.
         marginalise: whether to sum over all positions by Pyro's own enumeration, whatever the ELBO; for small canvases.
@@ -67,7 +70,7 @@ def build(
         raise ValueError(f"{' and '.join(chosen)} exclude each other: they are ways to treat the position; give one")
     shape = _canvas_shape(data)
     model = Model(len(data.train), shape, window, latent_dim, hidden)
-    guide = Guide(len(data.train), shape, window, latent_dim, hidden, channels, marginalise)
+    guide = Guide(len(data.train), shape, window, latent_dim, hidden, channels, marginalise, scores)
     elbo = TraceSumAndSample_ELBO(num_samples=6, num_summed=5, analytic_kl=True, max_plate_nesting=1)
     plan = TrainingPlan.of(
         model,
@@ -91,15 +94,21 @@ def build(
 
 def _canvas_shape(data: Splits) -> tuple[int, int]:
     check_binary_images("data.train.x", data.train.x)
-    check_binary_images("data.valid.x", data.valid.x)
+    pixels = data.train.x.shape[-1]
     shape = data.image_shape
-    if shape is None or shape[0] * shape[1] != data.train.x.shape[-1]:
-        raise ValueError(
-            f"data.image_shape must be height and width of the canvases of {data.train.x.shape[-1]} pixels, got {shape}"
-        )
-    if data.valid.y is None or data.valid.y.dim() != 1 or bool((data.valid.y >= shape[0] * shape[1]).any()):
-        raise ValueError(
-            f"data.valid must have positions, row times {shape[1]} plus column, as labels, got {data.valid}; "
-            "they serve evaluation alone"
-        )
+    if shape is None or shape[0] * shape[1] != pixels:
+        raise ValueError(f"data.image_shape must be height and width of the canvases of {pixels} pixels, got {shape}")
+    parts = {name: part for name, part in (("valid", data.valid), ("test", data.test)) if part is not None}
+    if "valid" not in parts:
+        raise ValueError("data.valid must hold canvases with the positions of their digits, got None")
+    for name, part in parts.items():
+        check_binary_images(f"data.{name}.x", part.x)
+        if part.x.shape[-1] != pixels:
+            raise ValueError(f"data.{name}.x must have {pixels} pixels like data.train.x, got {part.x.shape[-1]}")
+        y = part.y
+        if y is None or y.dim() != 1 or y.is_floating_point() or bool(((y < 0) | (y >= pixels)).any()):
+            raise ValueError(
+                f"data.{name} must have positions, row times {shape[1]} plus column, integers from 0 to {pixels - 1}, "
+                f"as labels, got {part}; they serve evaluation alone"
+            )
     return shape

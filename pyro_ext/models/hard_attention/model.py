@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pyro
 import pyro.distributions as dist
@@ -15,9 +15,11 @@ from torch.nn import functional as F
 from pyro_ext.models.hard_attention.canvas import DigitOnCanvas
 from pyro_ext.models.toolkit import data_plate, perceptron
 from pyro_ext.ops.windows import crop_windows
-from pyro_ext.utils.checks import positive_int
+from pyro_ext.utils.checks import one_of, positive_int
 
-__all__ = ["Guide", "Model", "PositionScores"]
+__all__ = ["DensePositionScores", "Guide", "Model", "PositionScores", "Scores"]
+
+Scores = Literal["convolutional", "dense"]
 
 _BACKGROUND = -4.0  # the logit at the start: 2 % of the pixels are on
 
@@ -55,6 +57,29 @@ class PositionScores(nn.Module):
         even = F.pad(canvases, (0, width % 2, 0, height % 2))
         scores: Tensor = self.layers(even.unsqueeze(-3)).squeeze(-3)
         return scores[..., :height, :width]
+
+
+class DensePositionScores(nn.Module):
+    """A linear map from every pixel of a canvas to the score of every position; places share nothing.
+
+    Its number of weights is the square of the number of pixels: 21 million for a canvas of 68 x 68.
+
+    Args:
+        shape: height H and width W of a canvas in pixels.
+
+    Example:
+        >>> DensePositionScores((4, 5))(torch.zeros(2, 4, 5)).shape
+        torch.Size([2, 4, 5])
+    """
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        super().__init__()
+        self.layer = nn.Linear(shape[0] * shape[1], shape[0] * shape[1])
+
+    def forward(self, canvases: Tensor) -> Tensor:
+        """Return scores ``(B, H, W)`` of canvases ``(B, H, W)``."""
+        scores: Tensor = self.layer(canvases.flatten(-2))
+        return scores.view_as(canvases)
 
 
 class Model(PyroModule):
@@ -131,9 +156,11 @@ class Guide(PyroModule):
         hidden: the widths of the encoder's hidden layers.
         channels: the number of channels of the network that scores positions.
         marginalise: whether the site ``position`` is marked for Pyro's own enumeration, which needs a small canvas.
+        scores: what scores positions: a ``"convolutional"`` network, or a ``"dense"`` layer from every pixel to every
+            position.
 
     Raises:
-        ValueError: if a number is not a positive integer, or the window exceeds the canvas.
+        ValueError: if a number is not a positive integer, the window exceeds the canvas, or there are no such scores.
 
     Example:
         >>> guide = Guide(size=100, shape=(68, 68), window=28)
@@ -150,14 +177,16 @@ class Guide(PyroModule):
         hidden: Sequence[int] = (256,),
         channels: int = 8,
         marginalise: bool = False,
+        scores: Scores = "convolutional",
     ) -> None:
         super().__init__()
         _check_sizes(size, shape, window, latent_dim)
+        one_of("scores", scores, get_args(Scores))
         self.size = size
         self.shape = shape
         self.window = window
         self.infer = {"enumerate": "parallel"} if marginalise else {}
-        self.scores = PositionScores(channels)
+        self.scores = PositionScores(channels) if scores == "convolutional" else DensePositionScores(shape)
         self.encoder = perceptron(window * window, *hidden, 2 * latent_dim)
 
     def forward(self, x: Tensor, y: Tensor | None = None, index: Tensor | None = None) -> None:
@@ -204,3 +233,5 @@ def _check_sizes(size: int, shape: tuple[int, int], window: int, latent_dim: int
 def _check_batch(x: Tensor, shape: tuple[int, int]) -> None:
     if x.dim() != 2 or x.shape[-1] != shape[0] * shape[1]:
         raise ValueError(f"x must have shape (batch, {shape[0] * shape[1]}), got {tuple(x.shape)}")
+    if len(x) == 0:
+        raise ValueError("x must hold at least one canvas, got none: a plate cannot be scaled from an empty batch")

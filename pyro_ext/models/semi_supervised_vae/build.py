@@ -40,8 +40,8 @@ def build(
     latent_dim: int = 5,
     hidden: Sequence[int] = (128, 128),
     classifier_hidden: Sequence[int] = (256, 256, 256),
-    alpha: float = 0.1,
-    warm_start: int = 0,
+    alpha: float = 1.0,
+    warm_start: int = 200,
     dropout: float = 0.5,
     pixel_dropout: float = 0.2,
     marginalise: bool = False,
@@ -62,15 +62,15 @@ def build(
         latent_dim: the number of dimensions of the style z.
         hidden: the widths of the hidden layers of encoder and decoder.
         classifier_hidden: the widths of the hidden layers of the classifier.
-        alpha: the weight of the mean negative log-probability of labels, beside the bound per image; 0.1 in the paper.
-            Where training is short, 1 to 10 keeps the classes in place while the decoder is still poor.
+        alpha: the weight of the mean negative log-probability of labels, beside the bound per image; 0.1 in the paper,
+            whose training is longer: while the decoder is poor, larger weights keep the classes in place.
         warm_start: the number of steps at the beginning that see labelled images only; without them an untrained
-            decoder can draw the classifier away from the labels.
+            decoder can draw the classifier away from the labels. Training must be longer to use the other images.
         dropout: the share of the classifier's hidden features that are set to zero in training; without it the
             classifier is sure of its mistakes after the warm start, and images without labels cannot correct them.
         pixel_dropout: the share of the pixels that are set to zero for the classifier in training.
         marginalise: whether to sum over all classes by Pyro's own enumeration, whatever the ELBO; ``TraceEnum_ELBO``
-            needs it.
+            needs it, and warns in a warm start, where there is nothing to sum over.
         evaluation_samples: the number of styles drawn for each held-out image and class.
         evaluation_seed: the seed of those draws, which are the same whenever ``evaluate`` is called.
         relaxation: how to train through relaxed classes, instead of an estimator for discrete ones.
@@ -146,8 +146,7 @@ def _streams(data: Splits) -> tuple[IndexedDataset, IndexedDataset, int]:
         check_binary_images(f"{name}.x", part.x)
         if part.x.shape[-1] != unlabelled.x.shape[-1]:
             raise ValueError(
-                f"{name}.x must have {unlabelled.x.shape[-1]} pixels like the unlabelled images, got "
-                f"{part.x.shape[-1]}"
+                f"{name}.x must have {unlabelled.x.shape[-1]} pixels like the unlabelled images, got {part.x.shape[-1]}"
             )
         if part.y is None or part.y.dim() != 1 or part.y.is_floating_point() or part.y.dtype == torch.bool:
             kind = "none" if part.y is None else f"{part.y.dtype} of shape {tuple(part.y.shape)}"
