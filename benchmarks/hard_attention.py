@@ -52,7 +52,7 @@ ESTIMATORS: dict[str, Callable[[], ELBO] | None] = {
     "REINFORCE, learned baseline": None,
     "straight-through Gumbel": None,
 }
-NETWORKS = ("convolutional", "dense")
+NETWORKS: tuple[Scores, ...] = ("convolutional", "dense")
 BY_NETWORK = ("sum-and-sample, top 5", "leave-one-out of 6")
 REFERENCE = BY_NETWORK[0]
 STEPS = 200

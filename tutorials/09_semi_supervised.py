@@ -46,6 +46,11 @@ pyro.set_rng_seed(0)
 # $q(y \mid x)$ and an encoder $q(z \mid x, y)$. Where the label is known it is an observed site. Where it is not, the
 # class is a latent site called `y`, and the ELBO decides what happens to it: here two evaluations of ten, the most
 # probable class summed and one more drawn.
+#
+# Two options matter. The first `warm_start` steps see labelled images only, so that the decoder knows the classes
+# before it is asked which one an image may have. And the classifier drops half of its hidden features in training
+# (`dropout`): a classifier that knows its hundred images by heart is sure of all others too, its mistakes included,
+# and images without labels have nothing left to change.
 
 # %%
 data = keep_few_labels(digits(num_train=300 if SMOKE_TEST else 1000), num_labels=100)
@@ -54,7 +59,7 @@ print(data.train)
 
 def train(elbo, warm_start=WARM_START):
     pyro.set_rng_seed(1)
-    plan = semi_supervised_vae.build(data, alpha=1.0, warm_start=warm_start).with_elbo(elbo)
+    plan = semi_supervised_vae.build(data, warm_start=warm_start).with_elbo(elbo)
     plan = plan.with_optimizer(OptimizerSettings("Adam", lr=2e-3))
     settings = FitSettings(max_epochs=6 if SMOKE_TEST else 60, batch_size=100, seed=0)
     return plan, fit(plan, data, settings, check_val_every_n_epoch=settings.max_epochs, **QUIET)
@@ -93,6 +98,7 @@ plt.show()
 # %%
 plan = plans["all ten classes"]
 bound = plan.elbo_objectives[0]
+bound.guide.eval()  # nothing is dropped: what differs between two gradients is the draws of classes and styles
 first, second = data.train.first, data.train.second
 subject = Subject(
     bound.model, bound.guide, (first.__getitems__(range(100)), second.__getitems__(range(50))), bound.size
