@@ -55,7 +55,7 @@ ESTIMATORS: dict[str, Callable[[], ELBO] | None] = {
 NETWORKS: tuple[Scores, ...] = ("convolutional", "dense")
 BY_NETWORK = ("sum-and-sample, top 5", "leave-one-out of 6")
 REFERENCE = BY_NETWORK[0]
-STEPS = 200
+STEPS = 150
 METRICS = ("neg_elbo", "exact_aligned", "near_aligned", "near")
 
 
