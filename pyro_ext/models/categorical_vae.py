@@ -37,7 +37,7 @@ from pyro_ext.datasets import Splits
 from pyro_ext.inference import OptimizerSettings, TraceUnorderedSet_ELBO, TrainingPlan
 from pyro_ext.models.toolkit import (
     Relaxation,
-    check_binary_data,
+    check_image_data,
     data_plate,
     image_rows,
     mean_metrics,
@@ -206,7 +206,7 @@ def build(
     Raises:
         ValueError: if a number is out of range, or the images are not rows of zeros and ones.
     """
-    check_binary_data(data)
+    check_image_data(data)
     positive_int("evaluation_samples", evaluation_samples)
     sizes = (len(data.train), data.train.x.shape[-1], num_latents, num_categories, hidden)
     small_images = data.train.x.shape[-1] <= _SMALL_IMAGE

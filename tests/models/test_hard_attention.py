@@ -286,7 +286,10 @@ def test_bad_options(data, options, message):
         ({"valid": IndexedDataset(torch.zeros(2, 20), torch.tensor([3, -1]))}, "integers from 0 to 19, as labels"),
         ({"valid": IndexedDataset(torch.zeros(2, 20), torch.zeros(2))}, "integers from 0 to 19, as labels"),
         ({"test": IndexedDataset(torch.zeros(2, 20), torch.tensor([3, 20]))}, "data.test must have positions"),
-        ({"valid": IndexedDataset(torch.zeros(2, 12), torch.zeros(2).long())}, "data.valid.x must have 20 .* got 12"),
+        (
+            {"valid": IndexedDataset(torch.zeros(2, 12), torch.zeros(2).long())},
+            "data.valid.x must have as many pixels .*20.* got 12",
+        ),
         ({"valid": None}, "data.valid must hold canvases with the positions of their digits, got None"),
         ({"train": IndexedDataset(torch.full((2, 20), 0.5))}, "data.train.x must hold zeros and ones"),
     ],

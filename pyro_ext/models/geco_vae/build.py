@@ -21,7 +21,7 @@ from pyro_ext.inference import (
     TrainingPlan,
 )
 from pyro_ext.models.geco_vae.model import Architecture, DivergenceWeight, Guide, Likelihood, Model
-from pyro_ext.models.toolkit import image_rows, linear_ramp, mean_metrics, sample_images
+from pyro_ext.models.toolkit import check_image_data, image_rows, linear_ramp, mean_metrics, sample_images
 from pyro_ext.utils.checks import one_of, positive_int, positive_number
 
 if TYPE_CHECKING:
@@ -73,11 +73,11 @@ def build(
         architecture: fully connected networks, or two convolutions next to the image.
         num_latents: the number of latent variables.
         hidden: the widths of the encoder's hidden layers, mirrored in the decoder.
-        likelihood: of the pixels: normal with standard deviation ``sigma``, normal with one that is learnt
-            ("calibrated"), or Bernoulli.
-        sigma: the standard deviation of normal pixels, or where it begins.
+        likelihood: the distribution of a pixel: ``"normal"`` with the standard deviation ``sigma``, ``"calibrated"``,
+            the same with a standard deviation that is learnt, or ``"bernoulli"``.
+        sigma: the standard deviation of normal pixels; its value at the first step where it is learnt.
         beta: the weight of the divergence from the prior.
-        divergence_warm_up: the number of steps in which that weight rises to ``beta``.
+        divergence_warm_up: the number of steps in which the weight of the divergence rises to ``beta``.
         input_noise: the standard deviation of noise on the encoder's images in training.
         evaluation_seed: the seed of the codes drawn in evaluation.
 
@@ -137,14 +137,7 @@ def _constraint(kind: str, tolerance: float, image_shape: tuple[int, int]) -> Co
 
 
 def _image_shape(data: Splits) -> tuple[int, int]:
-    for part, images in (("train", data.train.x), ("valid", data.valid.x)):
-        if images.dim() != 2:
-            raise ValueError(f"data.{part}.x must have shape (N, pixels), got {tuple(images.shape)}; use .flatten(1)")
-        if images.min() < 0 or images.max() > 1:
-            raise ValueError(
-                f"data.{part}.x must hold pixels in [0, 1], got values in [{images.min():g}, {images.max():g}]; "
-                "divide by the largest one"
-            )
+    check_image_data(data, binary=False, held_out=True)
     if data.image_shape is None:
         return (1, data.train.x.shape[-1])
     height, width = data.image_shape
@@ -205,5 +198,5 @@ def _plots(model: Model, guide: Guide, data: Splits, seed: int, number: int = 10
 
     return {
         "reconstruction": image_rows(reconstruction, shape, "images and their reconstructions"),
-        "samples": sample_images(samples, shape, seed=seed),
+        "samples": sample_images(samples, shape, seed=seed, title="samples from the prior"),
     }

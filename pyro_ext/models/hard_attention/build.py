@@ -10,7 +10,7 @@ from pyro_ext.datasets import Splits
 from pyro_ext.inference import OptimizerSettings, Player, TraceSumAndSample_ELBO, TrainingPlan
 from pyro_ext.models.hard_attention.evaluation import diagnose, evaluation, model_plots
 from pyro_ext.models.hard_attention.model import Guide, Model, Scores
-from pyro_ext.models.toolkit import Relaxation, check_binary_images, perceptron
+from pyro_ext.models.toolkit import Relaxation, check_image_data, perceptron
 from pyro_ext.models.toolkit.baseline import LearnedBaselineObjective
 from pyro_ext.utils.checks import positive_int
 
@@ -53,10 +53,10 @@ def build(
         scores: what scores positions: a ``"convolutional"`` network, which learns for all places what it learns at one,
             or a ``"dense"`` layer from every pixel to every position, which shares nothing between them.
         learned_baseline: whether to train by REINFORCE with a baseline that a network predicts from the canvas.
-        baseline_hidden: the width of the hidden layer of that network.
+        baseline_hidden: the width of the hidden layer of the network that predicts the baseline.
         marginalise: whether to sum over all positions by Pyro's own enumeration, whatever the ELBO; for small canvases.
         evaluation_samples: the number of positions and styles drawn for each held-out canvas.
-        evaluation_seed: the seed of those draws, which are the same whenever ``evaluate`` is called.
+        evaluation_seed: the seed of the draws in evaluation, which are the same whenever it is repeated.
         relaxation: how to train through relaxed positions, instead of an estimator for discrete ones.
 
     Raises:
@@ -93,18 +93,14 @@ def build(
 
 
 def _canvas_shape(data: Splits) -> tuple[int, int]:
-    check_binary_images("data.train.x", data.train.x)
+    check_image_data(data, held_out=True)
     pixels = data.train.x.shape[-1]
     shape = data.image_shape
     if shape is None or shape[0] * shape[1] != pixels:
         raise ValueError(f"data.image_shape must be height and width of the canvases of {pixels} pixels, got {shape}")
-    parts = {name: part for name, part in (("valid", data.valid), ("test", data.test)) if part is not None}
-    if "valid" not in parts:
-        raise ValueError("data.valid must hold canvases with the positions of their digits, got None")
-    for name, part in parts.items():
-        check_binary_images(f"data.{name}.x", part.x)
-        if part.x.shape[-1] != pixels:
-            raise ValueError(f"data.{name}.x must have {pixels} pixels like data.train.x, got {part.x.shape[-1]}")
+    for name, part in (("valid", data.valid), ("test", data.test)):
+        if part is None:
+            continue
         y = part.y
         if y is None or y.dim() != 1 or y.is_floating_point() or bool(((y < 0) | (y >= pixels)).any()):
             raise ValueError(

@@ -132,4 +132,7 @@ def model_plots(model: Model, guide: Guide, data: Splits, number: int = 8) -> di
         ax.set_title("windows looked at; crosses: true positions", fontsize=9)
         return ax
 
-    return {"attention": attention, "reconstruction": image_rows(reconstruction, guide.shape)}
+    return {
+        "attention": attention,
+        "reconstruction": image_rows(reconstruction, guide.shape, "held-out canvases and their reconstructions"),
+    }

@@ -23,7 +23,7 @@ from pyro_ext.inference import (
 )
 from pyro_ext.models.semi_supervised_vae.evaluation import diagnose, held_out_metrics, model_plots
 from pyro_ext.models.semi_supervised_vae.model import Guide, Model
-from pyro_ext.models.toolkit import Relaxation, check_binary_images, mean_metrics
+from pyro_ext.models.toolkit import Relaxation, check_images, mean_metrics
 from pyro_ext.utils.checks import nonnegative_number, positive_int
 
 __all__ = ["build"]
@@ -72,7 +72,7 @@ def build(
         marginalise: whether to sum over all classes by Pyro's own enumeration, whatever the ELBO; ``TraceEnum_ELBO``
             needs it, and warns in a warm start, where there is nothing to sum over.
         evaluation_samples: the number of styles drawn for each held-out image and class.
-        evaluation_seed: the seed of those draws, which are the same whenever ``evaluate`` is called.
+        evaluation_seed: the seed of the styles drawn in evaluation, the same whenever ``evaluate`` is called.
         relaxation: how to train through relaxed classes, instead of an estimator for discrete ones.
 
     Raises:
@@ -133,7 +133,7 @@ def _streams(data: Splits) -> tuple[IndexedDataset, IndexedDataset, int]:
             "few_labels, or keep_few_labels(data, num_labels) of pyro_ext.datasets"
         )
     unlabelled, labelled = streams.first, streams.second
-    check_binary_images("the unlabelled data.train.x", unlabelled.x)
+    check_images("the unlabelled data.train.x", unlabelled.x)
     if not isinstance(labelled, IndexedDataset) or labelled.y is None:
         raise ValueError(f"the second stream of data.train must have labels, got none in {labelled}")
     if data.valid is None:
@@ -143,7 +143,7 @@ def _streams(data: Splits) -> tuple[IndexedDataset, IndexedDataset, int]:
         ("data.valid", data.valid),
         *([] if data.test is None else [("data.test", data.test)]),
     ):
-        check_binary_images(f"{name}.x", part.x)
+        check_images(f"{name}.x", part.x)
         if part.x.shape[-1] != unlabelled.x.shape[-1]:
             raise ValueError(
                 f"{name}.x must have {unlabelled.x.shape[-1]} pixels like the unlabelled images, got {part.x.shape[-1]}"

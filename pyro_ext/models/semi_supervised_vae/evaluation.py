@@ -88,7 +88,7 @@ def diagnose(metrics: Mapping[str, float]) -> list[str]:
         return []
     return [
         f"only {accuracy:.1%} of the held-out images are classified correctly; train longer, begin with more steps on "
-        "labelled images alone (warm_start), raise alpha, or give more labels"
+        "labelled images alone (--model.warm_start), raise --model.alpha, or give more labels"
     ]
 
 
@@ -111,6 +111,13 @@ def model_plots(model: Model, guide: Guide, data: Splits, seed: int) -> dict[str
         return model.decoder(z, y).sigmoid().flatten(0, 1)
 
     return {
-        "reconstruction": image_rows(reconstruction, shape),
-        "analogies": sample_images(analogies, shape, number=5 * classes, columns=classes, seed=seed),
+        "reconstruction": image_rows(reconstruction, shape, "held-out images and their reconstructions"),
+        "analogies": sample_images(
+            analogies,
+            shape,
+            number=5 * classes,
+            columns=classes,
+            seed=seed,
+            title="a style in every row, a class in every column",
+        ),
     }

@@ -18,7 +18,7 @@ from pyro_ext.models.structured_output.density import DensityGuide, DensityModel
 from pyro_ext.models.structured_output.evaluation import density_plots, importance_bounds, lower_half_plots
 from pyro_ext.models.structured_output.layers import Coding, Units
 from pyro_ext.models.structured_output.lower_half import LowerHalfGuide, LowerHalfModel, UpperHalfLayers
-from pyro_ext.models.toolkit import Relaxation, base_rate_logits, check_binary_data, mean_metrics
+from pyro_ext.models.toolkit import Relaxation, base_rate_logits, check_image_data, mean_metrics
 from pyro_ext.utils.checks import one_of, positive_int
 
 __all__ = ["Task", "build"]
@@ -81,7 +81,7 @@ def build(
     positive_int("layers", layers)
     positive_int("samples", samples)
     positive_int("evaluation_samples", evaluation_samples)
-    check_binary_data(data)
+    check_image_data(data)
     hidden = Units(units, categories, coding)
     if task == "density":
         parts = _density(data, hidden, layers, nonlinear, evaluation_seed)

@@ -1,7 +1,7 @@
 """What several models share: the data plate, evaluation over a loader, image plots, annealing, networks."""
 
 from pyro_ext.models.toolkit.annealing import Relaxation, linear_ramp
-from pyro_ext.models.toolkit.data import check_binary_data, check_binary_images, data_plate, mean_metrics
+from pyro_ext.models.toolkit.data import check_image_data, check_images, data_plate, mean_metrics
 from pyro_ext.models.toolkit.images import image_rows, sample_images
 from pyro_ext.models.toolkit.moments import RunningMoments
 from pyro_ext.models.toolkit.networks import base_rate_logits, perceptron
@@ -10,8 +10,8 @@ __all__ = [
     "Relaxation",
     "RunningMoments",
     "base_rate_logits",
-    "check_binary_data",
-    "check_binary_images",
+    "check_image_data",
+    "check_images",
     "data_plate",
     "image_rows",
     "linear_ramp",

@@ -14,7 +14,7 @@ from pyro_ext.inference import local_params
 from pyro_ext.inference.training.metrics import num_rows
 from pyro_ext.utils.random_state import isolated_random_state
 
-__all__ = ["check_binary_data", "check_binary_images", "data_plate", "mean_metrics"]
+__all__ = ["check_image_data", "check_images", "data_plate", "mean_metrics"]
 
 
 def data_plate(size: int, x: Tensor, index: Tensor | None, name: str = "data") -> pyro.plate:
@@ -37,20 +37,22 @@ def data_plate(size: int, x: Tensor, index: Tensor | None, name: str = "data") -
     return pyro.plate(name, size, subsample=subsample, dim=-1)
 
 
-def check_binary_data(data: Splits) -> None:
-    """Raise a ValueError unless a data set holds binary images of one size, for training and, if at all, held out.
+def check_image_data(data: Splits, binary: bool = True, held_out: bool = False) -> None:
+    """Raise a ValueError unless a data set holds images of one size in all its parts.
 
     Args:
-        data: what should hold images as rows of ``x``, ``(N, pixels)``, of zeros and ones.
+        data: what should hold images as rows of ``x``, ``(N, pixels)``.
+        binary: whether pixels must be zeros and ones, or may have any value from 0 to 1.
+        held_out: whether there must be held-out images.
 
     Example:
-        >>> check_binary_data(Splits("one", torch.zeros(3, 4), torch.zeros(2, 5)))
+        >>> check_image_data(Splits("one", torch.zeros(3, 4), torch.zeros(2, 5)))
         Traceback (most recent call last):
             ...
         ValueError: data.valid.x must have as many pixels as data.train.x has (4), got 5
     """
-    for part, rows in (("train", data.train), ("valid", data.valid)):
-        if rows is None and part == "valid":
+    for part, rows in (("train", data.train), ("valid", data.valid), ("test", data.test)):
+        if rows is None and (part == "test" or (part == "valid" and not held_out)):
             continue
         images = getattr(rows, "x", None)
         if not isinstance(images, Tensor):
@@ -58,7 +60,7 @@ def check_binary_data(data: Splits) -> None:
                 f"data.{part} must hold images as rows of x, as digits and mnist do, got {type(rows).__name__}; "
                 "use IndexedDataset"
             )
-        check_binary_images(f"data.{part}.x", images)
+        check_images(f"data.{part}.x", images, binary)
         if images.shape[-1] != data.train.x.shape[-1]:
             raise ValueError(
                 f"data.{part}.x must have as many pixels as data.train.x has ({data.train.x.shape[-1]}), got "
@@ -66,15 +68,16 @@ def check_binary_data(data: Splits) -> None:
             )
 
 
-def check_binary_images(name: str, images: Tensor) -> None:
-    """Raise a ValueError unless images are rows of zeros and ones, of which there is at least one.
+def check_images(name: str, images: Tensor, binary: bool = True) -> None:
+    """Raise a ValueError unless images are rows of pixels, of which there is at least one.
 
     Args:
         name: what the images are called.
         images: what should have shape ``(N, pixels)``.
+        binary: whether pixels must be zeros and ones, or may have any value from 0 to 1.
 
     Example:
-        >>> check_binary_images("data.train.x", torch.full((2, 4), 0.5))
+        >>> check_images("data.train.x", torch.full((2, 4), 0.5))
         Traceback (most recent call last):
             ...
         ValueError: data.train.x must hold zeros and ones, got values in [0.5, 0.5]; threshold the pixels (an option ...
@@ -85,10 +88,15 @@ def check_binary_images(name: str, images: Tensor) -> None:
         raise ValueError(f"{name} must hold at least one image, got none")
     if not images.is_floating_point():
         raise ValueError(f"{name} must be of a floating-point type, got {images.dtype}; use .float()")
-    if not ((images == 0) | (images == 1)).all():
+    if binary and not ((images == 0) | (images == 1)).all():
         raise ValueError(
             f"{name} must hold zeros and ones, got values in [{images.min():g}, {images.max():g}]; "
             "threshold the pixels (an option of the loaders)"
+        )
+    if not ((images >= 0) & (images <= 1)).all():  # not a number fails too
+        raise ValueError(
+            f"{name} must hold pixels in [0, 1], got values in [{images.min():g}, {images.max():g}]; "
+            "divide by the largest one"
         )
 
 

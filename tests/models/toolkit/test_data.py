@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pyro_ext.datasets import IndexedTuples, Splits, few_labels
-from pyro_ext.models.toolkit import check_binary_data, check_binary_images, data_plate, mean_metrics
+from pyro_ext.models.toolkit import check_image_data, check_images, data_plate, mean_metrics
 
 
 def test_the_plate_scales_and_takes_indices():
@@ -55,7 +55,7 @@ def test_an_empty_loader_is_refused():
 )
 def test_images_that_are_not_binary_are_refused(images, message):
     with pytest.raises(ValueError, match=message):
-        check_binary_images("data.x", images)
+        check_images("data.x", images)
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,23 @@ def test_images_that_are_not_binary_are_refused(images, message):
 )
 def test_data_that_are_no_binary_images_are_refused(data, message):
     with pytest.raises(ValueError, match=message):
-        check_binary_data(data())
+        check_image_data(data())
 
 
 def test_nothing_need_be_held_out():
-    check_binary_data(Splits("all", torch.zeros(2, 4)))
+    check_image_data(Splits("all", torch.zeros(2, 4)))
+
+
+@pytest.mark.parametrize("pixel", [-0.1, 1.5, float("nan")])
+def test_pixels_outside_of_the_unit_interval_are_refused(pixel):
+    with pytest.raises(
+        ValueError, match=r"data.x must hold pixels in \[0, 1\], got values in .*; divide by the largest"
+    ):
+        check_images("data.x", torch.tensor([[0.5, pixel]]), binary=False)
+
+
+def test_models_that_need_held_out_images_say_so():
+    with pytest.raises(
+        ValueError, match=r"data.valid must hold images as rows of x, .* got NoneType; use IndexedDataset"
+    ):
+        check_image_data(Splits("all", torch.zeros(2, 4)), held_out=True)
