@@ -27,7 +27,7 @@ from pyro_ext.inference import FitSettings, fit
 from pyro_ext.models.disentangling import build, codes_of, dci, mutual_information_gap
 
 SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
-EPOCHS = 1 if SMOKE_TEST else 80
+EPOCHS, SPRITE_EPOCHS = (1, 1) if SMOKE_TEST else (80, 24)
 logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
 
 # %% [markdown]
@@ -57,7 +57,12 @@ data = Splits("digits", train, valid, image_shape=(8, 8))
 # *The adversary.* Decode the s of an image with the z of an image of *another* class, or with z from the prior. No
 # training image shows what should come out, but a discriminator can judge whether it looks like a real image of the
 # class of s. So the decoder must take the class from s. The discriminator is a second *player* of the plan, with its
-# own loss, parameters and optimiser.
+# own loss, parameters and optimiser. It learns to accept real images with their class, and to reject decoded ones and
+# real ones shown with another class; without the latter (`mismatched_weight=0`, the paper's loss), it could tell
+# decoded images by their blur alone and never look at the class.
+#
+# In training the encoder sees images with a little noise on them (`input_noise`), so that it does not learn 1,500
+# images by heart.
 #
 # The same model without the adversary is one option away:
 
@@ -116,14 +121,18 @@ for name, (_, metrics) in models.items():
 # On real digits nobody knows the true styles. *Sprites* are drawn by a program, from a shape, a scale, a rotation and a
 # position, so that codes can be compared with the truth. The shape is the class, so that s should hold the shape, and
 # z the other factors. Two scores from the literature: *informativeness* says how well a factor can be predicted from a
-# code, and the *mutual information gap* says whether one feature alone holds it. The few epochs of this page are far
-# from enough: most of the shape is still missing from s, which holds the scale and the position instead.
+# code, and the *mutual information gap* says whether one feature alone holds it. With all 737,280 sprites, a few
+# thousand images are too few even for a classifier that is told their shapes, so that this page takes large sprites
+# near the middle only.
 
 # %%
-shapes = sprites(num_train=200, num_valid=150) if SMOKE_TEST else sprites(num_train=3000, num_valid=1000)
+few = {"scales": 3, "positions": 8}
+shapes = sprites(200, 150, **few) if SMOKE_TEST else sprites(4000, 1000, **few)
 pyro.set_rng_seed(0)
-plan = build(shapes, hidden=16 if SMOKE_TEST else 128)
-fit(plan, shapes, FitSettings(max_epochs=1 if SMOKE_TEST else 6, seed=0), enable_progress_bar=False)
+plan = build(shapes, hidden=16 if SMOKE_TEST else 128, network="perceptron", input_noise=0.0)
+quiet = {"enable_progress_bar": False, "check_val_every_n_epoch": SPRITE_EPOCHS}
+metrics = fit(plan, shapes, FitSettings(max_epochs=SPRITE_EPOCHS, seed=0), **quiet).metrics
+print({name: round(metrics[name], 1) for name in ("probe_s", "probe_z_mean", "probe_z")})
 guide = plan.elbo_objective("this page").guide
 codes, factors = codes_of(guide, shapes.valid.x), shapes.factors["valid"]
 for code, features in {"s": codes.s, "z": codes.z_loc}.items():
@@ -133,6 +142,11 @@ for code, features in {"s": codes.s, "z": codes.z_loc}.items():
     print(code, "gaps:", [round(v, 2) for v in mutual_information_gap(features, factors[:, use]).tolist()])
 
 # %% [markdown]
+# Sprites are harder to take apart than digits. In `benchmarks/disentangling.py`, with an adversary of three times this
+# weight, classifiers of the shape are right for 79 % by s, but still for 71 % by draws of z, and s says much about the
+# scale and something about the position: nothing takes out of s what the decoder has learnt to ignore. In so few epochs
+# the decoder has not learnt the rotations either, and draws blobs; see the swaps there.
+#
 # ## Where to go from here
 #
 # * From a shell: `pyro-ext fit disentangling --data sprites`. The table `factors.md` of the run has all scores.

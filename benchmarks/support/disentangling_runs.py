@@ -14,16 +14,17 @@ import torch
 from pyro_ext.datasets import IndexedDataset, Splits, SpriteImages, load, sprites
 from pyro_ext.datasets.sprites import FACTORS
 from pyro_ext.inference import TrainingPlan
-from pyro_ext.models.disentangling import Guide, build, codes_of, dci, mutual_information_gap
+from pyro_ext.models.disentangling import Guide, build, codes_of, dci, mutual_information_gap, probe_accuracy
 from pyro_ext.plotting import save
 
-__all__ = ["METHODS", "Budget", "digits_run", "mixed_digits", "sprites_run"]
+__all__ = ["METHODS", "Budget", "digits_run", "mixed_digits", "pixels_run", "sprites_run"]
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "ELBO alone": {"swap_weight": 0.0, "adversarial_weight": 0.0},
     "swaps": {"adversarial_weight": 0.0},
     "swaps, adversary": {},
     "swaps, adversary of pairs": {"discriminator": "pair"},
+    "swaps, adversary of the paper": {"mismatched_weight": 0.0},
 }
 """Name of a method -> options of ``build``."""
 
@@ -37,10 +38,16 @@ class Budget:
     Args:
         epochs: the number of epochs, in batches of 100.
         options: arguments of ``build``.
+        data: arguments of the loader of the data.
     """
 
     epochs: int
     options: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        settings = {**self.data, **self.options}
+        return ", ".join([f"{self.epochs} epochs", *(f"{name} {value}" for name, value in settings.items())])
 
 
 def mixed_digits(seed: int, num_valid: int = 297) -> Splits:
@@ -66,19 +73,33 @@ def digits_run(seed: int, method: str, budget: Budget, plots: Path | None = None
     data = mixed_digits(seed)
     metrics, _, plan = _train(data, seed, method, budget)
     if plots is not None:
-        plots.mkdir(parents=True, exist_ok=True)
-        for name, draw in plan.plots.items():
-            save(draw(), plots / f"{name}.png")
+        _draw(plan, plots)
     return metrics
 
 
-def sprites_run(seed: int, method: str, budget: Budget) -> dict[str, float]:
-    """Train on sprites with their shape as the class, and return metrics, DCI and gaps of s and of the mean of z."""
-    data: SpriteImages = sprites(seed=seed)
+def pixels_run(seed: int) -> dict[str, float]:
+    """Return the accuracy in per cent, as ``value``, of the probe on pixels instead of codes, by a seed's split."""
+    data = mixed_digits(seed)
     assert data.valid is not None
-    metrics, guide, _ = _train(data, seed, method, budget)
+    return {"value": probe_accuracy(data.train.x, data.train.y, data.valid.x, data.valid.y, seed=seed)}
+
+
+def sprites_run(seed: int, method: str, budget: Budget, plots: Path | None = None) -> dict[str, float]:
+    """Train on sprites with their shape as the class, and return metrics, DCI and gaps of s and of the mean of z.
+
+    Args:
+        seed: the seed of the choice of sprites, the weights and the order of batches.
+        method: a method in :data:`METHODS`.
+        budget: epochs, options and arguments of ``sprites``.
+        plots: the folder for plots; none are drawn if None.
+    """
+    data: SpriteImages = sprites(seed=seed, **budget.data)
+    assert data.valid is not None
+    metrics, guide, plan = _train(data, seed, method, budget)
+    if plots is not None:
+        _draw(plan, plots)
     codes, factors = codes_of(guide, data.valid.x), data.factors["valid"]
-    for name, features in {"s": codes.s, "z": codes.z_loc, "both": torch.cat([codes.s, codes.z_loc], -1)}.items():
+    for name, features in {"s": codes.s, "z": codes.z_loc}.items():
         scores, gaps = dci(features, factors), mutual_information_gap(features, factors)
         metrics[f"{name} disentanglement"] = scores.disentanglement
         for at, factor in enumerate(FACTORS):
@@ -94,15 +115,22 @@ def _train(data: Splits, seed: int, method: str, budget: Budget) -> tuple[dict[s
     plan = build(data, **{**budget.options, **METHODS[method]})
     optimizers = [player.optimizer.make(player.named_parameters().items()) for player in plan.players]
     began = time.process_time()
-    for _ in range(budget.epochs):
-        for index in torch.randperm(len(data.train)).split(_BATCH):
-            batch = data.train.__getitems__(index)
-            for player, optimizer in zip(plan.players, optimizers, strict=True):
-                optimizer.zero_grad()
-                player.objective(*batch).total.backward()
-                optimizer.step()
+    with pyro.validation_enabled(False):
+        for _ in range(budget.epochs):
+            for index in torch.randperm(len(data.train)).split(_BATCH):
+                batch = data.train.__getitems__(index)
+                for player, optimizer in zip(plan.players, optimizers, strict=True):
+                    optimizer.zero_grad()
+                    player.objective(*batch).total.backward()
+                    optimizer.step()
     seconds = time.process_time() - began
     assert plan.evaluate is not None
     assert data.valid is not None
     metrics = dict(plan.evaluate([data.valid.__getitems__(range(len(data.valid)))]))
     return metrics | {"seconds": seconds}, plan.elbo_objective("this benchmark").guide, plan
+
+
+def _draw(plan: TrainingPlan, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, draw in plan.plots.items():
+        save(draw(), folder / f"{name}.png")

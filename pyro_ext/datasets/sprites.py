@@ -48,6 +48,9 @@ def sprites(
     num_train: int = 6000,
     num_valid: int = 2000,
     classes: Sequence[str] = ("shape",),
+    scales: int = 6,
+    rotations: int = 40,
+    positions: int = 32,
     binarize: Binarization | None = None,
     threshold: float = 0.5,
     seed: int = 0,
@@ -59,10 +62,17 @@ def sprites(
     that differ by half a turn look the same, so that among 2,000 images for validation there are about 20 that look
     like one of 6,000 training images. The edges are anti-aliased.
 
+    Some thousands of images are few for that many: a perceptron that has learnt the shape from 4,000 labelled ones for
+    12 epochs is right for 56 % of new ones. With ``scales=3`` and ``positions=8`` it is right for all of 1,000, of
+    which about a fifth look like a training image then.
+
     Args:
         num_train: the number of images to train on.
         num_valid: the number of images to validate on, none of which has the factors of a training image.
         classes: the factors (of shape, scale, rotation, x, y) whose combination is the label of an image.
+        scales: the number of scales, from 2 to 6; fewer than 6 are the largest ones, whose shapes are easier to tell.
+        rotations: the number of rotations, evenly spaced over a whole turn: a divisor of 40, at least 2.
+        positions: the number of values of x and of y, from 2 to 32; fewer than 32 are those in the middle.
         binarize: None keeps the grey edges. ``"threshold"`` makes the pixels above the threshold 1 and the others 0.
             ``"dynamic"`` draws pixels with their shades as probabilities, those of training images anew each time,
             those of held-out images once.
@@ -85,12 +95,20 @@ def sprites(
         (IndexedDataset(x (100, 1024), labels (100,)), torch.Size([100, 5]))
     """
     check_binarization(binarize, threshold, seed)
-    total = math.prod(FACTORS.values())
+    numbers = {"shape": FACTORS["shape"], "scale": scales, "rotation": rotations, "x": positions, "y": positions}
+    for name, option in (("scale", "scales"), ("rotation", "rotations"), ("x", "positions")):
+        positive_int(option, numbers[name], 2, maximum=FACTORS[name])
+    if FACTORS["rotation"] % rotations:
+        raise ValueError(f"rotations must divide {FACTORS['rotation']}, got {rotations}; use 20, 10 or 8, say")
+    total = math.prod(numbers.values())
     positive_int("num_train", num_train, maximum=total - 1)
     positive_int("num_valid", num_valid, maximum=total - num_train)
     classes = _check_classes(classes)
     chosen = torch.randperm(total, generator=torch.Generator().manual_seed(seed), device="cpu")[: num_train + num_valid]
-    factors = torch.stack(torch.unravel_index(chosen, tuple(FACTORS.values())), -1)
+    first = (0, FACTORS["scale"] - scales, 0, *2 * [(FACTORS["x"] - positions) // 2])
+    steps = (1, 1, FACTORS["rotation"] // rotations, 1, 1)
+    factors = torch.stack(torch.unravel_index(chosen, tuple(numbers.values())), -1)
+    factors = factors.new_tensor(first) + factors.new_tensor(steps) * factors
     images, labels = draw_sprites(factors).flatten(1).to(torch.float32), _labels(factors, classes)
     rows = {"train": slice(None, num_train), "valid": slice(num_train, None)}
     parts: dict[str, tuple[Tensor, Tensor | None]] = {name: (images[at], labels[at]) for name, at in rows.items()}

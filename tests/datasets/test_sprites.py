@@ -57,6 +57,15 @@ def test_every_sprite_lies_inside():
     assert images.sum((1, 2)).min() > 60
 
 
+def test_fewer_values_are_the_largest_scales_some_rotations_and_the_middle():
+    data = sprites(num_train=2300, num_valid=4, scales=3, rotations=8, positions=6)
+    factors = torch.cat([*data.factors.values()])
+    assert len(factors.unique(dim=0)) == 2304
+    values = [column.unique().tolist() for column in factors.unbind(1)]
+    assert values == [[0, 1, 2], [3, 4, 5], [*range(0, 40, 5)], [*range(13, 19)], [*range(13, 19)]]
+    torch.testing.assert_close(data.valid.x, draw_sprites(data.factors["valid"]).flatten(1))
+
+
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_type_and_device(device):
     assert draw_sprites(torch.zeros(2, 5, dtype=torch.long, device=device)).device.type == device
@@ -70,6 +79,10 @@ def test_type_and_device(device):
         (lambda: sprites(classes=()), "got none"),
         (lambda: sprites(num_train=0), "num_train must be an integer from 1 to 737279, got 0"),
         (lambda: sprites(num_valid=737280), "num_valid must be an integer from 1 to 731280"),
+        (lambda: sprites(scales=1), "scales must be an integer from 2 to 6, got 1"),
+        (lambda: sprites(positions=33), "positions must be an integer from 2 to 32, got 33"),
+        (lambda: sprites(rotations=12), "rotations must divide 40, got 12; use 20, 10 or 8, say"),
+        (lambda: sprites(scales=2, rotations=2, positions=2), "num_train must be an integer from 1 to 47, got 6000"),
         (lambda: draw_sprites(torch.zeros(3, 4)), r"factors must have shape \(N, 5\), got \(3, 4\)"),
         (lambda: draw_sprites(torch.tensor([[0, 6, 0, 0, 0]])), "factors: scale must be an integer from 0 to 5"),
     ],

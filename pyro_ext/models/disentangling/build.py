@@ -53,12 +53,14 @@ def build(
     hidden: int = 128,
     network: Network | Literal["auto"] = "auto",
     channels: int = 16,
-    noise: float = 0.25,
+    noise: float = 0.3,
+    input_noise: float = 0.2,
     swap_weight: float = 2.0,
     adversarial_weight: float = 20.0,
     adversarial_inputs: AdversarialInputs = "both",
     discriminator: Literal["class", "pair"] = "class",
     real_target: float = 0.95,
+    mismatched_weight: float = 1.0,
     evaluation_seed: int = 0,
 ) -> TrainingPlan:
     """Build encoder, decoder and discriminator for images with labels.
@@ -78,6 +80,9 @@ def build(
             as many.
         noise: the standard deviation of a pixel. The larger it is, the less of an image z holds, its class included,
             and the less sharp images are.
+        input_noise: the standard deviation of Gaussian noise on what the encoder sees of images in training. It keeps
+            the encoder from learning the training images by heart, so that s tells the classes of new ones; 0 is better
+            where training images are plenty for their variety.
         swap_weight: the weight of the loss of images decoded from their own z and the s of another image of their
             class.
         adversarial_weight: the weight of the adversarial loss.
@@ -86,6 +91,8 @@ def build(
         discriminator: what a decoded image is judged with: its ``"class"``, or another image of its class
             (``"pair"``), for which the classes need no names.
         real_target: the target of the discriminator for real images, a little below 1; that for decoded images is 0.
+        mismatched_weight: the weight, in the loss of the discriminator, of real images shown with a class that is not
+            theirs. They teach it to look at the class; 0 is the paper's loss.
         evaluation_seed: the seed of probes and of the choice of images in plots.
 
     Raises:
@@ -96,12 +103,13 @@ def build(
         nonnegative_number(name, weight)
     one_of("discriminator", discriminator, ("class", "pair"))
     number_between("real_target", real_target, 0, 1, "(]")
+    nonnegative_number("mismatched_weight", mismatched_weight)
     partners = ClassPartners(data.train)
     if network == "auto":
         network = "perceptron" if shape[0] <= _SMALL or any(length % 4 for length in shape) else "convolutional"
     sizes = (shape, z_size, s_size, hidden, network, channels)
     model = Model(len(data.train), Decoder(*sizes), z_size, s_size, noise)
-    guide = Guide(len(data.train), Encoder(*sizes))
+    guide = Guide(len(data.train), Encoder(*sizes), input_noise)
     parts: dict[str, tuple[Objective, float]] = {
         "neg_elbo": (ELBOObjective(model, guide, TraceMeanField_ELBO(max_plate_nesting=1), size=len(data.train)), 1.0)
     }
@@ -114,7 +122,7 @@ def build(
         critic = Discriminator(shape, num_classes, hidden, network, channels)
         game = (model, guide, critic, partners, adversarial_inputs)
         parts["adversarial"] = (AdversarialObjective(*game), adversarial_weight)
-        loss = DiscriminatorObjective(*game, real_target)
+        loss = DiscriminatorObjective(*game, real_target, mismatched_weight)
         players = [Player("discriminator", loss, critic.parameters(), optimizer)]
     own = [*model.parameters(), *guide.parameters()]
     players.insert(0, Player("autoencoder", SumObjective(parts), own, optimizer))

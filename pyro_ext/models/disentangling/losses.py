@@ -2,11 +2,12 @@ r"""The losses besides the ELBO: swapped codes, and the two sides of the game wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
@@ -15,7 +16,7 @@ from pyro_ext.inference.training.local import give_local_store
 from pyro_ext.models.disentangling.networks import Discriminator
 from pyro_ext.models.disentangling.partners import ClassPartners
 from pyro_ext.models.disentangling.programs import Guide, Model
-from pyro_ext.utils.checks import number_between, one_of
+from pyro_ext.utils.checks import nonnegative_number, number_between, one_of
 
 __all__ = ["AdversarialInputs", "AdversarialObjective", "DiscriminatorObjective", "SwapObjective", "swap_loss"]
 
@@ -74,9 +75,9 @@ class _GameObjective(Objective):
     def decoded(self, x: Tensor, other: Tensor) -> dict[str, Tensor]:
         """Return images ``(B, D)`` that are to look like the classes of ``x``, by the origin of their z."""
         if self.inputs == "prior":
-            s, z = self.guide.encode(x).s, {}
+            s, z = self.guide.encode_in_training(x).s, {}
         else:  # one call for both, here and below: small networks cost by the call
-            codes = self.guide.encode(torch.cat([x, other]))
+            codes = self.guide.encode_in_training(torch.cat([x, other]))
             s, z = codes.s[: len(x)], {"other": codes.sample_z()[len(x) :]}
         if self.inputs != "other":
             z["prior"] = torch.randn(len(x), self.model.z_size, dtype=s.dtype, device=s.device)
@@ -89,12 +90,13 @@ class _GameObjective(Objective):
         Args:
             images: batches ``(B, D)``.
             context: what :class:`Discriminator` takes as the context of a batch.
-            constant: whether no gradient goes to the discriminator's parameters.
+            constant: whether no gradient goes to the discriminator's parameters, and its buffers stay as they are.
         """
         arguments = (torch.cat([*images]), context.repeat(len(images), *[1] * (context.dim() - 1)))
         if not constant:
             return self.discriminator(*arguments).unflatten(0, (len(images), -1))
         constants = {name: value.detach() for name, value in self.discriminator.named_parameters()}
+        constants |= {name: value.clone() for name, value in self.discriminator.named_buffers()}
         return functional_call(self.discriminator, constants, arguments).unflatten(0, (len(images), -1))
 
     def context(self, y: Tensor, same: Tensor) -> Tensor:
@@ -148,6 +150,10 @@ class DiscriminatorObjective(_GameObjective):
     the last term as a mean over the origins of z. Only the target t of real images lies below 1 (one-sided smoothing):
     smoothed targets of decoded images would make wrong ones attractive. No gradient reaches encoder and decoder.
 
+    Nothing here asks whether an image is of its class, as long as all decoded images give themselves away by being
+    blurred. With a weight w of mismatched images, the loss has another term, of real images of other classes,
+    :math:`-w \ln(1 - D(x_3, y_1))` (Reed et al., 2016), which is not in the paper.
+
     Args:
         model: the decoder's program.
         guide: the encoder's program.
@@ -155,11 +161,14 @@ class DiscriminatorObjective(_GameObjective):
         partners: draws the other images.
         inputs: where z comes from: ``"other"`` images, the ``"prior"``, or ``"both"``.
         real_target: the target t of real images.
+        mismatched_weight: the weight w of real images that are shown with a class that is not theirs.
 
     Raises:
-        ValueError: if ``inputs`` is none of these, or ``real_target`` lies outside (0, 1].
+        ValueError: if ``inputs`` is none of these, ``real_target`` lies outside (0, 1], or ``mismatched_weight`` is
+            negative or not finite.
 
     References:
+        | Generative adversarial text to image synthesis (Reed et al., 2016), section 4.2, https://arxiv.org/abs/1605.05396
         | Improved techniques for training GANs (Salimans et al., 2016), section 3.4, https://arxiv.org/abs/1606.03498
 
     Example:
@@ -171,6 +180,9 @@ class DiscriminatorObjective(_GameObjective):
         >>> losses = DiscriminatorObjective(model, guide, Discriminator((8, 8), 3), partners)(x, y, torch.arange(6))
         >>> [*losses.terms]
         ['right_real', 'right_decoded']
+        >>> game = DiscriminatorObjective(model, guide, Discriminator((8, 8), 3), partners, mismatched_weight=1.0)
+        >>> [*game(x, y, torch.arange(6)).terms]
+        ['right_real', 'right_decoded', 'right_mismatched']
     """
 
     def __init__(
@@ -181,20 +193,26 @@ class DiscriminatorObjective(_GameObjective):
         partners: ClassPartners,
         inputs: AdversarialInputs = "both",
         real_target: float = 0.95,
+        mismatched_weight: float = 0.0,
     ) -> None:
         super().__init__(model, guide, discriminator, partners, inputs)
         self.real_target = number_between("real_target", real_target, 0, 1, "(]")
+        self.mismatched_weight = nonnegative_number("mismatched_weight", mismatched_weight)
 
     def forward(self, x: Tensor, y: Tensor, index: Tensor) -> Losses:
-        """Return the loss of a batch, and how often the discriminator is right about real and decoded images."""
+        """Return the loss of a batch, and how often the discriminator is right about each kind of images."""
         partners = self.partners.draw(index)
-        with torch.no_grad():
+        with torch.no_grad(), _unchanged_buffers(self.model, self.guide):
             decoded = self.decoded(x, partners.other)
-        real, *fakes = self.judged([x, *decoded.values()], self.context(y, partners.same))
-        fake = torch.stack(fakes)
+        mismatched = [partners.other] if self.mismatched_weight else []
+        logits = self.judged([x, *decoded.values(), *mismatched], self.context(y, partners.same))
+        real, fake, wrong = logits.split([1, len(decoded), len(mismatched)])
         target = torch.full_like(real, self.real_target)
         total = F.binary_cross_entropy_with_logits(real, target) + F.softplus(fake).mean()
-        right = {"right_real": (real > 0).to(real.dtype).mean(), "right_decoded": (fake < 0).to(fake.dtype).mean()}
+        right = {"right_real": _share(real > 0, real), "right_decoded": _share(fake < 0, fake)}
+        if self.mismatched_weight:
+            total = total + self.mismatched_weight * F.softplus(wrong).mean()
+            right["right_mismatched"] = _share(wrong < 0, wrong)
         return Losses(total, right)
 
 
@@ -207,9 +225,22 @@ def swap_loss(model: Model, guide: Guide, x: Tensor, same: Tensor) -> Tensor:
         x: images, ``(B, D)``.
         same: for each an image of its class, ``(B, D)``.
     """
-    codes = guide.encode(torch.cat([x, same]))
+    codes = guide.encode_in_training(torch.cat([x, same]))
     z, s = codes.sample_z()[: len(x)], codes.s[len(x) :]
     return -model.pixels(z, s).log_prob(x).mean()
+
+
+@contextmanager
+def _unchanged_buffers(*modules: nn.Module) -> Iterator[None]:
+    """Put buffers, such as running statistics, back to their values in the end."""
+    kept = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
+    yield
+    for buffer, value in kept:
+        buffer.copy_(value)
+
+
+def _share(condition: Tensor, like: Tensor) -> Tensor:
+    return condition.to(like.dtype).mean()
 
 
 def _keep_parameters(objective: Objective) -> None:

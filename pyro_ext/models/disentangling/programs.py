@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pyro_ext.models.disentangling.networks import Codes
 from pyro_ext.models.toolkit import data_plate
-from pyro_ext.utils.checks import positive_int, positive_number
+from pyro_ext.utils.checks import nonnegative_number, positive_int, positive_number
 
 __all__ = ["Guide", "Model"]
 
@@ -86,9 +86,11 @@ class Guide(PyroModule):
     Args:
         size: the number N of data points that the plate stands for.
         encoder: returns :class:`Codes` of images.
+        input_noise: the standard deviation of Gaussian noise on what the encoder sees of images in training. It keeps
+            the encoder from learning the training images by heart.
 
     Raises:
-        ValueError: if ``size`` is not a positive integer.
+        ValueError: if ``size`` is not a positive integer, or ``input_noise`` is negative or not finite.
 
     Example:
         >>> from pyro_ext.models.disentangling import Encoder, Guide
@@ -100,20 +102,25 @@ class Guide(PyroModule):
 
     like: Tensor
 
-    def __init__(self, size: int, encoder: nn.Module) -> None:
+    def __init__(self, size: int, encoder: nn.Module, input_noise: float = 0.0) -> None:
         super().__init__()
         self.size = positive_int("size", size)
+        self.input_noise = nonnegative_number("input_noise", input_noise)
         self.encoder = encoder
         self.register_buffer("like", torch.zeros(()), persistent=False)  # type and device of what is encoded
 
     def forward(self, x: Tensor, y: Tensor | None = None, index: Tensor | None = None) -> None:
         """Sample the codes of images ``(B, D)``; the arguments are those of the model."""
-        codes = self.encode(x)
+        codes = self.encode_in_training(x)
         with data_plate(self.size, x, index):
             pyro.sample("z", dist.Normal(codes.z_loc, codes.z_scale).to_event(1))
             pyro.sample("s", dist.Delta(codes.s, event_dim=1))
 
+    def encode_in_training(self, x: Tensor) -> Codes:
+        """Return the codes of images ``(..., D)``, in training mode with ``input_noise`` on them."""
+        return self.encode(x + self.input_noise * torch.randn_like(x) if self.training and self.input_noise else x)
+
     def encode(self, x: Tensor) -> Codes:
-        """Return the codes of images ``(..., D)``."""
+        """Return the codes of images ``(..., D)`` as they are."""
         codes: Codes = self.encoder(x)
         return codes

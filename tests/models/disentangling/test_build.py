@@ -7,6 +7,7 @@ from pyro_ext.inference import FitSettings, TraceUnorderedSet_ELBO, fit
 from pyro_ext.models.disentangling import Discriminator, build
 from pyro_ext.models.disentangling.plots import interpolations, prior_samples, swap_grid
 from pyro_ext.plotting import save
+from tests.inference.training.toys import StopAfter, StopError
 from tests.models.disentangling.parts import halves
 
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
@@ -56,6 +57,38 @@ def test_sprites_have_a_table_of_their_factors(tmp_path):
     assert "disentanglement" in table
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("options", [{}, {"discriminator": "pair", "network": "convolutional"}])
+def test_both_players_step_in_one_type(dtype, options):
+    x, y = torch.rand(12, 64, dtype=dtype), torch.arange(12) % 3
+    plan = build(Splits("toy", IndexedDataset(x, y), image_shape=(8, 8)), hidden=4, **options)
+    for player in plan.players:
+        player.objective.to(dtype)
+        losses = player.objective(x[:6], y[:6], torch.arange(6))
+        assert {value.dtype for value in (losses.total, *losses.terms.values())} == {dtype}
+        losses.total.backward()
+        assert all(p.grad.dtype == dtype for p in player.named_parameters().values())
+
+
+def test_two_players_resume_in_the_middle_of_an_epoch_to_the_same_digits(tmp_path):
+    """Partners, z from the prior and the noise of inputs are drawn anew in each step."""
+    data = images([0, 1, 2] * 8)
+
+    def run(every=None, **options):
+        pyro.set_rng_seed(1)
+        plan = build(data, hidden=4)
+        plan.evaluate, plan.headline = None, ""
+        settings = FitSettings(max_epochs=3, batch_size=4, seed=3, checkpoint_every_n_steps=every)
+        fit(plan, data, settings, **QUIET, **options)
+        return [value.detach() for player in plan.players for value in player.named_parameters().values()]
+
+    whole = run()
+    with pytest.raises(StopError):
+        run(every=1, out=tmp_path, callbacks=[StopAfter(9)])
+    resumed = run(out=tmp_path, resume=True)
+    assert all(torch.equal(one, other) for one, other in zip(resumed, whole, strict=True))
+
+
 def test_a_collapsed_code_is_remarked_on():
     plan = build(PAIRS, hidden=4)
     (warning,) = plan.diagnose({"kl": 0.01})
@@ -97,6 +130,8 @@ def test_plots_without_held_out_images(tmp_path):
         (images([-1, -1, 1, 1]), {}, "data.train.y must hold classes from 0 on, got -1"),
         (PAIRS, {"swap_weight": -1.0}, "swap_weight must be a finite number of at least 0, got -1.0"),
         (PAIRS, {"adversarial_weight": float("nan")}, "adversarial_weight must be a finite number"),
+        (PAIRS, {"mismatched_weight": -1.0}, "mismatched_weight must be a finite number of at least 0, got -1.0"),
+        (PAIRS, {"input_noise": -1.0}, "input_noise must be a finite number of at least 0, got -1.0"),
         (PAIRS, {"discriminator": "image"}, "discriminator must be one of class, pair; got 'image'"),
         (PAIRS, {"real_target": 1.5}, r"real_target must be a number in \(0, 1\], got 1.5"),
         (PAIRS, {"network": "linear"}, "network must be one of perceptron, convolutional; got 'linear'"),
@@ -119,5 +154,5 @@ def test_the_adversary_hides_the_class_from_draws_of_z():
         once = QUIET | {"check_val_every_n_epoch": 60}
         metrics[weight] = fit(build(data, adversarial_weight=weight), data, settings, **once).metrics
     assert metrics[20.0]["probe_s"] > 85
-    assert metrics[20.0]["kl"] > 2
+    assert metrics[20.0]["kl"] > 1
     assert metrics[20.0]["probe_z"] < metrics[0.0]["probe_z"] - 10

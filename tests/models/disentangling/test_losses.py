@@ -55,8 +55,9 @@ def test_swap_partners_are_of_the_same_class():
     assert loss == pytest.approx(2 * math.log(2 * math.pi * NOISE**2), abs=1e-4)
 
 
+@pytest.mark.parametrize("mismatched_weight", [0.0, 1.0])
 @pytest.mark.parametrize("num_classes", [3, 0])
-def test_neither_side_has_gradients_for_the_other(num_classes):
+def test_neither_side_has_gradients_for_the_other(num_classes, mismatched_weight):
     model, guide, critic, partners = players(num_classes)
     own = [*model.parameters(), *guide.parameters()]
     AdversarialObjective(model, guide, critic, partners)(*BATCH).total.backward()
@@ -64,9 +65,30 @@ def test_neither_side_has_gradients_for_the_other(num_classes):
     assert all(p.grad is not None for p in own if p is not guide.encoder.z_log_variance)
     for p in own:
         p.grad = None
-    DiscriminatorObjective(model, guide, critic, partners)(*BATCH).total.backward()
+    objective = DiscriminatorObjective(model, guide, critic, partners, mismatched_weight=mismatched_weight)
+    objective(*BATCH).total.backward()
     assert all(p.grad is None for p in own)
     assert all(p.grad is not None for p in critic.parameters())
+
+
+def test_neither_side_changes_running_statistics_of_the_other():
+    """The networks of this package have none, those of others may."""
+    model, guide, critic, partners = players()
+    for network in (model.decoder, guide.encoder, critic):
+        network.register_module("normal", torch.nn.BatchNorm1d(64, momentum=0.5))
+    critic.register_forward_pre_hook(lambda module, inputs: (module.normal(inputs[0]), *inputs[1:]))
+    guide.encoder.register_forward_pre_hook(lambda module, inputs: (module.normal(inputs[0]),))
+    model.decoder.register_forward_hook(lambda module, inputs, images: module.normal(images))
+
+    def statistics():
+        return [module.normal.running_mean.clone() for module in (model.decoder, guide.encoder, critic)]
+
+    before = statistics()
+    AdversarialObjective(model, guide, critic, partners)(*BATCH).total.backward()
+    generator = statistics()
+    assert [torch.equal(a, b) for a, b in zip(before, generator, strict=True)] == [False, False, True]
+    DiscriminatorObjective(model, guide, critic, partners)(*BATCH).total.backward()
+    assert [torch.equal(a, b) for a, b in zip(generator, statistics(), strict=True)] == [True, True, False]
 
 
 @pytest.mark.parametrize("still", ["autoencoder", "discriminator"])
@@ -114,6 +136,32 @@ def test_smoothing_is_one_sided():
     assert objective(*BATCH).total.item() == pytest.approx(0.1 * 20 + 20, rel=1e-4)
 
 
+@pytest.mark.parametrize("num_classes", [3, 0])
+def test_mismatched_images_are_real_ones_beside_another_class(num_classes):
+    """Images say their class, so that the discriminator below knows each mismatch; it pays for nothing else."""
+    labels = torch.arange(12) % 3
+    x = labels[:, None].float() / 4 + torch.zeros(12, 64)
+    model, guide, critic, _ = players(num_classes)
+    partners = ClassPartners(IndexedDataset(x, labels))
+    seen = []
+
+    def note(images, context):
+        other = context if num_classes else 4 * context[:, 0]
+        seen.append((4 * images[:, 0], other))
+        return torch.zeros(len(images))
+
+    critic.forward = note
+    index = torch.arange(12)
+    losses = DiscriminatorObjective(model, guide, critic, partners, mismatched_weight=3.0)(x, labels, index)
+    assert losses.total == pytest.approx((2 + 3) * math.log(2))
+    assert [*losses.terms] == ["right_real", "right_decoded", "right_mismatched"]
+    images, context = (part.unflatten(0, (4, 12)) for part in seen[0])
+    assert torch.equal(context, labels.expand(4, -1).to(context))
+    assert torch.equal(images[0], labels.float())
+    assert (images[3] != labels).all()
+    assert torch.equal(images[3], images[3].round())
+
+
 def test_generator_wants_the_discriminator_to_be_wrong():
     model, guide, critic, partners = players()
     with torch.no_grad():
@@ -152,6 +200,7 @@ def test_decoded_images_have_s_of_the_batch_and_z_of_the_other_image_or_the_prio
     ("call", "message"),
     [
         (lambda: AdversarialObjective(*players(), "none"), "inputs must be one of both, other, prior; got 'none'"),
+        (lambda: DiscriminatorObjective(*players(), mismatched_weight=-1.0), "mismatched_weight must be a finite"),
         (lambda: DiscriminatorObjective(*players(), real_target=0.0), r"real_target must be a number in \(0, 1\]"),
     ],
 )

@@ -10,7 +10,7 @@ from torch.distributions import kl_divergence
 from pyro_ext.inference import ELBOObjective, TraceUnorderedSet_ELBO, TraceVIMCO_ELBO
 from pyro_ext.models.disentangling import Decoder, Encoder, Guide, Model
 from pyro_ext.models.disentangling.build import held_out_metrics
-from tests.models.disentangling.parts import NOISE, halves
+from tests.models.disentangling.parts import NOISE, HalvesEncoder, halves
 
 
 @pytest.mark.parametrize("log_variance", [0.7, -1.3])
@@ -27,6 +27,19 @@ def test_kl_is_that_of_the_distribution_that_is_sampled(log_variance):
     assert draws.var(0).mean() == pytest.approx(math.exp(log_variance), rel=0.03)
     expected = kl_divergence(sampled.base_dist, dist.Normal(0.0, 1.0)).sum(-1)
     torch.testing.assert_close(held_out_metrics(model, guide, x)["kl"], expected)
+
+
+def test_noise_on_what_the_encoder_sees_is_for_training_only():
+    guide = Guide(6, HalvesEncoder(), input_noise=0.5)
+    x = torch.zeros(5000, 4)
+    torch.manual_seed(0)
+    z = guide.encode_in_training(x).z_loc
+    assert z.std() == pytest.approx(0.5, abs=0.015)  # four standard errors of 10,000 draws
+    traced = pyro.poutine.trace(guide).get_trace(x).nodes
+    assert traced["z"]["fn"].mean.std() == pytest.approx(0.5, abs=0.015)
+    for still in (guide.encode(x), guide.eval().encode_in_training(x)):
+        assert torch.equal(still.z_loc, x[:, :2])
+    assert torch.equal(pyro.poutine.trace(guide).get_trace(x).nodes["s"]["value"], x[:, 2:])
 
 
 def test_elbo_by_hand_and_by_both_of_pyros_estimators():
@@ -90,6 +103,7 @@ def test_type_follows_the_modules(dtype):
     [
         (lambda: Model(0, Decoder((8, 8)), 8, 8), "size must be an integer of at least 1, got 0"),
         (lambda: Model(1, Decoder((8, 8)), 8, 8, noise=0.0), "noise must be a positive, finite number"),
+        (lambda: Guide(1, Encoder((8, 8)), input_noise=-0.1), "input_noise must be a finite number of at least 0"),
         (lambda: Guide(0, Encoder((8, 8))), "size must be an integer of at least 1, got 0"),
     ],
 )
