@@ -290,7 +290,7 @@ def test_bad_options(data, options, message):
             {"valid": IndexedDataset(torch.zeros(2, 12), torch.zeros(2).long())},
             "data.valid.x must have as many pixels .*20.* got 12",
         ),
-        ({"valid": None}, "data.valid must hold canvases with the positions of their digits, got None"),
+        ({"valid": None}, "data.valid must hold images as rows of x, .* got None; use IndexedDataset"),
         ({"train": IndexedDataset(torch.full((2, 20), 0.5))}, "data.train.x must hold zeros and ones"),
     ],
 )

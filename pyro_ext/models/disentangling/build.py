@@ -27,7 +27,7 @@ from pyro_ext.models.disentangling.partners import ClassPartners
 from pyro_ext.models.disentangling.plots import model_plots
 from pyro_ext.models.disentangling.probes import codes_of, probe_accuracies
 from pyro_ext.models.disentangling.programs import Guide, Model
-from pyro_ext.models.toolkit import mean_metrics
+from pyro_ext.models.toolkit import check_image_data, mean_metrics
 from pyro_ext.utils.checks import nonnegative_number, number_between, one_of
 from pyro_ext.utils.files import write_text
 from pyro_ext.utils.tables import markdown_table
@@ -168,17 +168,14 @@ def factor_table(guide: Guide, x: Tensor, factors: Tensor, names: Iterable[str])
 def _check(data: Splits) -> tuple[int, int]:
     """Return the shape of the images."""
     shape = data.image_shape
-    if shape is None or not hasattr(data.train, "x") or data.train.x.dim() != 2:
-        raise ValueError(f"data must be images as rows of x with an image_shape, got {data.train}")
+    check_image_data(data, binary=False)
+    if shape is None:
+        raise ValueError("data.image_shape must be height and width of the images, got None")
     if data.train.x.shape[1] != shape[0] * shape[1]:
         raise ValueError(f"data.train.x must have rows of {shape[0]} x {shape[1]} pixels, got {data.train.x.shape[1]}")
     for name, part in (("train", data.train), ("valid", data.valid), ("test", data.test)):
         if part is not None and part.y is None:
             raise ValueError(f"data.{name} must have labels, got none")
-        if part is not None and not bool(((part.x >= 0) & (part.x <= 1)).all()):
-            raise ValueError(
-                f"data.{name}.x must lie in [0, 1], got values in [{part.x.min():g}, {part.x.max():g}]; scale them"
-            )
     if bool((data.train.y < 0).any()):
         raise ValueError(f"data.train.y must hold classes from 0 on, got {int(data.train.y.min())}")
     return shape

@@ -57,8 +57,8 @@ def check_image_data(data: Splits, binary: bool = True, held_out: bool = False) 
         images = getattr(rows, "x", None)
         if not isinstance(images, Tensor):
             raise ValueError(
-                f"data.{part} must hold images as rows of x, as digits and mnist do, got {type(rows).__name__}; "
-                "use IndexedDataset"
+                f"data.{part} must hold images as rows of x, as digits and mnist do, got "
+                f"{None if rows is None else type(rows).__name__}; use IndexedDataset"
             )
         check_images(f"data.{part}.x", images, binary)
         if images.shape[-1] != data.train.x.shape[-1]:

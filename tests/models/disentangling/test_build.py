@@ -124,8 +124,12 @@ def test_plots_without_held_out_images(tmp_path):
     [
         (images([0, 0, 1]), {}, "class 1 has a single image in data.train"),
         (images([0, 0, 1, 1], 60), {}, "data.train.x must have rows of 8 x 8 pixels, got 60"),
-        (Splits("toy", torch.rand(4, 64)), {}, "data must be images as rows of x with an image_shape"),
-        (Splits("toy", torch.rand(4, 64), image_shape=(8, 8)), {}, "data.train must have labels, got none"),
+        (Splits("toy", torch.rand(4, 64)), {}, "data.image_shape must be height and width"),
+        (
+            Splits("toy", torch.rand(4, 64), image_shape=(8, 8)),
+            {},
+            "data.train must have labels, got none",
+        ),
         (Splits("toy", (16 * torch.ones(4, 64), torch.tensor([0, 0, 1, 1])), image_shape=(8, 8)), {}, r"in \[16, 16\]"),
         (images([-1, -1, 1, 1]), {}, "data.train.y must hold classes from 0 on, got -1"),
         (PAIRS, {"swap_weight": -1.0}, "swap_weight must be a finite number of at least 0, got -1.0"),

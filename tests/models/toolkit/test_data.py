@@ -94,7 +94,5 @@ def test_pixels_outside_of_the_unit_interval_are_refused(pixel):
 
 
 def test_models_that_need_held_out_images_say_so():
-    with pytest.raises(
-        ValueError, match=r"data.valid must hold images as rows of x, .* got NoneType; use IndexedDataset"
-    ):
+    with pytest.raises(ValueError, match=r"data.valid must hold images as rows of x, .* got None; use IndexedDataset"):
         check_image_data(Splits("all", torch.zeros(2, 4)), held_out=True)
