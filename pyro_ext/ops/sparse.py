@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from pyro_ext.utils.checks import number_between
 
-__all__ = ["SparseMatrix", "dropout_values", "multiply", "stored_rows"]
+__all__ = ["SparseMatrix", "dropout_values", "multiply", "multiply_sparse", "stored_rows"]
 
 Transposed = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -131,7 +131,7 @@ class SparseMatrix:
         return self.values.device
 
     @property
-    def T(self) -> SparseMatrix:  # noqa: N802 - as a tensor's
+    def T(self) -> SparseMatrix:
         """The transpose."""
         if self.transposed is None:
             return self
@@ -199,6 +199,33 @@ def multiply(matrix: SparseMatrix, dense: Tensor) -> Tensor:
     side_by_side = dense.reshape(-1, *dense.shape[-2:]).transpose(0, 1).flatten(1)
     product = _product(matrix, side_by_side).unflatten(-1, (-1, columns))
     return product.transpose(0, 1).reshape(*batch, matrix.shape[0], columns)
+
+
+def multiply_sparse(first: SparseMatrix, second: SparseMatrix) -> SparseMatrix:
+    """Multiply two sparse matrices; the product is sparse again, and its structure is computed anew at each call.
+
+    Args:
+        first: N x L.
+        second: L x M.
+
+    Raises:
+        ValueError: if shapes do not fit.
+
+    Example:
+        >>> path = SparseMatrix.from_dense(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
+        >>> multiply_sparse(path, path).to_dense()
+        tensor([[1., 0.],
+                [0., 1.]])
+    """
+    if first.shape[1] != second.shape[0]:
+        raise ValueError(f"second must have {first.shape[1]} rows, as first has columns, got {second.shape[0]}")
+    number = second.crow.diff()[first.col]  # of values in the row of the second that a value of the first meets
+    pairs = torch.repeat_interleave(torch.arange(len(number), device=number.device), number)
+    begin = second.crow[first.col] - (number.cumsum(0) - number)
+    other = begin[pairs] + torch.arange(len(pairs), device=pairs.device)
+    rows = stored_rows(first)[pairs]
+    values = first.values[pairs] * second.values[other]
+    return SparseMatrix.from_coo(rows, second.col[other], values, (first.shape[0], second.shape[1]))
 
 
 def dropout_values(matrix: SparseMatrix, p: float, training: bool = True) -> SparseMatrix:

@@ -161,6 +161,7 @@ OPS = {
     "sinkhorn.sinkhorn": (lambda x: sinkhorn.sinkhorn(x.matrix, num_iterations=5), 1),
     "sparse.dropout_values": (lambda x: stored(sparse.dropout_values(x.sparse, 0.5)), None),
     "sparse.multiply": (lambda x: sparse.multiply(x.sparse, x.matrix), None),
+    "sparse.multiply_sparse": (lambda x: stored(sparse.multiply_sparse(x.adjacency, x.sparse.T)), None),
     "sparse.stored_rows": (lambda x: sparse.stored_rows(x.sparse), None),
     "symmetric_exp.symmetric_exp": (lambda x: symmetric_exp(x.symmetric, x.times), 0),
     "windows.crop_windows": (lambda x: windows.crop_windows(x.matrix, x.permutation, 2), 0),

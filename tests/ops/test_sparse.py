@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pyro_ext.ops.graphs import adjacency_matrix, normalize_adjacency
-from pyro_ext.ops.sparse import SparseMatrix, dropout_values, multiply, stored_rows
+from pyro_ext.ops.sparse import SparseMatrix, dropout_values, multiply, multiply_sparse, stored_rows
 from tests.contracts.device_guard import DEVICE, DeviceGuard
 
 
@@ -75,6 +75,17 @@ def test_dropout_is_that_of_stored_values(dense):
     assert dropped.transposed is wide.transposed  # built once
 
 
+def test_product_of_sparse_matrices(dense):
+    first, second = (SparseMatrix.from_dense(part.double()) for part in (dense, dense.T))
+    product = multiply_sparse(first, second)
+    torch.testing.assert_close(product.to_dense(), dense.double() @ dense.double().T)
+
+    def of_values(values):
+        return multiply_sparse(first, second.with_values(values)).values
+
+    assert torch.autograd.gradcheck(of_values, second.values.clone().requires_grad_())
+
+
 def test_empty_matrices():
     places = torch.zeros(0, dtype=torch.int64)
     matrix = SparseMatrix.from_coo(places, places, torch.zeros(0), (3, 2))
@@ -106,6 +117,7 @@ VECTOR = torch.tensor([0, 1])
         (lambda m: multiply(m, torch.ones(9)), r"dense must have shape .* got \(9,\)"),
         (lambda m: multiply(m, torch.ones(9, 2).half()), "dense must be torch.float.* as the matrix is, got"),
         (lambda m: m.with_values(torch.ones(1)), "values must have shape"),
+        (lambda m: multiply_sparse(m, m), "second must have 9 rows, as first has columns, got 6"),
         (lambda m: dropout_values(m, 1.0), r"p must be a number in \[0, 1\), got 1.0"),
         (lambda m: SparseMatrix.from_dense(torch.ones(3)), "dense must be a matrix"),
         (lambda m: SparseMatrix.from_coo(VECTOR, VECTOR, torch.ones(3), (2, 2)), "must be vectors of one length"),
