@@ -93,7 +93,7 @@ class SparseMatrix:
             >>> SparseMatrix.from_csr(torch.tensor([0, 1, 1]), torch.tensor([2]), torch.ones(1), (2, 3))
             SparseMatrix(2 x 3, 1 stored values, torch.float32)
         """
-        ends = crow.tolist()[:1] + crow.tolist()[-1:]
+        ends = crow[:1].tolist() + crow[-1:].tolist()
         if crow.shape != (shape[0] + 1,) or ends != [0, len(values)] or bool((crow.diff() < 0).any()):
             raise ValueError(
                 f"crow must be {shape[0] + 1} integers that rise from 0 to the number of values {len(values)}, got "

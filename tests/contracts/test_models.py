@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pyro_ext.cli.__main__ import main
-from pyro_ext.datasets import AVAILABLE, AlignedSequences, Splits, TwoStreams, load
+from pyro_ext.datasets import AVAILABLE, AlignedSequences, LabelledGraph, Splits, TwoStreams, load
 from pyro_ext.inference import FitSettings, TrainingPlan, fit, load_run, local_params
 from pyro_ext.models import MODELS, builder, describe
 from pyro_ext.plotting import save
@@ -138,16 +138,18 @@ LOADERS = {
     "digits": {"num_train": 30},
     "few_labels": {"num_labels": 20},
     "freyfaces": {},
+    "karate_club": {"steps_per_epoch": 2},
     "mnist": {},
     "mnist_5k": {"num_valid": 100},
     "moving_digits": {"canvas": 16, "digit_size": 8, "num_train": 20, "num_valid": 10},
+    "planetoid": {},
     "point_matching": {"num_problems": 3},
     "simulated_worms": {"num_worms": 2},
     "sprites": {"num_train": 20, "num_valid": 5},
 }
 """Every loader with options for little data. A new loader is one line."""
 
-FROM_FILES = {"celegans", "cifar10", "freyfaces", "mnist"}
+FROM_FILES = {"celegans", "cifar10", "freyfaces", "mnist", "planetoid"}
 """Loaders of files under PYRO_EXT_DATA, skipped where those are not at hand."""
 
 
@@ -169,7 +171,7 @@ def test_check_loader(name, tmp_path, monkeypatch):
             assert isinstance(batch, tuple)
             for one, other in zip(batch, same, strict=True):
                 assert one is other is None or torch.equal(one, other)
-            if not isinstance(data, AlignedSequences):
+            if not isinstance(data, AlignedSequences | LabelledGraph):
                 assert batch[-1].tolist() == [0]  # rows know their place
     with pytest.raises(ValueError, match=f"data set '{name}' has no option 'nothing'; it has "):
         load(name, nothing=1)
