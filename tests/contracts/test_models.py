@@ -39,6 +39,7 @@ SMALL = {
     "categorical_vae": Small({"num_latents": 2, "hidden": (8, 6), "evaluation_samples": 2}, {"num_train": 160}, 80),
     "disentangling": Small({"hidden": 8}, {"num_train": 160, "binarize": None}, 80),
     "drmm": Small({"num_labels": 20}, {"num_train": 80, "binarize": None}, 40),
+    "gcn": Small({"hidden": (4,), "evaluation_samples": 2}, {"steps_per_epoch": 2}),
     "geco_vae": Small({"num_latents": 2, "hidden": (6,)}, {"num_train": 160, "binarize": None}, 80),
     "hard_attention": Small(
         {"window": 8, "hidden": (8,), "channels": 2, "evaluation_samples": 2},
