@@ -66,7 +66,9 @@ def test_every_model_is_here():
 @pytest.mark.filterwarnings(
     "ignore:the latent code has collapsed", "ignore:images cost", "ignore:the constraint is still"
 )
-@pytest.mark.filterwarnings("ignore:only .* are classified correctly", "ignore:the digit is found")
+@pytest.mark.filterwarnings(
+    "ignore:only .* are classified correctly", "ignore:the digit is found", "ignore:predictions are right in"
+)
 @pytest.mark.parametrize("name", SMALL)
 def test_check_model(name, tmp_path, monkeypatch, capsys):
     check_model(name, SMALL[name], tmp_path, monkeypatch)

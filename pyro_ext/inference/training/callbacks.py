@@ -115,7 +115,7 @@ class HeadlineStopping(EarlyStopping):
         mean = sum(self.recent[-self.window :]) / self.window
         worse = len(self.recent) > self.window and bool(self.monitor_op(current.new_tensor(mean), current))
         self.recent = [*self.recent, float(current)][-self.window - 1 :]
-        self.wait_count = self.wait_count + 1 if worse else 0
+        self.wait_count: int = self.wait_count + 1 if worse else 0
         stops = self.wait_count >= self.patience
         return stops, f"{self.monitor} is worse than the mean of the {self.window} values before" if stops else None
 

@@ -2,11 +2,12 @@ r"""The graph convolutional network of Kipf and Welling: classes of the nodes of
 
 :class:`GCN` is a Pyro program: weights with a normal prior, and a categorical label for each labelled node,
 
-.. math::  Z = \mathrm{softmax}(\hat A \, \mathrm{relu}(\hat A X W_0) \, W_1), \qquad y_n \sim \mathrm{Categorical}(Z_n).
+.. math::
+    Z = \mathrm{softmax}(\hat A \, \mathrm{relu}(\hat A X W_0) \, W_1), \qquad y_n \sim \mathrm{Categorical}(Z_n).
 
-With an ``AutoDelta`` guide it is the published network (equations 8 and 9), whose weight decay is the prior of the first
-layer; with another guide it is a Bayesian one. Features and propagation are sparse: on Cora, a step touches 49,216
-stored words instead of 2,708 x 1,433 numbers.
+With an ``AutoDelta`` guide it is the published network (equations 8 and 9), whose weight decay is the prior of the
+first layer; with another guide it is a Bayesian one. Features and propagation are sparse: on Cora, a step touches
+49,216 stored words instead of 2,708 x 1,433 numbers.
 
 Data: the citation graphs with the split of Planetoid, or any graph of networkx. Published accuracy, 20 labels a class:
 Cora 81.5 %, Citeseer 70.3 %, Pubmed 79.0 %. ``benchmarks/gcn.py`` repeats it on Cora, with the seven propagations of

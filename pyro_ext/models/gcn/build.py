@@ -24,10 +24,10 @@ Posterior = Literal["map", "normal", "last_layer"]
 _INIT_SCALE = 0.1
 
 _REMARKS = (
-    "`accuracy` is the share of held-out nodes whose class is right, `nll` the mean negative log-probability of the right "
-    "class in nats, `ece` the expected calibration error, the mean distance between `confidence` (the probability of the "
-    "predicted class) and accuracy. `train_loss` is minus the bound per labelled node, with the normalising constants of "
-    "the priors."
+    "`accuracy` is the share of held-out nodes whose class is right, `nll` the mean negative log-probability of the "
+    "right class in nats, `ece` the expected calibration error, the mean distance between `confidence` (the "
+    "probability of the predicted class) and accuracy. `train_loss` is minus the bound per labelled node, with the "
+    "normalising constants of the priors."
 )
 
 
@@ -66,9 +66,9 @@ def build(
             polynomials of the Laplacian of order 3 or 2 (``chebyshev_3``, ``chebyshev_2``), a weight for the node and
             one for its neighbours (``first_order``), one for both (``single_parameter``), neighbours alone
             (``first_order_term``), or not at all (``mlp``).
-        self_loops: what ``renormalised`` does with edges from a node to itself: ``add`` counts them besides the identity
-            that it adds, as the publication's program does, ``remaining`` adds the identity for other nodes only,
-            ``none`` not at all.
+        self_loops: what ``renormalised`` does with edges from a node to itself: ``add`` counts them besides the
+            identity that it adds, as the publication's program does, ``remaining`` adds the identity for other nodes
+            only, ``none`` not at all.
         posterior: ``map`` is the most probable weights; ``normal`` are independent normal weights; ``last_layer`` the
             most probable weights of the first layers and jointly normal ones of the last layer.
         later_prior_scale: the standard deviation of the prior of the weights after the first layer, which the posterior

@@ -115,8 +115,12 @@ class Evaluation:
 
     def probabilities(self) -> tuple[Tensor, Tensor]:
         """Return what :func:`class_probabilities` does."""
-        with isolated_random_state(self.seed, self.gcn.features.values.device), local_params():
-            return class_probabilities(self.gcn, self.guide, self.num_samples, self.dropout)
+        with isolated_random_state(self.seed, self.gcn.device), local_params():
+            return class_probabilities(self.gcn, self._weights, self.num_samples, self.dropout)
+
+    def _weights(self) -> Any:
+        """Draw weights; a guide that has not been called yet makes its parameters for the training nodes."""
+        return self.guide(*(part.to(self.gcn.device) for part in self.data.train[0]))
 
     def metrics(self, loader: Iterable[Any]) -> dict[str, float]:
         """Return accuracy, negative log-likelihood and calibration error at the nodes of a loader.
@@ -162,8 +166,8 @@ class Evaluation:
         training, seed = self.gcn.training, self.seed
         self.gcn.eval()
         try:
-            with torch.no_grad(), local_params(), isolated_random_state(seed, self.gcn.features.values.device):
-                guide_trace = pyro.poutine.trace(self.guide).get_trace()
+            with torch.no_grad(), local_params(), isolated_random_state(seed, self.gcn.device):
+                guide_trace = pyro.poutine.trace(self._weights).get_trace()
                 h = pyro.poutine.replay(self.gcn.embeddings, trace=guide_trace)()
         finally:
             self.gcn.train(training)
@@ -202,6 +206,6 @@ def diagnose(metrics: Mapping[str, float]) -> list[str]:
         return []
     kind = "less" if metrics["confidence"] < metrics["accuracy"] else "more"
     return [
-        f"predictions are right in {metrics['accuracy']:.0%} of the cases and claim {metrics['confidence']:.0%}: they are "
-        f"{kind} certain than they should be; the likelihood power and the weight decay govern that"
+        f"predictions are right in {metrics['accuracy']:.0%} of the cases and claim {metrics['confidence']:.0%}: they "
+        f"are {kind} certain than they should be; the likelihood power and the weight decay govern that"
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -122,7 +123,7 @@ class GCN(PyroModule):
         self.layers = PyroModule[nn.ModuleList](
             [
                 GraphConvolution(before, after) if order is None else ChebyshevConvolution(before, after, order)
-                for before, after in zip(widths, widths[1:], strict=False)
+                for before, after in itertools.pairwise(widths)
             ]
         )
         self.prior_scales = tuple(map(float, scales))
@@ -157,6 +158,11 @@ class GCN(PyroModule):
             h = layer(self._dropped(h), self._propagator()).relu()
         return h
 
+    @property
+    def device(self) -> torch.device:
+        """Where the graph lies."""
+        return self.features().device
+
     def _propagator(self) -> SparseMatrix | None:
         return None if self.operator is None else self.operator()
 
@@ -170,11 +176,12 @@ def init_to_glorot(site: Mapping[str, Any]) -> Tensor:
     """Return initial weights as they are drawn without a prior, for ``init_loc_fn`` of an autoguide.
 
     Args:
-        site: a site of weights.
+        site: a site of weights; sites of less than two dims, such as labels, are sampled from their distribution.
     """
     shape = site["fn"].batch_shape + site["fn"].event_shape
     with torch.no_grad():
-        return glorot_uniform(site["fn"].mean.expand(shape))
+        value = site["fn"].sample()
+        return glorot_uniform(value.expand(shape)) if len(site["fn"].event_shape) >= 2 else value
 
 
 def _put_prior(layer: PyroModule, scale: float) -> None:
