@@ -76,7 +76,7 @@ wrong = (probs.argmax(-1) != club.labels).nonzero()[:, 0]
 print(f"{34 - len(wrong)} of 34 members are in the right community, by four labels")
 
 # %% [markdown]
-# The four members with labels are squares. Red rims are mistakes: members between two communities.
+# The four members with labels are squares. Members in a wrong community would have red rims; here there are none.
 
 # %%
 edges = torch.stack([torch.repeat_interleave(torch.arange(34), club.adjacency.crow.diff()), club.adjacency.col])
@@ -108,8 +108,8 @@ pyro.clear_param_store()
 # ## Papers that cite each other
 #
 # *Cora* has 2,708 papers of seven fields, 1,433 words, and 20 labels of each field. It is read from the folder that
-# `PYRO_EXT_DATA` names; without it, this page goes on with the club. `build` makes a plan of training with the published
-# settings, `fit` trains it, and any of the three posteriors is one option away.
+# `PYRO_EXT_DATA` names; without it, this page goes on with the club. `build` makes a plan of training with the
+# published settings, `fit` trains it, and any of the three posteriors is one option away.
 
 # %%
 try:
@@ -133,11 +133,11 @@ for name, options in settings.items():
 
 # %% [markdown]
 # The published settings are right about 81 % of the papers, but claim 59 %: they are not certain enough. Weight decay
-# and dropout, both strong here, keep the network from being certain. Following Bayes' rule to the letter makes it worse:
-# 140 labels say little about thousands of weights, so the posterior stays close to the prior, and averages over it are
-# close to "I do not know". A narrower posterior, of the likelihood to a power, or less weight decay, comes closer to the
-# truth. Both numbers must be chosen on validation nodes: neither follows from theory. Bars above the diagonal are
-# predictions that are right more often than they claim:
+# and dropout, both strong here, keep the network from being certain. Following Bayes' rule to the letter makes it
+# worse: 140 labels say little about thousands of weights, so the posterior stays close to the prior, and averages over
+# it are close to "I do not know". A narrower posterior, of the likelihood to a power, or less weight decay, comes
+# closer to the truth. Both numbers must be chosen on validation nodes: neither follows from theory. Bars above the
+# diagonal are predictions that are right more often than they claim:
 
 # %%
 fig, axes = plt.subplots(1, len(plans), figsize=(4 * len(plans), 4.2), layout="constrained")

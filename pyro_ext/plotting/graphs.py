@@ -69,7 +69,8 @@ def draw_graph(
             linewidths=2 if node in red else 0.5,
             zorder=2,
         )
-        ax.text(x, y, names[node] if names else str(node), ha="center", va="center", fontsize=7, zorder=3)
+        name = names[node] if names else str(node)
+        ax.text(x, y, name, ha="center", va="center", fontsize=7, zorder=3, in_layout=False)
     ax.set_axis_off()
     return ax
 

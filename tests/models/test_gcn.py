@@ -224,7 +224,7 @@ def test_nothing_to_guide(data):
         (lambda d: build(d, weight_decay=-1.0), "weight_decay must be a finite number of at least 0"),
         (
             lambda d: build(d, weight_decay=0.0, posterior="normal"),
-            "weight_decay must be positive for a posterior other",
+            "weight_decay must be positive for a posterior",
         ),
         (lambda d: build(d, later_prior_scale=0.0), "later_prior_scale must be a positive"),
         (lambda d: build(d, likelihood_power=0.0), "likelihood_power must be a positive"),
