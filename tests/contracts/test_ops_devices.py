@@ -159,6 +159,7 @@ OPS = {
     "sets.topk_remainder": (lambda x: sets.topk_remainder(x.log_p, 2), 0),
     "sinkhorn.log_sinkhorn": (lambda x: sinkhorn.log_sinkhorn(x.matrix), None),
     "sinkhorn.sinkhorn": (lambda x: sinkhorn.sinkhorn(x.matrix, num_iterations=5), 1),
+    "sparse.dropout": (lambda x: sparse.dropout(x.matrix, 0.5), 0),
     "sparse.dropout_values": (lambda x: stored(sparse.dropout_values(x.sparse, 0.5)), None),
     "sparse.multiply": (lambda x: sparse.multiply(x.sparse, x.matrix), None),
     "sparse.multiply_sparse": (lambda x: stored(sparse.multiply_sparse(x.adjacency, x.sparse.T)), None),

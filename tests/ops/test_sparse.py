@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pyro_ext.ops.graphs import adjacency_matrix, normalize_adjacency
-from pyro_ext.ops.sparse import SparseMatrix, dropout_values, multiply, multiply_sparse, stored_rows
+from pyro_ext.ops.sparse import SparseMatrix, dropout, dropout_values, multiply, multiply_sparse, stored_rows
 from tests.contracts.device_guard import DEVICE, DeviceGuard
 
 
@@ -86,6 +86,18 @@ def test_product_of_sparse_matrices(dense):
     assert torch.autograd.gradcheck(of_values, second.values.clone().requires_grad_())
 
 
+def test_dropout_keeps_the_mean_and_its_gradient(dtype):
+    torch.manual_seed(0)
+    x = torch.full((40_000,), 3.0, dtype=dtype, requires_grad=True)
+    dropped = dropout(x, 0.2)
+    kept = (dropped > 0).double().mean()
+    assert abs(kept - 0.8) < 5 * (0.16 / 40_000) ** 0.5
+    torch.testing.assert_close(dropped[dropped > 0], torch.full_like(dropped[dropped > 0], 3.75))
+    (gradient,) = torch.autograd.grad(dropped.sum(), x)
+    torch.testing.assert_close(gradient * 3, dropped)
+    assert dropout(x, 0.2, training=False) is x
+
+
 def test_empty_matrices():
     places = torch.zeros(0, dtype=torch.int64)
     matrix = SparseMatrix.from_coo(places, places, torch.zeros(0), (3, 2))
@@ -118,6 +130,7 @@ VECTOR = torch.tensor([0, 1])
         (lambda m: multiply(m, torch.ones(9, 2).half()), "dense must be torch.float.* as the matrix is, got"),
         (lambda m: m.with_values(torch.ones(1)), "values must have shape"),
         (lambda m: multiply_sparse(m, m), "second must have 9 rows, as first has columns, got 6"),
+        (lambda m: dropout(torch.ones(2), -0.1), r"p must be a number in \[0, 1\)"),
         (lambda m: dropout_values(m, 1.0), r"p must be a number in \[0, 1\), got 1.0"),
         (lambda m: SparseMatrix.from_dense(torch.ones(3)), "dense must be a matrix"),
         (lambda m: SparseMatrix.from_coo(VECTOR, VECTOR, torch.ones(3), (2, 2)), "must be vectors of one length"),

@@ -13,12 +13,11 @@ import pyro.distributions as dist
 import torch
 from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pyro_ext.models.toolkit import data_plate
 from pyro_ext.nn import ChebyshevConvolution, GraphConvolution, SparseBuffer, glorot_uniform, normalize_adjacency
 from pyro_ext.ops.graphs import scaled_laplacian
-from pyro_ext.ops.sparse import SparseMatrix, dropout_values, stored_rows
+from pyro_ext.ops.sparse import SparseMatrix, dropout, dropout_values, stored_rows
 from pyro_ext.utils.checks import number_between, one_of, optional_positive_int, positive_int, positive_number
 
 __all__ = ["GCN", "PROPAGATIONS", "Propagation", "init_to_glorot"]
@@ -169,7 +168,7 @@ class GCN(PyroModule):
     def _dropped(self, h: Tensor | SparseMatrix) -> Tensor | SparseMatrix:
         if isinstance(h, SparseMatrix):
             return dropout_values(h, self.dropout, self.training)
-        return F.dropout(h, self.dropout, self.training)
+        return dropout(h, self.dropout, self.training)
 
 
 def init_to_glorot(site: Mapping[str, Any]) -> Tensor:
