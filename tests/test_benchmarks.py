@@ -253,3 +253,23 @@ def test_hard_attention_compares_networks(capsys, monkeypatch):
     assert "| dense " in shown
     assert "-ELBO after 1 steps" in shown
     assert script.paired([1.0, 4.0], [0.0, 1.0]) == "+2.0 +- 1.0"
+
+
+def test_a_narrow_laplace_approximation_is_the_most_probable_weights():
+    runs = importlib.import_module("support.gcn_runs")
+    data = importlib.import_module("gcn").load("karate_club")
+    gcn, guide = runs.trained(data, 0, 20)
+    with runs.local_params():
+        exact, _ = importlib.import_module("gcn").class_probabilities(gcn, guide)
+    narrow, wide = (runs.laplace_probabilities(gcn, guide, data, precision, 30) for precision in (1e8, 1e-2))
+    torch.testing.assert_close(narrow, exact, atol=1e-3, rtol=0)
+    assert abs(wide.max(-1).values.mean() - exact.max(-1).values.mean()) > 0.01
+
+
+def test_steps_of_graph_convolution_learn():
+    runs = importlib.import_module("support.gcn_runs")
+    data = runs.random_graph(60, nodes=400, words=50)
+    assert data.adjacency.shape == (400, 400)
+    _, step = runs.plain_step(data, 0)
+    losses = [step() for _ in range(30)]
+    assert sum(losses[-5:]) < sum(losses[:5])

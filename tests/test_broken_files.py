@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import io
 import logging
+import pickle
 import random
 import signal
 import struct
@@ -15,12 +16,15 @@ import numpy as np
 import pytest
 
 import pyro_ext
-from pyro_ext.datasets import read_idx
+from pyro_ext.datasets import planetoid, read_idx
 from pyro_ext.datasets.celegans import read_connectome
 from pyro_ext.datasets.locate import ENVIRONMENT_VARIABLE
+from pyro_ext.datasets.pickled import read_pickle
 from pyro_ext.distributions import SubsplitBayesianNetwork
 from pyro_ext.phylo import SubsplitSupport, parse_trees, read_alignment, read_trees
 from tests.broken_texts import TEXTS, broken, changed
+from tests.datasets import planetoid_files
+from tests.datasets.python2 import pickled
 from tests.datasets.test_celegans import CONNECTIONS, TYPES
 
 PACKAGE = str(Path(pyro_ext.__file__).parent)
@@ -228,3 +232,58 @@ def test_networks(tmp_path):
     calls = [lambda: SubsplitSupport.load(path), lambda: SubsplitBayesianNetwork.load(path)]
     refused = refusals(contents(number), path, calls)
     assert number / 3 < refused < 2 * number
+
+
+INSTRUCTIONS = [b"0", b"2", b"(", b")", b"R", b"b", b"\x81", b"\x93", b"h\x00", b"cos\nsystem\n", b"cnumpy\nndarray\n"]
+
+
+def broken_pickle(content, rng):
+    for _ in range(rng.choice([1, 1, 2, 5])):
+        at = rng.randrange(len(content) + 1)
+        kind = rng.randrange(3)
+        if kind == 0:
+            content = changed(content, rng)
+        elif kind == 1:
+            content = content[:at] + rng.choice(INSTRUCTIONS) + content[at:]
+        else:
+            content = content[:at] + bytes([rng.randrange(256)]) + content[at + 1 :]
+    return content
+
+
+@pytest.mark.slow
+def test_pickles(tmp_path):
+    rng = random.Random(4)
+    path = tmp_path / "broken"
+    values = [*planetoid_files.parts().values(), {"a": [1.5, None, True, 2**40, ((),)]}]
+    wholes = [pickle.dumps(value, protocol) for value in values for protocol in range(6)]
+    wholes += [pickled(value, protocol) for value in values[:-1] for protocol in (0, 2)]
+    number = 6_000
+    contents = (broken_pickle(rng.choice(wholes), rng) for _ in range(number))
+    assert number / 3 < refusals(contents, path, [lambda: read_pickle(path)]) < number
+
+
+@pytest.mark.slow
+def test_citation_graphs(tmp_path, monkeypatch):
+    rng = random.Random(5)
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path))
+    folder = tmp_path / "planetoid"
+    planetoid_files.write_original(folder)
+    refused, number = 0, 40
+    for path in sorted(folder.iterdir()):
+        whole = path.read_bytes()
+        contents = (broken_pickle(whole, rng) for _ in range(number))
+        refused += refusals(contents, path, [lambda: planetoid("citeseer")], shown=folder)
+        path.write_bytes(whole)
+    assert number < refused < 8 * number
+    whole = planetoid_files.arrays()
+    path = folder / "cora.npz"
+
+    def archives(number):
+        for _ in range(number):
+            own = dict(whole)
+            for _ in range(rng.choice([1, 1, 2])):
+                name = rng.choice(list(own))
+                own[name] = broken_array(own[name], rng)
+            yield stored(own, rng)
+
+    assert 300 < refusals(archives(1_000), path, [planetoid], shown=folder) < 1_000

@@ -24,11 +24,13 @@ from pyro_ext.datasets.celegans import celegans
 from pyro_ext.datasets.cifar10 import cifar10
 from pyro_ext.datasets.few_labels import choose_labelled, few_labels, keep_few_labels
 from pyro_ext.datasets.freyfaces import freyfaces
+from pyro_ext.datasets.graph import LabelledGraph, from_networkx, karate_club, labelled_graph
 from pyro_ext.datasets.idx import read_idx
 from pyro_ext.datasets.locate import MissingDataError, find_file
 from pyro_ext.datasets.mnist_files import mnist
 from pyro_ext.datasets.moving_digits import moving_digits
 from pyro_ext.datasets.pixels import RedrawnPixels
+from pyro_ext.datasets.planetoid import planetoid
 from pyro_ext.datasets.point_matching import PointProblems, point_matching
 from pyro_ext.datasets.sprites import SpriteImages, draw_sprites, sprites
 from pyro_ext.datasets.worms import WormRecordings, simulated_worms
@@ -39,6 +41,7 @@ __all__ = [
     "Batch",
     "IndexedDataset",
     "IndexedTuples",
+    "LabelledGraph",
     "MissingDataError",
     "PointProblems",
     "RedrawnPixels",
@@ -59,11 +62,15 @@ __all__ = [
     "few_labels",
     "find_file",
     "freyfaces",
+    "from_networkx",
+    "karate_club",
     "keep_few_labels",
+    "labelled_graph",
     "load",
     "mnist",
     "mnist_5k",
     "moving_digits",
+    "planetoid",
     "point_matching",
     "read_idx",
     "simulated_worms",
@@ -78,9 +85,11 @@ AVAILABLE: Mapping[str, Callable[..., Splits]] = MappingProxyType(
         "digits": digits,
         "few_labels": few_labels,
         "freyfaces": freyfaces,
+        "karate_club": karate_club,
         "mnist": mnist,
         "mnist_5k": mnist_5k,
         "moving_digits": moving_digits,
+        "planetoid": planetoid,
         "point_matching": point_matching,
         "simulated_worms": simulated_worms,
         "sprites": sprites,

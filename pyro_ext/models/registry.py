@@ -67,6 +67,15 @@ MODELS: Mapping[str, ModelEntry] = MappingProxyType(
             data="digits",
             defaults=MappingProxyType({"trainer.max_epochs": 40, "data.binarize": None}),
         ),
+        "gcn": ModelEntry(
+            module="pyro_ext.models.gcn",
+            summary="graph convolutional network that gives the nodes of a graph classes, from a few labels; the most "
+            "probable weights or a posterior of them",
+            paper="Kipf and Welling 2017, Semi-supervised classification with graph convolutional networks, arXiv "
+            "1609.02907",
+            data="karate_club",
+            defaults=MappingProxyType({"trainer.max_epochs": 20}),
+        ),
         "geco_vae": ModelEntry(
             module="pyro_ext.models.geco_vae",
             summary="variational autoencoder whose code says as little as a constraint on its reconstructions allows",

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
-import math
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from pyro_ext.utils.files import replacing
-from pyro_ext.utils.packed import check_growth
+from pyro_ext.utils.npz import DamagedArchive, npz_arrays
 
 __all__ = ["named", "read_arrays", "write_arrays"]
 
@@ -46,12 +43,10 @@ def read_arrays(path: str | Path, names: Iterable[str]) -> dict[str, np.ndarray[
     Raises:
         ValueError: if the file was not written by :func:`write_arrays`, is damaged, or is of a later version.
     """
-    with open(path, "rb") as raw:
-        try:
-            arrays = _arrays(path, raw)
-        except Exception as error:  # the libraries raise whatever they come upon
-            reason = str(error) if isinstance(error, _Damage) else "it is no .npz archive, or not a whole one"
-            raise ValueError(f"{path} is no file of subsplits, or damaged: {reason}; write one with save()") from error
+    try:
+        arrays = npz_arrays(path)
+    except DamagedArchive as error:
+        raise ValueError(f"{path} is no file of subsplits, or damaged: {error}; write one with save()") from error
     if str(arrays.pop("kind", "")) != _KIND:
         raise ValueError(f"{path} is no file of subsplits: write one with save()")
     version = arrays.pop("version", np.array(0))
@@ -70,35 +65,3 @@ def named(error: Exception, path: str | Path) -> ValueError:
     """Return the error as a ValueError whose message names the file, unless it does already."""
     message = str(error)
     return ValueError(message if message.startswith(str(path)) else f"{path}: {message}")
-
-
-class _Damage(Exception):
-    """What is wrong with a file, in words of our own."""
-
-
-def _arrays(path: str | Path, raw: IO[bytes]) -> dict[str, np.ndarray[Any, Any]]:
-    """Read all arrays, of which none may need more memory than its file says."""
-    with zipfile.ZipFile(raw) as archive:
-        parts = archive.infolist()
-        try:
-            check_growth(path, sum(part.file_size for part in parts))
-        except ValueError as error:
-            raise _Damage(str(error).partition(": ")[2]) from error
-        if len({part.filename for part in parts}) < len(parts):
-            raise _Damage("it holds an array twice")
-        return {part.filename.removesuffix(".npy"): _array(archive.read(part), part.filename) for part in parts}
-
-
-def _array(content: bytes, name: str) -> np.ndarray[Any, Any]:
-    stream = io.BytesIO(content)
-    version = np.lib.format.read_magic(stream)
-    if version not in ((1, 0), (2, 0)):
-        raise _Damage(f"{name} is of version {version}")
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, is_fortran, dtype = read(stream)
-    if dtype.hasobject:
-        raise _Damage(f"{name} holds objects of Python")
-    start = stream.tell()
-    if len(content) - start != math.prod(shape) * dtype.itemsize or min(shape, default=0) < 0:
-        raise _Damage(f"{name} has {len(content) - start} bytes, which do not fit its shape {shape}")
-    return np.ndarray(shape, dtype, content, start, order="F" if is_fortran else "C").copy()

@@ -7,16 +7,21 @@ file with :func:`save`; for a window, pass an ``ax`` of ``plt.subplots()``.
 from __future__ import annotations
 
 from pyro_ext.plotting.axes import given_or_new, save
+from pyro_ext.plotting.classification import confusion_matrix, reliability_diagram
 from pyro_ext.plotting.curves import loss_curve
 from pyro_ext.plotting.estimators import gradient_variance, gradient_variance_curve, plot_evidence
 from pyro_ext.plotting.gradients import autocorrelation_curve, correlation_by_depth, gradient_trace
+from pyro_ext.plotting.graphs import draw_graph, embedding
 from pyro_ext.plotting.images import image_grid
 from pyro_ext.plotting.trees import branch_intervals, plot_topology_probabilities, tree_probabilities
 
 __all__ = [
     "autocorrelation_curve",
     "branch_intervals",
+    "confusion_matrix",
     "correlation_by_depth",
+    "draw_graph",
+    "embedding",
     "given_or_new",
     "gradient_trace",
     "gradient_variance",
@@ -25,6 +30,7 @@ __all__ = [
     "loss_curve",
     "plot_evidence",
     "plot_topology_probabilities",
+    "reliability_diagram",
     "save",
     "tree_probabilities",
 ]

@@ -147,6 +147,8 @@ class Training:
 
     def move(self, device):
         for player in self.plan.players:
+            for parameter in player.objective.parameters():
+                vars(parameter).pop("unconstrained", None)  # Pyro's weak reference of a parameter to itself
             player.objective.to(device)
         self.batch, self.held_out = moved(self.batch, device), moved(self.held_out, device)
         self.optimizers = [player.optimizer.make(player.objective.named_parameters()) for player in self.plan.players]

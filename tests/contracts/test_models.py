@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pyro_ext.cli.__main__ import main
-from pyro_ext.datasets import AVAILABLE, AlignedSequences, Splits, TwoStreams, load
+from pyro_ext.datasets import AVAILABLE, AlignedSequences, LabelledGraph, Splits, TwoStreams, load
 from pyro_ext.inference import FitSettings, TrainingPlan, fit, load_run, local_params
 from pyro_ext.models import MODELS, builder, describe
 from pyro_ext.plotting import save
@@ -39,6 +39,7 @@ SMALL = {
     "categorical_vae": Small({"num_latents": 2, "hidden": (8, 6), "evaluation_samples": 2}, {"num_train": 160}, 80),
     "disentangling": Small({"hidden": 8}, {"num_train": 160, "binarize": None}, 80),
     "drmm": Small({"num_labels": 20}, {"num_train": 80, "binarize": None}, 40),
+    "gcn": Small({"hidden": (4,), "evaluation_samples": 2}, {"steps_per_epoch": 2}),
     "geco_vae": Small({"num_latents": 2, "hidden": (6,)}, {"num_train": 160, "binarize": None}, 80),
     "hard_attention": Small(
         {"window": 8, "hidden": (8,), "channels": 2, "evaluation_samples": 2},
@@ -65,7 +66,9 @@ def test_every_model_is_here():
 @pytest.mark.filterwarnings(
     "ignore:the latent code has collapsed", "ignore:images cost", "ignore:the constraint is still"
 )
-@pytest.mark.filterwarnings("ignore:only .* are classified correctly", "ignore:the digit is found")
+@pytest.mark.filterwarnings(
+    "ignore:only .* are classified correctly", "ignore:the digit is found", "ignore:predictions are right in"
+)
 @pytest.mark.parametrize("name", SMALL)
 def test_check_model(name, tmp_path, monkeypatch, capsys):
     check_model(name, SMALL[name], tmp_path, monkeypatch)
@@ -138,16 +141,18 @@ LOADERS = {
     "digits": {"num_train": 30},
     "few_labels": {"num_labels": 20},
     "freyfaces": {},
+    "karate_club": {"steps_per_epoch": 2},
     "mnist": {},
     "mnist_5k": {"num_valid": 100},
     "moving_digits": {"canvas": 16, "digit_size": 8, "num_train": 20, "num_valid": 10},
+    "planetoid": {},
     "point_matching": {"num_problems": 3},
     "simulated_worms": {"num_worms": 2},
     "sprites": {"num_train": 20, "num_valid": 5},
 }
 """Every loader with options for little data. A new loader is one line."""
 
-FROM_FILES = {"celegans", "cifar10", "freyfaces", "mnist"}
+FROM_FILES = {"celegans", "cifar10", "freyfaces", "mnist", "planetoid"}
 """Loaders of files under PYRO_EXT_DATA, skipped where those are not at hand."""
 
 
@@ -169,7 +174,7 @@ def test_check_loader(name, tmp_path, monkeypatch):
             assert isinstance(batch, tuple)
             for one, other in zip(batch, same, strict=True):
                 assert one is other is None or torch.equal(one, other)
-            if not isinstance(data, AlignedSequences):
+            if not isinstance(data, AlignedSequences | LabelledGraph):
                 assert batch[-1].tolist() == [0]  # rows know their place
     with pytest.raises(ValueError, match=f"data set '{name}' has no option 'nothing'; it has "):
         load(name, nothing=1)

@@ -10,13 +10,16 @@ from pyro_ext import ops
 from pyro_ext.ops import (
     assignment,
     birkhoff,
+    calibration,
     gamma_quantiles,
+    graphs,
     permanent,
     pruning,
     relaxed,
     segments,
     sets,
     sinkhorn,
+    sparse,
     windows,
 )
 from pyro_ext.ops.symmetric_exp import symmetric_exp
@@ -51,6 +54,15 @@ class Inputs:
         self.frequencies = made([0.25] * 4)
         self.partials = made([[[1.0, 0, 0, 0]] * 3, [[0, 1.0, 0, 0]] * 3] * 2)
         self.one = made([[0.0]])
+        self.edges, self.weights = made([[0, 1], [1, 2]], torch.int64), made([0.5, 2.0])
+
+    @property
+    def adjacency(self):
+        return graphs.adjacency_matrix(self.edges, 3, self.weights)
+
+    @property
+    def sparse(self):
+        return sparse.SparseMatrix.from_coo(*self.edges, self.weights, (2, 3))
 
 
 def pruned(x):
@@ -61,6 +73,10 @@ def remainder(x):
     members = sets.product_topk(x.coordinates, 2)
     branches = sets.product_remainder(x.coordinates, members.index)
     return sets.sample_product_remainder(x.coordinates, members, branches, members.index.new_zeros(1), 3)
+
+
+def stored(matrix):
+    return matrix.crow, matrix.col, matrix.values, *(matrix.transposed or ())
 
 
 def uniform(x):
@@ -75,7 +91,16 @@ OPS = {
     "assignment.total_support": (lambda x: assignment.total_support(x.mask), 3),
     "birkhoff.break_sticks": (lambda x: birkhoff.break_sticks(x.symmetric[:2, :2], -x.symmetric[:2, :2]), 0),
     "birkhoff.sticks_of": (lambda x: birkhoff.sticks_of(x.doubly), 0),
+    "calibration.calibration_bins": (lambda x: calibration.calibration_bins(x.simplex, x.segment[1:3], 5), 0),
+    "calibration.expected_calibration_error": (
+        lambda x: calibration.expected_calibration_error(x.simplex, x.segment[1:3], 5),
+        0,
+    ),
     "gamma_quantiles.gamma_category_means": (lambda x: gamma_quantiles.gamma_category_means(x.temperature, 4), 1),
+    "graphs.adjacency_matrix": (lambda x: stored(x.adjacency), None),
+    "graphs.normalize_adjacency": (lambda x: stored(graphs.normalize_adjacency(x.adjacency)), None),
+    "graphs.normalize_rows": (lambda x: stored(graphs.normalize_rows(x.sparse)), None),
+    "graphs.scaled_laplacian": (lambda x: stored(graphs.scaled_laplacian(x.adjacency)), None),
     "permanent.column_chooser": (
         lambda x: permanent.column_chooser(x.matrix)(x.permutation.new_zeros(1, 0)).float(),
         0,
@@ -134,6 +159,11 @@ OPS = {
     "sets.topk_remainder": (lambda x: sets.topk_remainder(x.log_p, 2), 0),
     "sinkhorn.log_sinkhorn": (lambda x: sinkhorn.log_sinkhorn(x.matrix), None),
     "sinkhorn.sinkhorn": (lambda x: sinkhorn.sinkhorn(x.matrix, num_iterations=5), 1),
+    "sparse.dropout": (lambda x: sparse.dropout(x.matrix, 0.5), 0),
+    "sparse.dropout_values": (lambda x: stored(sparse.dropout_values(x.sparse, 0.5)), None),
+    "sparse.multiply": (lambda x: sparse.multiply(x.sparse, x.matrix), None),
+    "sparse.multiply_sparse": (lambda x: stored(sparse.multiply_sparse(x.adjacency, x.sparse.T)), None),
+    "sparse.stored_rows": (lambda x: sparse.stored_rows(x.sparse), None),
     "symmetric_exp.symmetric_exp": (lambda x: symmetric_exp(x.symmetric, x.times), 0),
     "windows.crop_windows": (lambda x: windows.crop_windows(x.matrix, x.permutation, 2), 0),
     "windows.place_windows": (lambda x: windows.place_windows(x.matrix, x.simplex, (2, 2)), 0),

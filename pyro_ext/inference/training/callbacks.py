@@ -97,7 +97,36 @@ class LossBar(TQDMProgressBar):
 
 
 class HeadlineStopping(EarlyStopping):
-    """Early stopping that looks at a held-out metric only after the epochs in which it was evaluated."""
+    """Early stopping that looks at a held-out metric only after the epochs in which it was evaluated.
+
+    Args:
+        window: the number of earlier values whose mean a value must not be worse than; the best one counts if None.
+        **options: those of Lightning's callback.
+    """
+
+    def __init__(self, *, window: int | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.window = window
+        self.recent: list[float] = []
+
+    def _evaluate_stopping_criteria(self, current: Any) -> tuple[bool, str | None]:
+        if self.window is None:
+            return super()._evaluate_stopping_criteria(current)
+        mean = sum(self.recent[-self.window :]) / self.window
+        worse = len(self.recent) > self.window and bool(self.monitor_op(current.new_tensor(mean), current))
+        self.recent = [*self.recent, float(current)][-self.window - 1 :]
+        self.wait_count: int = self.wait_count + 1 if worse else 0
+        stops = self.wait_count >= self.patience
+        return stops, f"{self.monitor} is worse than the mean of the {self.window} values before" if stops else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs."""
+        return super().state_dict() | {"recent": self.recent}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what :meth:`state_dict` returned."""
+        self.recent = list(state_dict.get("recent", []))
+        super().load_state_dict(state_dict)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Train no further where the run that is resumed has stopped already."""

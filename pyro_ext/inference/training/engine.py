@@ -261,7 +261,13 @@ def _stopping(plan: TrainingPlan, settings: FitSettings) -> list[HeadlineStoppin
     mode = early.mode or (plan.headline_mode if monitor == plan.headline else "min")
     return [
         HeadlineStopping(
-            monitor, early.min_delta, early.patience, mode=mode, check_finite=False, check_on_train_epoch_end=True
+            monitor=monitor,
+            min_delta=early.min_delta,
+            patience=early.patience,
+            mode=mode,
+            check_finite=False,
+            check_on_train_epoch_end=True,
+            window=early.window,
         )
     ]
 
