@@ -11,6 +11,7 @@ from pyro_ext.ops import (
     assignment,
     birkhoff,
     gamma_quantiles,
+    log_uniform,
     permanent,
     pruning,
     relaxed,
@@ -76,6 +77,11 @@ OPS = {
     "birkhoff.break_sticks": (lambda x: birkhoff.break_sticks(x.symmetric[:2, :2], -x.symmetric[:2, :2]), 0),
     "birkhoff.sticks_of": (lambda x: birkhoff.sticks_of(x.doubly), 0),
     "gamma_quantiles.gamma_category_means": (lambda x: gamma_quantiles.gamma_category_means(x.temperature, 4), 1),
+    "log_uniform.log_alpha": (lambda x: log_uniform.log_alpha(x.matrix, x.matrix), 0),
+    "log_uniform.log_uniform_kl": (
+        lambda x: (log_uniform.log_uniform_kl(x.matrix), log_uniform.log_uniform_kl(x.matrix, "exact")),
+        0,
+    ),
     "permanent.column_chooser": (
         lambda x: permanent.column_chooser(x.matrix)(x.permutation.new_zeros(1, 0)).float(),
         0,
