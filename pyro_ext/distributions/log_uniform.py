@@ -83,7 +83,7 @@ class LogUniform(TorchDistribution):
     ) -> None:
         self.kl = one_of("kl", kl, KL_FORMS)
         like = next((bound for bound in (low, high) if isinstance(bound, Tensor)), torch.empty(()))
-        low, high = (like.new_tensor(x) if not isinstance(x, Tensor) else x for x in (low, high))
+        low, high = (like.new_full((), x) if not isinstance(x, Tensor) else x for x in (low, high))
         self.low, self.high = torch.broadcast_tensors(low, high)
         super().__init__(self.low.shape, validate_args=validate_args)
         if self._validate_args and not bool((self.low < self.high).all()):

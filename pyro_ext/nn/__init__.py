@@ -1,3 +1,28 @@
 """Layers, initialisations and guides for neural networks, used like those of torch.nn and pyro.nn."""
 
-__all__: list[str] = []
+from pyro_ext.nn.additive import AutoAdditiveNormal
+from pyro_ext.nn.convert import bayesianize
+from pyro_ext.nn.layers import (
+    BayesianLayer,
+    SparseVariationalConv1d,
+    SparseVariationalConv2d,
+    SparseVariationalConv3d,
+    SparseVariationalLinear,
+    log_uniform_prior,
+)
+from pyro_ext.nn.local import LocalNormal, convolution, linear, local_parameters
+
+__all__ = [
+    "AutoAdditiveNormal",
+    "BayesianLayer",
+    "LocalNormal",
+    "SparseVariationalConv1d",
+    "SparseVariationalConv2d",
+    "SparseVariationalConv3d",
+    "SparseVariationalLinear",
+    "bayesianize",
+    "convolution",
+    "linear",
+    "local_parameters",
+    "log_uniform_prior",
+]
