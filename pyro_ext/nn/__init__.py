@@ -1,6 +1,20 @@
 """Layers, initialisations and guides for neural networks, used like those of torch.nn and pyro.nn."""
 
 from pyro_ext.nn.additive import AutoAdditiveNormal
+from pyro_ext.nn.compression import (
+    CSRLinear,
+    GradualMagnitudePruning,
+    LayerSparsity,
+    SelectInputs,
+    SparsityReport,
+    compact,
+    export_masked,
+    prunable,
+    prune,
+    quantize,
+    sparsity_report,
+    to_csr,
+)
 from pyro_ext.nn.convert import bayesianize
 from pyro_ext.nn.layers import (
     BayesianLayer,
@@ -15,14 +29,26 @@ from pyro_ext.nn.local import LocalNormal, convolution, linear, local_parameters
 __all__ = [
     "AutoAdditiveNormal",
     "BayesianLayer",
+    "CSRLinear",
+    "GradualMagnitudePruning",
+    "LayerSparsity",
     "LocalNormal",
+    "SelectInputs",
     "SparseVariationalConv1d",
     "SparseVariationalConv2d",
     "SparseVariationalConv3d",
     "SparseVariationalLinear",
+    "SparsityReport",
     "bayesianize",
+    "compact",
     "convolution",
+    "export_masked",
     "linear",
     "local_parameters",
     "log_uniform_prior",
+    "prunable",
+    "prune",
+    "quantize",
+    "sparsity_report",
+    "to_csr",
 ]

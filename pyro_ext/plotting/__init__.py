@@ -10,10 +10,12 @@ from pyro_ext.plotting.axes import given_or_new, save
 from pyro_ext.plotting.curves import loss_curve
 from pyro_ext.plotting.estimators import gradient_variance, gradient_variance_curve, plot_evidence
 from pyro_ext.plotting.images import image_grid
+from pyro_ext.plotting.sparsity import compression_curve, score_histogram, weight_map
 from pyro_ext.plotting.trees import branch_intervals, plot_topology_probabilities, tree_probabilities
 
 __all__ = [
     "branch_intervals",
+    "compression_curve",
     "given_or_new",
     "gradient_variance",
     "gradient_variance_curve",
@@ -22,5 +24,7 @@ __all__ = [
     "plot_evidence",
     "plot_topology_probabilities",
     "save",
+    "score_histogram",
     "tree_probabilities",
+    "weight_map",
 ]

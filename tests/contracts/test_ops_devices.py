@@ -10,6 +10,7 @@ from pyro_ext import ops
 from pyro_ext.ops import (
     assignment,
     birkhoff,
+    compression,
     gamma_quantiles,
     log_uniform,
     permanent,
@@ -76,6 +77,10 @@ OPS = {
     "assignment.total_support": (lambda x: assignment.total_support(x.mask), 3),
     "birkhoff.break_sticks": (lambda x: birkhoff.break_sticks(x.symmetric[:2, :2], -x.symmetric[:2, :2]), 0),
     "birkhoff.sticks_of": (lambda x: birkhoff.sticks_of(x.doubly), 0),
+    "compression.code_entropy": (lambda x: compression.code_entropy(x.matrix).float(), 1),
+    "compression.exponent_bits": (lambda x: compression.exponent_bits(x.matrix), 0),
+    "compression.round_to_bits": (lambda x: compression.round_to_bits(x.matrix, 3), 0),
+    "compression.significand_bits": (lambda x: compression.significand_bits(x.simplex, x.hard > 0), 0),
     "gamma_quantiles.gamma_category_means": (lambda x: gamma_quantiles.gamma_category_means(x.temperature, 4), 1),
     "log_uniform.log_alpha": (lambda x: log_uniform.log_alpha(x.matrix, x.matrix), 0),
     "log_uniform.log_uniform_kl": (
