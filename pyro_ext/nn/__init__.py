@@ -7,6 +7,8 @@ from pyro_ext.nn.compression import (
     LayerSparsity,
     SelectInputs,
     SparsityReport,
+    ThresholdPoint,
+    choose_threshold,
     compact,
     export_masked,
     prunable,
@@ -14,6 +16,7 @@ from pyro_ext.nn.compression import (
     quantize,
     sparsity_report,
     to_csr,
+    widest_gap,
 )
 from pyro_ext.nn.convert import bayesianize
 from pyro_ext.nn.layers import (
@@ -39,7 +42,9 @@ __all__ = [
     "SparseVariationalConv3d",
     "SparseVariationalLinear",
     "SparsityReport",
+    "ThresholdPoint",
     "bayesianize",
+    "choose_threshold",
     "compact",
     "convolution",
     "export_masked",
@@ -51,4 +56,5 @@ __all__ = [
     "quantize",
     "sparsity_report",
     "to_csr",
+    "widest_gap",
 ]

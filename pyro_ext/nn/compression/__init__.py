@@ -9,6 +9,7 @@ from pyro_ext.nn.compression.gradual import GradualMagnitudePruning
 from pyro_ext.nn.compression.pruning import export_masked, prunable, prune
 from pyro_ext.nn.compression.report import LayerSparsity, SparsityReport, sparsity_report
 from pyro_ext.nn.compression.rounding import quantize
+from pyro_ext.nn.compression.thresholds import ThresholdPoint, choose_threshold, widest_gap
 
 __all__ = [
     "CSRLinear",
@@ -16,6 +17,8 @@ __all__ = [
     "LayerSparsity",
     "SelectInputs",
     "SparsityReport",
+    "ThresholdPoint",
+    "choose_threshold",
     "compact",
     "export_masked",
     "prunable",
@@ -23,4 +26,5 @@ __all__ = [
     "quantize",
     "sparsity_report",
     "to_csr",
+    "widest_gap",
 ]
