@@ -74,6 +74,13 @@ class _LazySample(Tensor):
         )
 
 
+@track_provenance.register(_LazySample)
+def _track_provenance_of_sample(x: _LazySample, provenance: frozenset[Any]) -> Any:
+    values = x._drawn()
+    setattr(values, _TAG, getattr(x, _TAG, None))
+    return track_provenance(values, provenance)
+
+
 # what is known of a sample before its values are
 _OF_SHAPES = frozenset(
     [
