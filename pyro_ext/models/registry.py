@@ -113,6 +113,17 @@ MODELS: Mapping[str, ModelEntry] = MappingProxyType(
                 {"batch_size": 200, "trainer.max_epochs": 150, "trainer.check_val_every_n_epoch": 10}
             ),
         ),
+        "sparse_lenet": ModelEntry(
+            module="pyro_ext.models.sparse_lenet",
+            summary="classifiers of images most of whose weights become noise and are removed: sparse variational "
+            "dropout, beside dense networks, pruning by magnitude and multiplicative noise",
+            paper="Molchanov, Ashukha and Vetrov 2017, Variational dropout sparsifies deep neural networks, arXiv "
+            "1701.05369",
+            data="digits",
+            defaults=MappingProxyType(
+                {"trainer.max_epochs": 200, "trainer.check_val_every_n_epoch": 20, "data.binarize": None}
+            ),
+        ),
         "structured_output": ModelEntry(
             module="pyro_ext.models.structured_output",
             summary="lower halves of images given upper halves, or densities of images, by layers of discrete units",

@@ -1,6 +1,6 @@
 """Layers, initialisations and guides for neural networks, used like those of torch.nn and pyro.nn."""
 
-from pyro_ext.nn.additive import AutoAdditiveNormal
+from pyro_ext.nn.additive import AutoAdditiveNormal, AutoMultiplicativeNormal
 from pyro_ext.nn.compression import (
     CSRLinear,
     GradualMagnitudePruning,
@@ -31,6 +31,7 @@ from pyro_ext.nn.local import LocalNormal, convolution, linear, local_parameters
 
 __all__ = [
     "AutoAdditiveNormal",
+    "AutoMultiplicativeNormal",
     "BayesianLayer",
     "CSRLinear",
     "GradualMagnitudePruning",

@@ -18,7 +18,7 @@ from pyro_ext.nn.local import LocalNormal
 from pyro_ext.ops.log_uniform import log_alpha
 from pyro_ext.utils.checks import finite_number
 
-__all__ = ["AutoAdditiveNormal"]
+__all__ = ["AutoAdditiveNormal", "AutoMultiplicativeNormal"]
 
 
 class AutoAdditiveNormal(AutoGuide):
@@ -68,6 +68,8 @@ class AutoAdditiveNormal(AutoGuide):
         (torch.Size([4, 3]), torch.bool)
     """
 
+    _noise = "log_sigma2"
+
     def __init__(
         self,
         model: Callable[..., Any],
@@ -86,7 +88,8 @@ class AutoAdditiveNormal(AutoGuide):
         self._default_log_variance = finite_number("init_log_variance", default)
         self._init_loc = {**(init_loc or {})}
         self._init_loc_fn = init_loc_fn
-        self.theta, self.log_sigma2 = nn.Module(), nn.Module()
+        self.theta = nn.Module()
+        self.add_module(self._noise, nn.Module())
         self._positive: dict[str, bool] = {}
         for name, start in _starts(model):
             if name in self._positive:
@@ -103,7 +106,7 @@ class AutoAdditiveNormal(AutoGuide):
         loc = loc.detach().to(start, copy=True)
         log_variance = self._init_log_variance.get(name, self._default_log_variance)
         _attach(self.theta, name, loc.log() if positive else loc)
-        _attach(self.log_sigma2, name, torch.full_like(loc, log_variance))
+        _attach(getattr(self, self._noise), name, torch.full_like(loc, log_variance))
         self._positive[name] = positive
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
@@ -145,7 +148,7 @@ class AutoAdditiveNormal(AutoGuide):
         return LocalNormal(loc, log_variance, validate_args=False).to_event(loc.dim())
 
     def parameters_of(self, name: str) -> tuple[Tensor, Tensor]:
-        """Return ``theta`` and ``log_sigma2`` of a site.
+        """Return the means and the log-variances of a site, or of its logarithm where it is positive.
 
         Args:
             name: the site's name.
@@ -158,7 +161,11 @@ class AutoAdditiveNormal(AutoGuide):
                 f"there is no site {name!r}; the sites are {sorted(self._positive)}, and those of no layer are known "
                 "when the guide was called once"
             )
-        return self.theta.get_parameter(name), self.log_sigma2.get_parameter(name)
+        loc: Tensor = self.theta.get_parameter(name)
+        return loc, self._log_variance(loc, getattr(self, self._noise).get_parameter(name))
+
+    def _log_variance(self, loc: Tensor, noise: Tensor) -> Tensor:
+        return noise
 
     def log_alpha(self, name: str) -> Tensor:
         """Return the logarithm of the ratio of variance to squared mean of a site's entries.
@@ -190,6 +197,58 @@ class AutoAdditiveNormal(AutoGuide):
     def _value(self, name: str) -> Tensor:
         loc, _ = self.parameters_of(name)
         return loc.exp() if self._positive[name] else loc.masked_fill(self.log_alpha(name) >= self.threshold, 0)
+
+
+class AutoMultiplicativeNormal(AutoAdditiveNormal):
+    r"""A guide of independent normal weights whose noise is a multiple of the mean: Gaussian dropout, learnt.
+
+    .. math::  w = \theta (1 + \sqrt{\alpha}\, \epsilon), \qquad
+        \alpha = \min(e^{\text{log\_ratio}}, \alpha_{\max}).
+
+    The distributions are those of :class:`AutoAdditiveNormal`, but the gradient of the mean contains the noise, and
+    all the more the less a weight is worth: :math:`\partial w / \partial\theta = 1 + \sqrt{\alpha}\,\epsilon`.
+    As published, :math:`\alpha` is bounded, so that no weight is pruned. It is here to be compared with.
+
+    Parameters are named ``theta.NAME`` and ``log_ratio.NAME``.
+
+    Args:
+        model: a module with layers of this package, or any program without latent sites in plates over data.
+        init_log_alpha: the value at which ``log_ratio`` begins; or such values by site, others beginning at -10.
+        largest_log_alpha: the bound :math:`\log\alpha_{\max}`, 0 as published; infinite for none.
+        init_loc: values at which ``theta`` begins, by site; layers have their own.
+        threshold: the ``log_alpha`` from which on a weight counts as pure noise.
+        init_loc_fn: where other sites begin, as for Pyro's own automatic guides.
+
+    Raises:
+        ValueError: as :class:`AutoAdditiveNormal`.
+
+    References:
+        | Variational dropout and the local reparameterization trick (Kingma et al., 2015), section 3
+        | https://arxiv.org/abs/1506.02557
+
+    Example:
+        >>> from pyro_ext.nn import SparseVariationalLinear
+        >>> guide = AutoMultiplicativeNormal(SparseVariationalLinear(3, 4), init_log_alpha=2.0)
+        >>> [*guide.state_dict()], guide.log_alpha("weight").max().round()
+        (['theta.weight', 'log_ratio.weight'], tensor(0., grad_fn=<RoundBackward0>))
+    """
+
+    _noise = "log_ratio"
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        init_log_alpha: float | Mapping[str, float] = -2.0,
+        largest_log_alpha: float = 0.0,
+        init_loc: Mapping[str, Tensor] | None = None,
+        threshold: float = 3.0,
+        init_loc_fn: Callable[[Any], Tensor] = init_to_sample,
+    ) -> None:
+        super().__init__(model, init_log_alpha, init_loc, threshold, init_loc_fn)
+        self.largest_log_alpha = largest_log_alpha
+
+    def _log_variance(self, loc: Tensor, noise: Tensor) -> Tensor:
+        return noise.clamp_max(self.largest_log_alpha) - log_alpha(loc, torch.zeros_like(loc))
 
 
 def _starts(model: Any) -> Iterator[tuple[str, Tensor]]:
