@@ -19,6 +19,16 @@ from pyro_ext.nn.compression import (
     widest_gap,
 )
 from pyro_ext.nn.convert import bayesianize
+from pyro_ext.nn.group_guide import AutoGroupSparse, PosteriorNetwork, export_posterior
+from pyro_ext.nn.group_layers import (
+    GroupSparseConv1d,
+    GroupSparseConv2d,
+    GroupSparseConv3d,
+    GroupSparseLinear,
+    LayerMoments,
+    group_sparse,
+)
+from pyro_ext.nn.group_scales import GroupScale, Horseshoe, NormalJeffreys
 from pyro_ext.nn.layers import (
     BayesianLayer,
     SparseVariationalConv1d,
@@ -28,15 +38,27 @@ from pyro_ext.nn.layers import (
     log_uniform_prior,
 )
 from pyro_ext.nn.local import LocalNormal, convolution, linear, local_parameters
+from pyro_ext.nn.local_log_normal import LocalLogNormal
 
 __all__ = [
     "AutoAdditiveNormal",
+    "AutoGroupSparse",
     "AutoMultiplicativeNormal",
     "BayesianLayer",
     "CSRLinear",
     "GradualMagnitudePruning",
+    "GroupScale",
+    "GroupSparseConv1d",
+    "GroupSparseConv2d",
+    "GroupSparseConv3d",
+    "GroupSparseLinear",
+    "Horseshoe",
+    "LayerMoments",
     "LayerSparsity",
+    "LocalLogNormal",
     "LocalNormal",
+    "NormalJeffreys",
+    "PosteriorNetwork",
     "SelectInputs",
     "SparseVariationalConv1d",
     "SparseVariationalConv2d",
@@ -49,6 +71,8 @@ __all__ = [
     "compact",
     "convolution",
     "export_masked",
+    "export_posterior",
+    "group_sparse",
     "linear",
     "local_parameters",
     "log_uniform_prior",
