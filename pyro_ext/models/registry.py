@@ -48,6 +48,16 @@ MODELS: Mapping[str, ModelEntry] = MappingProxyType(
             data="digits",
             defaults=MappingProxyType({"trainer.max_epochs": 100}),
         ),
+        "compressed_lenet": ModelEntry(
+            module="pyro_ext.models.compressed_lenet",
+            summary="classifier of images whose units and kernels are removed, and whose weights are rounded, as far "
+            "as the posterior allows",
+            paper="Louizos et al. 2017, Bayesian compression for deep learning, arXiv 1705.08665",
+            data="digits",
+            defaults=MappingProxyType(
+                {"trainer.max_epochs": 300, "trainer.check_val_every_n_epoch": 50, "data.binarize": None}
+            ),
+        ),
         "disentangling": ModelEntry(
             module="pyro_ext.models.disentangling",
             summary="autoencoder whose code s holds the class of an image and whose code z holds the rest, by swapped "

@@ -37,6 +37,7 @@ class Small:
 
 SMALL = {
     "categorical_vae": Small({"num_latents": 2, "hidden": (8, 6), "evaluation_samples": 2}, {"num_train": 160}, 80),
+    "compressed_lenet": Small({"threshold_images": 20}, {"num_train": 160, "binarize": None}, 80),
     "disentangling": Small({"hidden": 8}, {"num_train": 160, "binarize": None}, 80),
     "drmm": Small({"num_labels": 20}, {"num_train": 80, "binarize": None}, 40),
     "geco_vae": Small({"num_latents": 2, "hidden": (6,)}, {"num_train": 160, "binarize": None}, 80),
@@ -65,7 +66,9 @@ def test_every_model_is_here():
 @pytest.mark.filterwarnings(
     "ignore:the latent code has collapsed", "ignore:images cost", "ignore:the constraint is still"
 )
-@pytest.mark.filterwarnings("ignore:only .* are classified correctly", "ignore:the digit is found")
+@pytest.mark.filterwarnings(
+    "ignore:only .* are classified correctly", "ignore:the digit is found", "ignore:hardly any group"
+)
 @pytest.mark.parametrize("name", SMALL)
 def test_check_model(name, tmp_path, monkeypatch, capsys):
     check_model(name, SMALL[name], tmp_path, monkeypatch)

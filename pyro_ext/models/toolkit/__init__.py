@@ -1,6 +1,7 @@
 """What several models share: the data plate, evaluation over a loader, image plots, annealing, networks."""
 
 from pyro_ext.models.toolkit.annealing import Relaxation, linear_ramp
+from pyro_ext.models.toolkit.classification import ImageClassifier, labelled_images
 from pyro_ext.models.toolkit.classifiers import (
     CLASSIFIERS,
     Classifier,
@@ -16,11 +17,13 @@ from pyro_ext.models.toolkit.networks import perceptron
 __all__ = [
     "CLASSIFIERS",
     "Classifier",
+    "ImageClassifier",
     "Relaxation",
     "check_binary_images",
     "classifier",
     "data_plate",
     "image_rows",
+    "labelled_images",
     "lenet_5",
     "lenet_300_100",
     "linear_ramp",
