@@ -95,7 +95,7 @@ class Compressor:
     @torch.no_grad()
     def compressed(self) -> Compressed:
         """Return what is left of the present posterior."""
-        exported = export_posterior(self.model.network, self.guide)
+        exported = export_posterior(self.model.net, self.guide)
         exported.network.eval()
         thresholds = self._thresholds(exported)
         masks = prune(exported.network, exported.scores, threshold=thresholds)

@@ -26,7 +26,7 @@ from pyro_ext.inference import (
 )
 from pyro_ext.models.sparse_lenet.evaluation import diagnose, evaluation, model_files, model_plots
 from pyro_ext.models.sparse_lenet.model import ImageClassifier, NoGuide
-from pyro_ext.models.toolkit.classifiers import Classifier
+from pyro_ext.models.toolkit import Classifier, labelled_images
 from pyro_ext.nn import AutoAdditiveNormal, AutoMultiplicativeNormal, GradualMagnitudePruning, log_uniform_prior
 from pyro_ext.ops.log_uniform import KL_FORMS, KLForm
 from pyro_ext.utils.checks import finite_number, nonnegative_number, one_of, positive_int, positive_number
@@ -84,7 +84,7 @@ def build(
     positive_number("lr", lr)
     finite_number("init_log_variance", init_log_variance)
     start, end = nonnegative_number("warm_up_start", warm_up_start), nonnegative_number("warm_up_end", warm_up_end)
-    shape, classes = _images(data)
+    shape, classes = labelled_images(data)
     steps = math.ceil(len(data.train) / positive_int("batch_size", batch_size))
     has_prior = estimator in ("sparse", "multiplicative")
     prior = partial(log_uniform_prior, kl=kl) if has_prior else None
@@ -129,24 +129,6 @@ def _pruning(model: ImageClassifier, sparsity: float, epochs: int, steps: int) -
     total = epochs * steps
     begin, end = total // 10, max(total // 10 + 1, 6 * total // 10)
     return GradualMagnitudePruning(model.net, sparsity, begin=begin, end=end, every=max(1, (end - begin) // 100))
-
-
-def _images(data: Splits) -> tuple[tuple[int, int, int], int]:
-    """Return channels, height and width, and the number of classes."""
-    if data.image_shape is None or data.train.x.dim() != 2:
-        raise ValueError(
-            f"data must be rows of pixels with an image_shape, got x of shape {tuple(data.train.x.shape)} and "
-            f"image_shape={data.image_shape}; give Splits the shape"
-        )
-    if data.train.y is None or data.train.y.is_floating_point():
-        raise ValueError("data must have classes as integers y, got none; load a data set with labels")
-    height, width = data.image_shape
-    channels, rest = divmod(data.train.x.shape[-1], height * width)
-    if rest or not channels:
-        raise ValueError(
-            f"rows of data.train.x must hold a multiple of {height} x {width} pixels, got {data.train.x.shape[-1]}"
-        )
-    return (channels, height, width), int(data.train.y.max()) + 1
 
 
 def _read(path: str) -> dict[str, Tensor] | None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import pyro
-import pyro.distributions as dist
 import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_ext.models.toolkit import data_plate
+from pyro_ext.models import toolkit
 from pyro_ext.models.toolkit.classifiers import Classifier, classifier
 from pyro_ext.nn import bayesianize, log_uniform_prior
 from pyro_ext.nn.layers import Prior
@@ -19,7 +17,7 @@ from pyro_ext.nn.layers import Prior
 __all__ = ["ImageClassifier", "NoGuide"]
 
 
-class ImageClassifier(PyroModule):
+class ImageClassifier(toolkit.ImageClassifier):
     r"""Classes of images by a network, with priors of its weights or without.
 
     .. math::  w \sim p(w), \qquad y_n \sim \mathrm{Categorical}(\mathrm{softmax}(f_w(x_n))).
@@ -53,31 +51,14 @@ class ImageClassifier(PyroModule):
         prior: Prior | None = log_uniform_prior,
         weights: Mapping[str, Tensor] | None = None,
     ) -> None:
-        super().__init__()
-        self.size, self.image_shape, self.classes, self.architecture = size, image_shape, classes, architecture
         network = classifier(architecture, image_shape, classes)
         if weights is not None:
             try:
                 network.load_state_dict(dict(weights))
             except RuntimeError as error:
                 raise ValueError(f"weights must be those of {architecture}: {error}") from error
-        self.net: nn.Module = network if prior is None else bayesianize(network, prior)
-
-    def forward(self, x: Tensor, y: Tensor | None = None, index: Tensor | None = None) -> Tensor:
-        """Draw classes of a batch, or score those given.
-
-        Args:
-            x: images ``(B, pixels)``.
-            y: classes ``(B,)``; drawn if None.
-            index: the places of the batch in the data set; the first ones if None.
-
-        Returns:
-            The log-odds of the classes, ``(B, classes)``.
-        """
-        logits: Tensor = self.net(x.reshape(-1, *self.image_shape))
-        with data_plate(self.size, x, index):
-            pyro.sample("y", dist.Categorical(logits=logits, validate_args=False), obs=y)
-        return logits
+        super().__init__(network if prior is None else bayesianize(network, prior), size, image_shape)
+        self.classes, self.architecture = classes, architecture
 
     def plain(self, weights: Mapping[str, Tensor]) -> nn.Sequential:
         """Return a plain network of the same architecture, whose parameters share no memory with this one's.

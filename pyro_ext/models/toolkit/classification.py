@@ -21,7 +21,7 @@ class ImageClassifier(PyroModule):
     Sites among the weights of the network lie outside of the plate of images.
 
     Args:
-        network: f, from images ``(..., B, channels, height, width)`` to logits ``(..., B, C)``.
+        net: f, from images ``(..., B, channels, height, width)`` to logits ``(..., B, C)``.
         size: the number N of images that the plate stands for; a batch of b is scaled by N / b.
         image_shape: channels, height and width.
 
@@ -35,9 +35,9 @@ class ImageClassifier(PyroModule):
         (15.0, torch.Size([5, 10]))
     """
 
-    def __init__(self, network: nn.Module, size: int, image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, net: nn.Module, size: int, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
-        self.network = network
+        self.net = net
         self.size = positive_int("size", size)
         self.image_shape = image_shape
 
@@ -49,9 +49,9 @@ class ImageClassifier(PyroModule):
             y: their classes.
             index: their places in the data set.
         """
-        logits = self.network(self.as_images(x))
+        logits: Tensor = self.net(self.as_images(x))
         with data_plate(self.size, x, index):
-            pyro.sample("y", dist.Categorical(logits=logits), obs=y)
+            pyro.sample("y", dist.Categorical(logits=logits, validate_args=False), obs=y)
         return logits
 
     def as_images(self, x: Tensor) -> Tensor:
@@ -76,13 +76,17 @@ def labelled_images(data: Splits) -> tuple[tuple[int, int, int], int]:
         ((1, 8, 8), 10)
     """
     if data.image_shape is None or data.train.x.dim() != 2:
-        raise ValueError(f"data must be images as rows of x with an image_shape, got {data.train}")
-    height, width = data.image_shape
-    channels, rest = divmod(data.train.x.shape[1], height * width)
-    if rest:
-        raise ValueError(f"data.train.x must have rows of {height} x {width} pixels, got {data.train.x.shape[1]}")
+        raise ValueError(
+            f"data must be rows of pixels with an image_shape, got x of shape {tuple(data.train.x.shape)} and "
+            f"image_shape={data.image_shape}; give Splits the shape"
+        )
     for name, part in (("train", data.train), ("valid", data.valid), ("test", data.test)):
-        if part is not None and part.y is None:
-            raise ValueError(f"data.{name} must have labels, got none")
-    assert data.train.y is not None
+        if part is not None and (part.y is None or part.y.is_floating_point()):
+            raise ValueError(f"data.{name} must have classes as integers y, got none; load a data set with labels")
+    height, width = data.image_shape
+    channels, rest = divmod(data.train.x.shape[-1], height * width)
+    if rest or not channels:
+        raise ValueError(
+            f"rows of data.train.x must hold a multiple of {height} x {width} pixels, got {data.train.x.shape[-1]}"
+        )
     return (channels, height, width), int(data.train.y.max()) + 1

@@ -99,12 +99,12 @@ def test_the_error_allowed_is_kept():
 
 def test_labelled_images():
     assert labelled_images(generated(5, 2)) == ((2, 5, 5), 3)
-    with pytest.raises(ValueError, match="data must be images as rows of x with an image_shape"):
-        labelled_images(Splits("x", *[IndexedDataset(torch.ones(3, 4), torch.zeros(3))] * 2))
-    with pytest.raises(ValueError, match=r"data\.train must have labels, got none"):
+    with pytest.raises(ValueError, match="data must be rows of pixels with an image_shape"):
+        labelled_images(Splits("x", *[IndexedDataset(torch.ones(3, 4), torch.zeros(3, dtype=torch.int64))] * 2))
+    with pytest.raises(ValueError, match=r"data\.train must have classes as integers y, got none"):
         labelled_images(Splits("x", *[IndexedDataset(torch.ones(3, 4))] * 2, image_shape=(2, 2)))
-    with pytest.raises(ValueError, match="must have rows of 3 x 3 pixels, got 4"):
-        labelled_images(Splits("x", *[IndexedDataset(torch.ones(3, 4))] * 2, image_shape=(3, 3)))
+    with pytest.raises(ValueError, match="must hold a multiple of 3 x 3 pixels, got 4"):
+        labelled_images(Splits("x", *[IndexedDataset(torch.ones(3, 4), torch.zeros(3).long())] * 2, image_shape=(3, 3)))
 
 
 def test_images_have_the_size_of_the_model():
