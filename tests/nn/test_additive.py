@@ -11,7 +11,7 @@ from torch import nn
 
 from pyro_ext.distributions import LogUniform
 from pyro_ext.inference import AnalyticKL, KLWarmUp
-from pyro_ext.nn import AutoAdditiveNormal, SparseVariationalLinear, bayesianize
+from pyro_ext.nn import AutoAdditiveNormal, AutoMultiplicativeNormal, SparseVariationalLinear, bayesianize
 
 
 def network(dtype=None):
@@ -171,3 +171,31 @@ def test_of_a_converted_network():
     x = torch.randn(5, 1, 4, 4, dtype=torch.float64)
     guide = AutoAdditiveNormal(bayesianize(net), init_log_variance=-80.0)
     torch.testing.assert_close(pyro.poutine.condition(bayesianize(net), guide.median())(x), net(x))
+
+
+def test_multiplicative_noise_is_the_same_posterior_with_another_gradient():
+    net = network(torch.float64)
+    guide, other = AutoAdditiveNormal(net), AutoMultiplicativeNormal(net, largest_log_alpha=float("inf"))
+    with torch.no_grad():
+        for name in guide.masks():
+            guide.log_sigma2.get_parameter(name).uniform_(-6, 2)
+            other.log_ratio.get_parameter(name).copy_(guide.log_alpha(name))
+    assert [*other.state_dict()] == ["theta.0.weight", "theta.2.weight", "log_ratio.0.weight", "log_ratio.2.weight"]
+    x = torch.ones(2, 4, dtype=torch.float64)
+    values = []
+    for each in (guide, other):
+        pyro.set_rng_seed(0)
+        each(x)
+        pyro.set_rng_seed(1)
+        values.append(each(x)["0.weight"].clone())
+        torch.testing.assert_close(each.log_alpha("0.weight"), guide.log_alpha("0.weight"))
+    torch.testing.assert_close(*values)
+    (gradient,) = torch.autograd.grad(values[1].sum(), other.theta.get_parameter("0.weight"))
+    loc = other.theta.get_parameter("0.weight")
+    torch.testing.assert_close(gradient, values[1] / loc, rtol=1e-6, atol=1e-6)
+
+
+def test_multiplicative_noise_is_bounded():
+    guide = AutoMultiplicativeNormal(network(), init_log_alpha=5.0)
+    assert guide.log_alpha("0.weight").max() < 1e-4
+    assert all(mask.all() for mask in guide.masks().values())
