@@ -31,7 +31,7 @@ Prior = Callable[[Tensor], Any]
 """From a tensor of the shape, type and device of a weight to its prior, all dims of which are event dims."""
 
 # plates whose elements are whole draws of all weights
-_PARTICLES = ("num_particles_vectorized", "_num_predictive_samples")
+_PARTICLES = ("num_particles_vectorized", "_num_predictive_samples", "_evidence_particles")
 
 
 def log_uniform_prior(weight: Tensor, kl: KLForm = "approx") -> Any:

@@ -103,16 +103,17 @@ def test_sites_and_shapes(name, dtype):
 @every
 @pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
 def test_one_step_of_each_elbo(name, elbo, dtype):
+    """All agree with the plain model under TraceMeanField_ELBO, draw by draw."""
     model, guide, batch = program(name, dtype)
-    pair = AnalyticKL(strict=True).pair(model, guide)
-    expected = None
-    for programs in (pair, (AnalyticKL(strict=True)(model), guide)):
+    guide(*batch)
+    pyro.set_rng_seed(3)
+    with local_params():
+        expected = LocalELBOModule(model, guide, TraceMeanField_ELBO())(*batch)
+    for programs in (AnalyticKL(strict=True).pair(model, guide), (AnalyticKL(strict=True)(model), guide)):
         module = LocalELBOModule(*programs, elbo())
-        module(*batch)
         pyro.set_rng_seed(3)
         loss = module(*batch)
         loss.backward()
-        expected = loss if expected is None else expected
         torch.testing.assert_close(loss, expected)
     for parameter in (*guide.parameters(), *model.parameters()):
         assert parameter.grad.isfinite().all()
@@ -254,17 +255,17 @@ def test_the_wrappers_of_elbos_keep_the_parameters(name, elbo):
     assert len(seen) == 1
 
 
-@every
+@pytest.mark.parametrize("name", ["SparseVariationalLinear", "SparseVariationalConv2d"])
 def test_compiled(name):
     model, guide, batch = program(name)
     guide(*batch)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         jit = JitTraceMeanField_ELBO(ignore_jit_warnings=True)
-        losses = torch.tensor([jit.loss_and_grads(model, guide, *batch) for _ in range(60)])
-    plain = torch.tensor([TraceMeanField_ELBO().loss(model, guide, *batch) for _ in range(60)])
+        losses = torch.tensor([jit.loss_and_grads(model, guide, *batch) for _ in range(20)])
+    plain = torch.tensor([TraceMeanField_ELBO().loss(model, guide, *batch) for _ in range(20)])
     assert losses.std() > 0
-    assert abs(losses.mean() - plain.mean()) < 5 * (losses.var() / 60 + plain.var() / 60).sqrt()
+    assert abs(losses.mean() - plain.mean()) < 5 * (losses.var() / 20 + plain.var() / 20).sqrt()
 
 
 @every
