@@ -122,7 +122,7 @@ def _clenshaw(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
 @functools.cache
 def _series(precise: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return Chebyshev coefficients, in ``_position``, of KL - log1p(2u) / 2 and of sqrt(u) D(sqrt(u))."""
-    degree = 40 if precise else 24
+    of_values, of_slopes = (40, 40) if precise else (16, 20)  # errors of 1e-11, and of 1e-6
 
     def u(x: Any) -> Any:
         return _MIDDLE * (1 + x) / (1 - x)
@@ -134,6 +134,6 @@ def _series(precise: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
     def slope(x: Any) -> Any:
         return np.sqrt(u(x)) * dawsn(np.sqrt(u(x)))
 
-    values = chebyshev.chebint(chebyshev.chebinterpolate(value_slope, degree), lbnd=-1)
-    slopes = chebyshev.chebinterpolate(slope, degree)
+    values = chebyshev.chebint(chebyshev.chebinterpolate(value_slope, of_values), lbnd=-1)
+    slopes = chebyshev.chebinterpolate(slope, of_slopes)
     return tuple(map(float, values)), tuple(map(float, slopes))
