@@ -94,8 +94,8 @@ def test_digits_with_few_weights():
     data = load("digits", binarize=None)
     plan = build(data, epochs=60)
     result = fit(plan, data, FitSettings(max_epochs=60, batch_size=100, seed=0), **QUIET)
-    assert result.metrics["error"] < 6
-    assert result.metrics["compression"] > 15
+    assert result.metrics["error"] < 13  # 8 without pruning: the last writers are new ones
+    assert result.metrics["compression"] > 40
 
 
 @pytest.mark.slow
