@@ -1,6 +1,7 @@
 """Distributions over discrete and structured values, used like Pyro's own."""
 
 from pyro_ext.distributions import constraints, transforms
+from pyro_ext.distributions.log_uniform import LogUniform
 from pyro_ext.distributions.permutations import (
     GumbelMatching,
     GumbelSinkhorn,
@@ -38,6 +39,7 @@ __all__ = [
     "GumbelMatching",
     "GumbelRaoOneHotCategorical",
     "GumbelSinkhorn",
+    "LogUniform",
     "LogitRelaxedBernoulli",
     "PermutationMatching",
     "PlackettLuce",

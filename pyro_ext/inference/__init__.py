@@ -4,6 +4,7 @@ Every ELBO here goes wherever Pyro's own go: into :class:`pyro.infer.SVI`, or ca
 PyTorch module. Lightning is imported only when the fit engine is asked for.
 """
 
+from pyro_ext.inference.analytic_kl import AnalyticKL, KLWarmUp
 from pyro_ext.inference.constraints import (
     ClassificationConstraint,
     Constraint,
@@ -47,6 +48,7 @@ from pyro_ext.inference.training import (
     Objective,
     OptimizerSettings,
     Player,
+    PruningObjective,
     SchedulerSettings,
     SumObjective,
     TrainingPlan,
@@ -59,6 +61,7 @@ from pyro_ext.inference.vimco import TraceVIMCO_ELBO
 
 __all__ = [
     "EVIDENCE_METHODS",
+    "AnalyticKL",
     "ClassificationConstraint",
     "Constraint",
     "DifferentiableELBO",
@@ -73,6 +76,7 @@ __all__ = [
     "FitSettings",
     "FitWarning",
     "GumbelSoftmaxReparam",
+    "KLWarmUp",
     "LikelihoodConstraint",
     "LoadedRun",
     "LocalELBOModule",
@@ -82,6 +86,7 @@ __all__ = [
     "OptimizerSettings",
     "PatchCorrelationConstraint",
     "Player",
+    "PruningObjective",
     "ReconstructionConstraint",
     "RelaxReparam",
     "SchedulerSettings",

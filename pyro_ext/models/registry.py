@@ -48,6 +48,16 @@ MODELS: Mapping[str, ModelEntry] = MappingProxyType(
             data="digits",
             defaults=MappingProxyType({"trainer.max_epochs": 100}),
         ),
+        "compressed_lenet": ModelEntry(
+            module="pyro_ext.models.compressed_lenet",
+            summary="classifier of images whose units and kernels are removed, and whose weights are rounded, as far "
+            "as the posterior allows",
+            paper="Louizos et al. 2017, Bayesian compression for deep learning, arXiv 1705.08665",
+            data="digits",
+            defaults=MappingProxyType(
+                {"trainer.max_epochs": 300, "trainer.check_val_every_n_epoch": 50, "data.binarize": None}
+            ),
+        ),
         "disentangling": ModelEntry(
             module="pyro_ext.models.disentangling",
             summary="autoencoder whose code s holds the class of an image and whose code z holds the rest, by swapped "
@@ -136,6 +146,17 @@ MODELS: Mapping[str, ModelEntry] = MappingProxyType(
             data="point_matching",
             defaults=MappingProxyType(
                 {"batch_size": 200, "trainer.max_epochs": 150, "trainer.check_val_every_n_epoch": 10}
+            ),
+        ),
+        "sparse_lenet": ModelEntry(
+            module="pyro_ext.models.sparse_lenet",
+            summary="classifiers of images most of whose weights become noise and are removed: sparse variational "
+            "dropout, beside dense networks, pruning by magnitude and multiplicative noise",
+            paper="Molchanov, Ashukha and Vetrov 2017, Variational dropout sparsifies deep neural networks, arXiv "
+            "1701.05369",
+            data="digits",
+            defaults=MappingProxyType(
+                {"trainer.max_epochs": 200, "trainer.check_val_every_n_epoch": 20, "data.binarize": None}
             ),
         ),
         "structured_output": ModelEntry(

@@ -15,6 +15,7 @@ from pyro_ext.distributions import (
     GumbelRaoOneHotCategorical,
     GumbelSinkhorn,
     LogitRelaxedBernoulli,
+    LogUniform,
     PermutationMatching,
     PlackettLuce,
     RelaxedBernoulli,
@@ -35,6 +36,9 @@ INF = math.inf
 MATRICES = (GumbelSinkhorn, RelaxedRoundingPermutation, RelaxedStickBreakingPermutation)
 NO_DENSITY = {"log_prob": "the distribution of relaxed values is intractable"}
 NO_PROBABILITIES = {"log_prob": "the distribution of a perturbed matching is intractable"}
+IMPROPER = dict.fromkeys(
+    ("gradients", "score", "goodness_of_fit"), "samples are of a proper distribution, whose bounds the density ignores"
+)
 NO_GRADIENT = dict.fromkeys(("gradients", "score"), "all probabilities are 1 / N!")
 DEPENDS_ON_K = {"infer_shapes": "the event shape is the value of k"}
 SQUARE = [[0.3, -1.0, 0.7], [0.0, 0.5, -0.2], [1.0, 0.1, 0.4]]
@@ -103,6 +107,7 @@ MEMBERS = {
     "GumbelRaoOneHotCategorical, an impossible category": Member(
         lambda logits: GumbelRaoOneHotCategorical(0.5, logits), [[0.3, -INF, 0.7, 0.0]]
     ),
+    "LogUniform": Member(LogUniform, [[0.1, 1e-3], [1.0]], IMPROPER),
     "RelaxedBernoulli": Member(
         lambda t, logits: RelaxedBernoulli(t, logits=logits), [[[0.5], [2.0]], [-1.0, 0.3, 2.0]]
     ),
@@ -197,7 +202,9 @@ def test_contract(name, dtype, device):
 
 
 def test_every_distribution_is_here():
-    packages = tuple(f"pyro_ext.distributions.{name}" for name in ("permutations", "plackett", "relaxed", "unordered"))
+    packages = tuple(
+        f"pyro_ext.distributions.{name}" for name in ("log", "permutations", "plackett", "relaxed", "unordered")
+    )
     modules = {name: getattr(value, "__module__", "") for name, value in vars(distributions).items()}
     expected = {name for name, module in modules.items() if module.startswith(packages)} - {"kl_divergence"}
     assert {name.partition(",")[0] for name in MEMBERS} == expected
@@ -207,7 +214,13 @@ def test_every_distribution_is_here():
 def test_supports_are_known_of_the_class(name):
     """As Pyro's own classes do, without an instance, where all instances agree."""
     family = getattr(distributions, name)
-    event_dim = 0 if "Bernoulli" in name else 2 if issubclass(family, (PermutationDistribution, *MATRICES)) else 1
+    event_dim = (
+        0
+        if "Bernoulli" in name or name == "LogUniform"
+        else 2
+        if issubclass(family, (PermutationDistribution, *MATRICES))
+        else 1
+    )
     assert family.support.event_dim == event_dim
     if family is not RelaxedTopK:  # whose samples are k-hot or not
         assert family.support.is_discrete == (

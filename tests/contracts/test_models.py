@@ -37,6 +37,7 @@ class Small:
 
 SMALL = {
     "categorical_vae": Small({"num_latents": 2, "hidden": (8, 6), "evaluation_samples": 2}, {"num_train": 160}, 80),
+    "compressed_lenet": Small({"threshold_images": 20}, {"num_train": 160, "binarize": None}, 80),
     "disentangling": Small({"hidden": 8}, {"num_train": 160, "binarize": None}, 80),
     "drmm": Small({"num_labels": 20}, {"num_train": 80, "binarize": None}, 40),
     "gcn": Small({"hidden": (4,), "evaluation_samples": 2}, {"steps_per_epoch": 2}),
@@ -54,6 +55,7 @@ SMALL = {
         files=True,
     ),
     "point_matching": Small({"evaluation_samples": 20}, {"num_problems": 4}, 2),
+    "sparse_lenet": Small({"epochs": 2}, {"num_train": 160, "binarize": None}, 80),
     "structured_output": Small({"units": 8, "samples": 1, "evaluation_samples": 4}, {"num_train": 160}, 80),
     "semi_supervised_vae": Small({"warm_start": 1, "hidden": (8,), "classifier_hidden": (8,)}, {"num_labels": 20}, 740),
 }
@@ -69,6 +71,7 @@ def test_every_model_is_here():
 @pytest.mark.filterwarnings(
     "ignore:only .* are classified correctly", "ignore:the digit is found", "ignore:predictions are right in"
 )
+@pytest.mark.filterwarnings("ignore:hardly any group")
 @pytest.mark.parametrize("name", SMALL)
 def test_check_model(name, tmp_path, monkeypatch, capsys):
     check_model(name, SMALL[name], tmp_path, monkeypatch)

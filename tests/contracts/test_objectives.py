@@ -10,8 +10,17 @@ from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 
 from pyro_ext.datasets import digits, few_labels, load
-from pyro_ext.inference import ELBOObjective, Losses, LossObjective, Objective, SumObjective, TraceLeaveOneOut_ELBO
+from pyro_ext.inference import (
+    ELBOObjective,
+    Losses,
+    LossObjective,
+    Objective,
+    PruningObjective,
+    SumObjective,
+    TraceLeaveOneOut_ELBO,
+)
 from pyro_ext.models import builder
+from pyro_ext.nn import GradualMagnitudePruning
 from tests.models.phylo.six_taxa import write_files
 
 ROWS = (torch.linspace(-1, 1, 24).reshape(12, 2), None, torch.arange(12))
@@ -69,6 +78,11 @@ def of_model(name, data, **options):
     return player.objective
 
 
+def pruned():
+    net = network()
+    return PruningObjective(LossObjective(squared, net=net), GradualMagnitudePruning(net, 0.5, end=1))
+
+
 def drmm():
     return of_model("drmm", load("digits", num_train=60, binarize=None), num_labels=20)
 
@@ -88,6 +102,7 @@ OBJECTIVES = {
     "elbo": (lambda _: bound(), lambda _: ROWS),
     "elbo of discrete sites": (lambda _: categories(), lambda _: ROWS),
     "sum": (lambda _: penalised_bound(), lambda _: ROWS),
+    "pruned": (lambda _: pruned(), lambda _: ROWS),
     "drmm": (lambda _: drmm(), lambda _: digits(binarize=None, num_train=60).train.__getitems__([*range(12)])),
     "few labels": (
         lambda _: of_model("semi_supervised_vae", few_labels(num_labels=20), hidden=(8,), classifier_hidden=(8,)),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pyro_ext.inference.training.local import LocalELBOModule, local_params
 from pyro_ext.inference.training.objectives import ELBOObjective, Losses, LossObjective, Objective, SumObjective
 from pyro_ext.inference.training.plan import Origin, Player, TrainingPlan
+from pyro_ext.inference.training.pruning import PruningObjective
 from pyro_ext.inference.training.results import FitResult, FitWarning
 from pyro_ext.inference.training.runs import LoadedRun, fit, load_run
 from pyro_ext.inference.training.settings import EarlyStopping, FitSettings, OptimizerSettings, SchedulerSettings
@@ -37,6 +38,7 @@ __all__ = [
     "OptimizerSettings",
     "Origin",
     "Player",
+    "PruningObjective",
     "Run",
     "SchedulerSettings",
     "SumObjective",
