@@ -40,7 +40,7 @@ from pyro_ext.nn.layers import (
     log_uniform_prior,
 )
 from pyro_ext.nn.local import LocalNormal, convolution, linear, local_parameters
-from pyro_ext.nn.local_log_normal import LocalLogNormal
+from pyro_ext.nn.local_log_normal import LocalLogNormal, drawn_per_row, log_parameters
 from pyro_ext.nn.looks_linear import CReLU, assert_looks_linear, looks_linear_
 from pyro_ext.ops.graphs import normalize_adjacency
 
@@ -80,6 +80,7 @@ __all__ = [
     "choose_threshold",
     "compact",
     "convolution",
+    "drawn_per_row",
     "export_masked",
     "export_posterior",
     "glorot_uniform",
@@ -89,6 +90,7 @@ __all__ = [
     "input_gradients",
     "linear",
     "local_parameters",
+    "log_parameters",
     "log_uniform_prior",
     "looks_linear_",
     "normalize_adjacency",
