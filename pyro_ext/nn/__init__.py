@@ -38,7 +38,7 @@ from pyro_ext.nn.layers import (
     log_uniform_prior,
 )
 from pyro_ext.nn.local import LocalNormal, convolution, linear, local_parameters
-from pyro_ext.nn.local_log_normal import LocalLogNormal
+from pyro_ext.nn.local_log_normal import LocalLogNormal, drawn_per_row, log_parameters
 
 __all__ = [
     "AutoAdditiveNormal",
@@ -70,11 +70,13 @@ __all__ = [
     "choose_threshold",
     "compact",
     "convolution",
+    "drawn_per_row",
     "export_masked",
     "export_posterior",
     "group_sparse",
     "linear",
     "local_parameters",
+    "log_parameters",
     "log_uniform_prior",
     "prunable",
     "prune",

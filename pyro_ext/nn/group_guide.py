@@ -95,6 +95,18 @@ class AutoGroupSparse(AutoAdditiveNormal):
         """
         return {layer: layer_moments(scale, self._posterior(names)) for layer, (scale, names) in self.groups.items()}
 
+    def masks(self, threshold: float | None = None) -> dict[str, Tensor]:
+        """Return which weights are kept, those of groups with scores below the threshold, by site.
+
+        Args:
+            threshold: of all layers; the ``thresholds`` of the guide if None.
+        """
+        kept = {}
+        for layer, moments in self.moments().items():
+            limit = self.thresholds.get(layer, math.inf) if threshold is None else threshold
+            kept[self.groups[layer][1]["weight"]] = (moments.score < limit).expand(moments.weight.shape)
+        return kept
+
     def _posterior(self, names: Mapping[str, str]) -> dict[str, LocalParameters]:
         return {own: LocalParameters(*self.parameters_of(name)) for own, name in names.items()}
 

@@ -259,6 +259,7 @@ def test_evaluation_is_the_exported_network(scale):
     thresholds = {name: score.median().item() for name, score in exported.scores.items()}
     guide.set_thresholds({name.removesuffix(".weight"): value for name, value in thresholds.items()})
     masks = prune(exported.network, exported.scores, threshold=thresholds)
+    assert all(torch.equal(mask, masks[name]) for name, mask in guide.masks().items())
     x = torch.randn(5, 1, 6, 6, dtype=torch.float64)
     masked = export_masked(exported.network, masks)(x)
     guide.eval()

@@ -15,7 +15,7 @@ from pyro_ext.datasets import Splits
 from pyro_ext.inference import AnalyticKL, KLWarmUp, OptimizerSettings, TrainingPlan
 from pyro_ext.models.compressed_lenet.compression import Compressor, Rule
 from pyro_ext.models.compressed_lenet.plots import compression_plots
-from pyro_ext.models.toolkit import Classifier, ImageClassifier, classifier, labelled_images
+from pyro_ext.models.toolkit import Classifier, ImageClassifier, classifier, labelled_images, read_weights
 from pyro_ext.nn import AutoGroupSparse, Horseshoe, NormalJeffreys, group_sparse
 from pyro_ext.utils.checks import one_of, positive_int, positive_number
 from pyro_ext.utils.files import replacing
@@ -45,6 +45,7 @@ def build(
     threshold: Rule = "error",
     tolerance: float = 0.2,
     threshold_images: int = 2000,
+    weights: str = "",
 ) -> TrainingPlan:
     """Build a network with groups of weights that can be removed.
 
@@ -65,9 +66,11 @@ def build(
             training images allows, ``gap`` cuts at the widest gap between scores, ``none`` removes none.
         tolerance: how far ``error`` may raise the error on training images, in per cent of them.
         threshold_images: the number of training images by which ``error`` chooses.
+        weights: a file to begin from, the ``weights.pt`` of a run of ``sparse_lenet`` or ``compressed_lenet`` with this
+            architecture; random values if empty.
 
     Raises:
-        ValueError: if an option is out of range, or the data have no labels or image shape.
+        ValueError: if an option is out of range, the data have no labels or image shape, or the file cannot be read.
     """
     one_of("prior", prior, _SCORES)
     positive_number("learning_rate", learning_rate)
@@ -76,7 +79,7 @@ def build(
     positive_int("threshold_images", threshold_images)
     image_shape, classes = labelled_images(data)
     scale = NormalJeffreys() if prior == "normal_jeffreys" else Horseshoe(global_scale)
-    network = group_sparse(classifier(architecture, image_shape, classes), scale)
+    network = group_sparse(classifier(architecture, image_shape, classes, read_weights(weights)), scale)
     model = ImageClassifier(network, len(data.train), image_shape)
     guide = AutoGroupSparse(model, init_log_variance)
     images, labels = data.train.x[:threshold_images], data.train.y
@@ -119,7 +122,7 @@ def _files(compressor: Compressor) -> dict[str, Callable[[Path], None]]:
         with replacing(path) as partial_file:
             Path(partial_file).write_bytes(buffer.getvalue())
 
-    return {"sparsity.md": report, "network.pt": network}
+    return {"sparsity.md": report, "weights.pt": network}
 
 
 def _diagnose(classes: int, metrics: Mapping[str, float]) -> list[str]:

@@ -134,7 +134,7 @@ class Compressor:
         """Return thresholds by the names of weights; a layer's is chosen with those before it pruned."""
         thresholds = dict.fromkeys(exported.scores, math.inf)
         if self.rule == "gap":
-            # two layers have to be told apart by more than one stray group each
+            # a single stray group is no cluster
             return {name: widest_gap(score, fewest=2) for name, score in exported.scores.items()}
         if self.rule == "error":
             allowed = self.error(exported.network) + self.tolerance

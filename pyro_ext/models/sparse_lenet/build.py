@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pyro.infer import Trace_ELBO
-from torch import Tensor
 
 from pyro_ext.datasets import Splits
 from pyro_ext.inference import (
@@ -26,7 +23,7 @@ from pyro_ext.inference import (
 )
 from pyro_ext.models.sparse_lenet.evaluation import diagnose, evaluation, model_files, model_plots
 from pyro_ext.models.sparse_lenet.model import ImageClassifier, NoGuide
-from pyro_ext.models.toolkit import Classifier, labelled_images
+from pyro_ext.models.toolkit import Classifier, labelled_images, read_weights
 from pyro_ext.nn import AutoAdditiveNormal, AutoMultiplicativeNormal, GradualMagnitudePruning, log_uniform_prior
 from pyro_ext.ops.log_uniform import KL_FORMS, KLForm
 from pyro_ext.utils.checks import finite_number, nonnegative_number, one_of, positive_int, positive_number
@@ -88,7 +85,7 @@ def build(
     steps = math.ceil(len(data.train) / positive_int("batch_size", batch_size))
     has_prior = estimator in ("sparse", "multiplicative")
     prior = partial(log_uniform_prior, kl=kl) if has_prior else None
-    model = ImageClassifier(len(data.train), shape, classes, architecture, prior, _read(weights))
+    model = ImageClassifier(len(data.train), shape, classes, architecture, prior, read_weights(weights))
     guide = _guide(estimator, model, init_log_variance, threshold)
     warm_up = KLWarmUp(min(start, end) * steps, end * steps, every=steps)
     programs = AnalyticKL(strict=True).pair(model, guide) if has_prior else (model, guide)
@@ -129,15 +126,3 @@ def _pruning(model: ImageClassifier, sparsity: float, epochs: int, steps: int) -
     total = epochs * steps
     begin, end = total // 10, max(total // 10 + 1, 6 * total // 10)
     return GradualMagnitudePruning(model.net, sparsity, begin=begin, end=end, every=max(1, (end - begin) // 100))
-
-
-def _read(path: str) -> dict[str, Tensor] | None:
-    if not path:
-        return None
-    if not Path(path).is_file():
-        raise ValueError(f"weights={path!r} is no file; give the weights.pt of a run with this architecture")
-    try:
-        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"weights={path!r} cannot be read: {error}") from error
-    return state

@@ -51,12 +51,7 @@ class ImageClassifier(toolkit.ImageClassifier):
         prior: Prior | None = log_uniform_prior,
         weights: Mapping[str, Tensor] | None = None,
     ) -> None:
-        network = classifier(architecture, image_shape, classes)
-        if weights is not None:
-            try:
-                network.load_state_dict(dict(weights))
-            except RuntimeError as error:
-                raise ValueError(f"weights must be those of {architecture}: {error}") from error
+        network = classifier(architecture, image_shape, classes, weights)
         super().__init__(network if prior is None else bayesianize(network, prior), size, image_shape)
         self.classes, self.architecture = classes, architecture
 

@@ -8,6 +8,7 @@ from pyro_ext.models.toolkit.classifiers import (
     classifier,
     lenet_5,
     lenet_300_100,
+    read_weights,
     vgg_like,
 )
 from pyro_ext.models.toolkit.data import check_binary_images, data_plate, mean_metrics
@@ -29,6 +30,7 @@ __all__ = [
     "linear_ramp",
     "mean_metrics",
     "perceptron",
+    "read_weights",
     "sample_images",
     "vgg_like",
 ]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from pyro_ext.models.toolkit.networks import perceptron
 from pyro_ext.utils.checks import one_of, positive_int, positive_number
 
-__all__ = ["CLASSIFIERS", "Classifier", "classifier", "lenet_5", "lenet_300_100", "vgg_like"]
+__all__ = ["CLASSIFIERS", "Classifier", "classifier", "lenet_5", "lenet_300_100", "read_weights", "vgg_like"]
 
 Classifier = Literal["lenet_300_100", "lenet_5", "vgg_like"]
 
@@ -106,23 +108,59 @@ CLASSIFIERS: Mapping[str, Callable[..., nn.Sequential]] = MappingProxyType(
 """Name -> function of the shape of an image and the number of classes."""
 
 
-def classifier(architecture: Classifier, image_shape: tuple[int, int, int], classes: int) -> nn.Sequential:
+def classifier(
+    architecture: Classifier,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    weights: Mapping[str, Tensor] | None = None,
+) -> nn.Sequential:
     """Return a network by name.
 
     Args:
         architecture: a name in :data:`CLASSIFIERS`.
         image_shape: channels, height and width.
         classes: the number of classes.
+        weights: a ``state_dict`` of this network to begin from; random values if None.
 
     Raises:
-        ValueError: if there is no such network, or the images are too small for it.
+        ValueError: if there is no such network, the images are too small for it, or ``weights`` do not fit.
 
     Example:
         >>> classifier("lenet_300_100", (1, 8, 8), 10)[1]
         Linear(in_features=64, out_features=300, bias=True)
     """
     make = CLASSIFIERS[one_of("architecture", architecture, CLASSIFIERS)]
-    return make(image_shape, classes)
+    network = make(image_shape, classes)
+    if weights is not None:
+        try:
+            network.load_state_dict(dict(weights))
+        except RuntimeError as error:
+            raise ValueError(f"weights must be those of {architecture}: {error}") from error
+    return network
+
+
+def read_weights(path: str) -> dict[str, Tensor] | None:
+    """Return the ``state_dict`` of a network to begin from, or None if there is no path.
+
+    Args:
+        path: a file such as a run of a model of these networks writes; empty for none.
+
+    Raises:
+        ValueError: if there is no such file, or it cannot be read.
+
+    Example:
+        >>> read_weights("") is None
+        True
+    """
+    if not path:
+        return None
+    if not Path(path).is_file():
+        raise ValueError(f"weights={path!r} is no file; give the weights of a run with this architecture")
+    try:
+        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"weights={path!r} cannot be read: {error}") from error
+    return state
 
 
 def _checked(image_shape: tuple[int, int, int], classes: int) -> tuple[int, int, int]:

@@ -16,9 +16,9 @@ __all__ = ["CSRLinear", "to_csr"]
 class CSRLinear(nn.Module):
     """A linear layer with its weight in compressed sparse rows, for inference.
 
-    It pays where few weights are left: on one CPU thread a 300 x 784 layer with 1 % of its weights takes about half the
-    time of a dense one, with 10 % about the same. The three arrays are buffers, so that ``state_dict`` holds ordinary
-    tensors. Gradients reach the input, not the weights.
+    It pays for batches where few weights are left: on one CPU thread a batch of 100 takes .4 of the time of a dense
+    300 x 784 layer with 1 % of the weights, and about as long with 10 %; a single row takes twice as long. The three
+    arrays are buffers, so that ``state_dict`` holds ordinary tensors. Gradients reach the input, not the weights.
 
     Args:
         layer: the linear layer, whose zeros are left out.

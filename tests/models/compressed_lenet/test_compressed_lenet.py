@@ -45,9 +45,9 @@ def test_vgg_like_network_on_generated_images(tmp_path):
     data = generated()
     plan, result = trained(data, architecture="vgg_like", prior="horseshoe", threshold="gap")
     assert "bits_15" in result.metrics
-    plan.files["network.pt"](tmp_path / "network.pt")
+    plan.files["weights.pt"](tmp_path / "weights.pt")
     network = classifier("vgg_like", (3, 32, 32), 3).eval()
-    network.load_state_dict(torch.load(tmp_path / "network.pt", weights_only=True))
+    network.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
     images = data.valid.x.reshape(-1, 3, 32, 32)
     small = compact(network)
     with torch.no_grad():
@@ -129,6 +129,19 @@ def test_images_have_the_size_of_the_model():
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         build(generated(5, 1), **options)
+
+
+def test_weights_are_a_start(tmp_path):
+    data = generated(5, 1)
+    build(data).files["weights.pt"](tmp_path / "weights.pt")
+    expected = torch.load(tmp_path / "weights.pt", weights_only=True)
+    build(data, weights=str(tmp_path / "weights.pt"), threshold="none").files["weights.pt"](tmp_path / "again.pt")
+    for name, value in torch.load(tmp_path / "again.pt", weights_only=True).items():
+        torch.testing.assert_close(value, expected[name])
+    with pytest.raises(ValueError, match=r"weights='nothing\.pt' is no file"):
+        build(data, weights="nothing.pt")
+    with pytest.raises(ValueError, match="weights must be those of lenet_300_100"):
+        build(generated(6, 1), weights=str(tmp_path / "weights.pt"))
 
 
 def test_what_is_wrong_is_said():
