@@ -5,9 +5,10 @@ import math
 import pyro
 import pytest
 import torch
+from pyro.infer import TraceMeanField_ELBO
 
 from pyro_ext.datasets import IndexedDataset, Splits, load
-from pyro_ext.inference import FitSettings, fit
+from pyro_ext.inference import FitSettings, TraceVIMCO_ELBO, fit
 from pyro_ext.models.compressed_lenet import Compressor, build
 from pyro_ext.models.toolkit import ImageClassifier, classifier, labelled_images
 from pyro_ext.nn import AutoGroupSparse, compact, group_sparse, prunable
@@ -57,6 +58,22 @@ def test_vgg_like_network_on_generated_images(tmp_path):
     size = sum(weight.numel() for weight in prunable(network).values())
     shrunken = sum(weight.numel() for weight in prunable(small).values())
     assert size / shrunken == pytest.approx(result.metrics["pruning_compression"], rel=0.01)
+
+
+@pytest.mark.parametrize("prior", ["normal_jeffreys", "horseshoe"])
+def test_other_elbos_give_the_same_loss(prior):
+    data = generated(5, 1)
+    batch = (data.train.x, data.train.y, torch.arange(len(data.train)))
+    losses = []
+    for elbo in (None, TraceMeanField_ELBO(), TraceVIMCO_ELBO(1)):
+        pyro.set_rng_seed(0)
+        plan = build(data, prior=prior, kl_warm_up=0)
+        plan = plan if elbo is None else plan.with_elbo(elbo)
+        plan.players[0].objective(*batch)  # looks at the model
+        pyro.set_rng_seed(1)
+        losses.append(plan.players[0].objective(*batch).total)
+    torch.testing.assert_close(losses[0], losses[1])
+    torch.testing.assert_close(losses[0], losses[2])
 
 
 def compressor(rule="error", **options):
@@ -155,8 +172,7 @@ def test_what_is_wrong_is_said():
 @pytest.mark.parametrize("prior", ["normal_jeffreys", "horseshoe"])
 def test_digits_are_classified_by_a_fraction_of_the_network(prior):
     data = load("digits", binarize=None)
-    _, result = trained(data, 150, 100, prior=prior)
-    assert result.metrics["error"] < 8
-    assert result.metrics["pruning_compression"] > 3
-    assert result.metrics["fast_compression"] > 8
-    assert abs(result.metrics["error_rounded"] - result.metrics["error"]) < 1.5
+    _, result = trained(data, 80, 100, prior=prior)
+    assert result.metrics["error"] < 20
+    assert result.metrics["pruning_compression"] > 8
+    assert result.metrics["fast_compression"] > 40
