@@ -17,7 +17,7 @@ import logging
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -49,7 +49,6 @@ class Part:
     networks: tuple[str, ...]
     epochs: int
     seeds: int
-    init_log_variance: float = -9.0
 
 
 PARTS = {
@@ -67,7 +66,7 @@ def main() -> None:
     pyro.enable_validation(False)
     report = Report("compression", "Bayesian compression: error, learned sizes, bits and rates")
     for name in options.parts:
-        part = PARTS[name]
+        part = PARTS[name] if options.epochs is None else replace(PARTS[name], epochs=options.epochs)
         data = load("digits", binarize=None) if name == "digits" else load("mnist", protocol=name, binarize=None)
         for network in [each for each in part.networks if each in options.networks]:
             table(report, data, name, network, part, options)
@@ -109,7 +108,7 @@ def _joined(run: Mapping[str, float], what: str) -> str:
 def train(data: Splits, network: str, prior: str, part: Part, seed: int) -> Mapping[str, float]:
     """Train once; return the metrics of held-out images, and CPU minutes."""
     pyro.set_rng_seed(seed)
-    plan = build(data, architecture=network, prior=prior, init_log_variance=part.init_log_variance)  # type: ignore[arg-type]
+    plan = build(data, architecture=network, prior=prior)  # type: ignore[arg-type]
     evaluate, plan.evaluate = plan.evaluate, None
     assert evaluate is not None
     start = time.process_time()
@@ -128,6 +127,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--priors", nargs="+", choices=PRIORS, default=[*PRIORS])
     parser.add_argument("--seeds", type=int, default=3, help="at most so many seeds of each run")
+    parser.add_argument("--epochs", type=int, help="instead of those of each part; use a work folder of its own")
     parser.add_argument("--work", type=Path, default=WORK, help="where finished runs are kept")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--save", action="store_true", help="write the tables into benchmarks/results")
