@@ -128,7 +128,8 @@ class GroupSparseLayer(BayesianLayer):
         return {names[name] for name in self.group_sites if self.scale.is_positive}
 
     def _scales(self, rows: int | None) -> Tensor:
-        return self.scale.combine({name: self._per_row(name, rows) for name in self.group_sites})
+        values = {name: self.drawn(name) for name in self.group_sites}
+        return self.scale.drawn(values, rows if self.local else None)
 
     def _per_row(self, name: str, rows: int | None) -> Tensor:
         value = self.drawn(name)

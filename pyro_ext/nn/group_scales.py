@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyro_ext.distributions import LogUniform
 from pyro_ext.nn.local import LocalParameters
+from pyro_ext.nn.local_log_normal import drawn_per_row, log_parameters
 from pyro_ext.ops.log_uniform import KL_FORMS, KLForm, log_alpha
 from pyro_ext.utils.checks import one_of, positive_number
 
@@ -67,6 +68,18 @@ class GroupScale(ABC):
         Args:
             values: those of all sites, by name.
         """
+
+    def drawn(self, values: Mapping[str, Tensor], rows: int | None) -> Tensor:
+        """Return scales that are drawn anew for each row of a batch, where values are samples of local distributions.
+
+        Args:
+            values: those of all sites, by name.
+            rows: the number B of rows; the same scales for all if None.
+
+        Returns:
+            ``(..., B, groups)``, or ``(..., groups)`` where nothing is drawn anew.
+        """
+        return self.combine({name: drawn_per_row(value, rows) for name, value in values.items()})
 
     @abstractmethod
     def value(self, name: str, posterior: Mapping[str, LocalParameters], threshold: float) -> Tensor:
@@ -208,6 +221,21 @@ class Horseshoe(GroupScale):
         """Return the root of the product."""
         # by logarithms: factors of 1e-10 and 1e10 leave little of single precision
         return (0.5 * sum((values[name].log() for name in self.SITES[1:]), values[self.SITES[0]].log())).exp()
+
+    def drawn(self, values: Mapping[str, Tensor], rows: int | None) -> Tensor:
+        """Return scales drawn for each row: the logarithm of a product of log-normal variables is one normal draw."""
+        noises = [log_parameters(values[name]) for name in self.SITES]
+        known = [noise for noise in noises if noise is not None]
+        if rows is None or len(known) < len(noises):
+            return super().drawn(values, rows)
+        batch = torch.broadcast_shapes(values["gamma"].shape[:-1], (rows,))
+        log_scale: Any = 0.0
+        for first, second in (known[:2], known[2:]):  # the shared factor, and those of the groups
+            loc = 0.5 * (first.loc + second.loc)
+            deviation = 0.5 * (first.log_variance.exp() + second.log_variance.exp()).sqrt()
+            noise = torch.randn(batch + loc.shape, dtype=loc.dtype, device=loc.device)
+            log_scale = log_scale + torch.addcmul(loc, deviation, noise)
+        return log_scale.exp()
 
     def value(self, name: str, posterior: Mapping[str, LocalParameters], threshold: float) -> Tensor:
         """Return the median, for ``gamma`` such that the root of the product is the mean of the scale, or 0."""

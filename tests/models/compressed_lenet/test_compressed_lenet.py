@@ -173,6 +173,6 @@ def test_what_is_wrong_is_said():
 def test_digits_are_classified_by_a_fraction_of_the_network(prior):
     data = load("digits", binarize=None)
     _, result = trained(data, 80, 100, prior=prior)
-    assert result.metrics["error"] < 20
-    assert result.metrics["pruning_compression"] > 8
-    assert result.metrics["fast_compression"] > 40
+    assert result.metrics["error"] < 22
+    assert result.metrics["pruning_compression"] > 5
+    assert result.metrics["fast_compression"] > 25
