@@ -36,7 +36,7 @@ class AutoGroupSparse(AutoAdditiveNormal):
         model: a module with layers of this package.
         init_log_variance: the value at which ``log_sigma2`` begins; or such values by site, others beginning at -9.
             For small data sets values from -6 to -4 spare many steps.
-        init_loc: values at which ``theta`` begins, by site; of logarithms for positive ones.
+        init_loc: values at which sites begin, by name; ``theta`` of positive ones is the logarithm.
         thresholds: scores from which on groups are removed in evaluation mode, by the name of the layer; none are
             removed in other layers.
         init_loc_fn: where sites of no layer begin, as for Pyro's own automatic guides.
@@ -123,7 +123,7 @@ class AutoGroupSparse(AutoAdditiveNormal):
     def _value(self, name: str) -> Tensor:
         """Return what a site is in evaluation mode."""
         loc, log_variance = self.parameters_of(name)
-        for layer, (scale, names) in self.groups.items() if hasattr(self, "groups") else ():
+        for layer, (scale, names) in self.groups.items():
             for own, full in names.items():
                 if full == name and own not in ("weight", "bias"):
                     return scale.value(own, self._posterior(names), self.thresholds.get(layer, math.inf))
