@@ -27,7 +27,6 @@ import torch
 from matplotlib.figure import Figure
 from support.report import Report
 from support.rows import FinishedRuns
-from support.saved import SavedResults
 from torch import Tensor
 
 from pyro_ext.datasets import load
@@ -58,7 +57,7 @@ def main() -> None:
     report = Report("looks_linear", "Looks-linear networks")
     figure = Figure(figsize=(15, 4), layout="constrained")
     axes = figure.subplots(1, 3)
-    saved = SavedResults(options.work / "gradients.jsonl")
+    saved = FinishedRuns(options.work / "gradients.csv")
     gradients(report, saved, axes, options.draws)
     correlations(report, saved, axes[2])
     classifiers(report, FinishedRuns(options.work / "runs.csv", ("network", "depth", "seed")), options)
@@ -71,16 +70,16 @@ def main() -> None:
         print(f"written to {path}")
 
 
-def gradients(report: Report, saved: SavedResults, axes: Any, draws: int) -> None:
+def gradients(report: Report, saved: FinishedRuns, axes: Any, draws: int) -> None:
     """Tabulate and draw autocorrelations of gradients of networks of one variable."""
 
     def mean_autocorrelation(kind: Kind, depth: int, scale: float | None = None) -> Tensor:
-        def drawn() -> list[float]:
+        def drawn() -> dict[str, list[float]]:
             pyro.set_rng_seed(0)
             nets = (scalar_network(kind, depth, residual_scale=scale) for _ in range(draws))
-            return torch.stack([gradient_autocorrelation(net) for net in nets]).mean(0).tolist()
+            return {"value": torch.stack([gradient_autocorrelation(net) for net in nets]).mean(0).tolist()}
 
-        return torch.tensor(saved.get(f"{kind}, {depth} layers, scale {scale}, {draws} draws", drawn))
+        return torch.tensor(saved.get(f"{kind}, {depth} layers, scale {scale}, {draws} draws", drawn)["value"])
 
     shattering = {f"{depth} layers": mean_autocorrelation("relu_batch_norm", depth) for depth in (2, 4, 10, 24, 50)}
     autocorrelation_curve(shattering, axes[0]).set_title("rectifiers with batch norm", fontsize=9)
@@ -108,7 +107,7 @@ def gradients(report: Report, saved: SavedResults, axes: Any, draws: int) -> Non
 
 
 def correlations(
-    report: Report, saved: SavedResults, ax: Any, width: int = 400, inputs: int = 128, draws: int = 5
+    report: Report, saved: FinishedRuns, ax: Any, width: int = 400, inputs: int = 128, draws: int = 5
 ) -> None:
     """Tabulate and draw correlations of gradients at unrelated inputs beside the theory."""
     measured: dict[str, list[float]] = {}
@@ -119,14 +118,15 @@ def correlations(
     }
     for label, (kind, scale) in networks.items():
         each = partial(_correlations, kind, scale, width, inputs, draws)
-        measured[label] = saved.get(f"correlations, {kind}, width {width}, {inputs} inputs, {draws} draws", each)
+        key = f"correlations, {kind}, width {width}, {inputs} inputs, {draws} draws"
+        measured[label] = saved.get(key, each)["value"]
     correlation_by_depth(measured, LAYERS, THEORY, ax).set_title("unrelated inputs", fontsize=9)
     theory = {"theory, 2^-L": [0.5**n for n in LAYERS], "theory, (3/4)^L": [0.75**n for n in LAYERS]}
     rows = [[label, *(f"{value:.3f}" for value in values)] for label, values in (measured | theory).items()]
     report.table("Correlation of gradients at unrelated inputs", ["network", *(f"{n} layers" for n in LAYERS)], rows)
 
 
-def _correlations(kind: Kind, scale: float | None, width: int, inputs: int, draws: int) -> list[float]:
+def _correlations(kind: Kind, scale: float | None, width: int, inputs: int, draws: int) -> dict[str, list[float]]:
     pyro.set_rng_seed(0)
     means = []
     for depth in LAYERS:
@@ -138,7 +138,7 @@ def _correlations(kind: Kind, scale: float | None, width: int, inputs: int, draw
                 del net[-2]  # the rectifier behind the last skip connection, which the theory does not have
             drawn.append(float(gradient_correlation(freeze_batch_norm(net, x), x)))
         means.append(mean(drawn))
-    return means
+    return {"value": means}
 
 
 def classifiers(report: Report, finished: FinishedRuns, options: argparse.Namespace) -> None:

@@ -118,20 +118,23 @@ def test_runs_with_other_columns_share_a_file(tmp_path):
     assert (tmp_path / "runs.csv").read_text().splitlines()[0] == "run,errors,note,missing,error,value"
 
 
-@pytest.mark.parametrize("name", ["structured_output", "semi_supervised", "hard_attention"])
-def test_saved_rows_can_be_read(name):
+@pytest.mark.parametrize(
+    ("pattern", "key"),
+    [
+        ("structured_output-*.csv", ("data", "net", "method", "m", "seed")),
+        ("semi_supervised-*.csv", ("protocol", "estimator", "seed")),
+        ("hard_attention-*[!s].csv", ("data", "seconds", "estimator", "seed")),
+        ("hard_attention-*-networks.csv", ("data", "network", "estimator", "seed")),
+    ],
+)
+def test_saved_rows_can_be_read(pattern, key):
     rows = importlib.import_module("support.rows")
-    keys = {
-        "structured_output": importlib.import_module("support.structured_runs").KEY,
-        "semi_supervised": ("protocol", "estimator", "seed"),
-        "hard_attention": ("data", "seconds", "estimator", "seed"),
-    }
-    paths = sorted((BENCHMARKS / "results").glob(f"{name}-*.csv"))
+    paths = sorted((BENCHMARKS / "results").glob(pattern))
     assert paths
     for path in paths:
-        finished = rows.FinishedRuns(path, keys[name])
+        finished = rows.FinishedRuns(path, key)
         assert len(finished.rows) == len(path.read_text().splitlines()) - 1 > 0
-        results = [finished.find(key) for key in finished.rows]
+        results = [finished.find(words) for words in finished.rows]
         assert all(isinstance(value, float) for row in results for column, value in row.items() if column != "curve")
 
 

@@ -57,6 +57,20 @@ class BayesianLayer(PyroModule):
     Args:
         local: whether pre-activations are drawn instead of weights, where the guide lets them be; see
             :func:`~pyro_ext.nn.local.linear`.
+
+    Example:
+        >>> class Scale(BayesianLayer):
+        ...     def __init__(self, size):
+        ...         super().__init__()
+        ...         self.scale = PyroSample(log_uniform_prior(torch.ones(size)))
+        ...
+        ...     def starts(self):
+        ...         yield "scale", torch.ones(3)
+        ...
+        ...     def forward(self, x):
+        ...         return x * self.drawn("scale")
+        >>> Scale(3)(torch.ones(2, 3)).shape
+        torch.Size([2, 3])
     """
 
     def __init__(self, local: bool = True) -> None:

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.polynomial import chebyshev
-from scipy.special import dawsn
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -123,6 +122,7 @@ def _clenshaw(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
 def _series(precise: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return Chebyshev coefficients, in ``_position``, of KL - log1p(2u) / 2 and of sqrt(u) D(sqrt(u))."""
     of_values, of_slopes = (40, 40) if precise else (16, 20)  # errors of 1e-11, and of 1e-6
+    from scipy.special import dawsn  # adds a filter of warnings when it is imported
 
     def u(x: Any) -> Any:
         return _MIDDLE * (1 + x) / (1 - x)

@@ -71,7 +71,11 @@ class ImageClassifier(toolkit.ImageClassifier):
 
 
 class NoGuide(PyroModule):
-    """The guide of a model without latent sites."""
+    """The guide of a model without latent sites.
+
+    Example:
+        >>> NoGuide()(torch.zeros(5, 64))
+    """
 
     def forward(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing."""
