@@ -63,14 +63,18 @@ def flattened(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Mod
     if not isinstance(module, nn.Sequential):
         yield prefix, module
         return
-    for name, child in module.named_children():
+    for name, child in module._modules.items():  # named_children() leaves out what was there before
+        assert child is not None
         yield from flattened(child, f"{prefix}.{name}" if prefix else name)
 
 
 def is_chain(module: nn.Module) -> bool:
-    """Return whether :func:`analyse` can follow the units through a network."""
-    members = [member for _, member in flattened(module)]
-    return any(isinstance(member, _WEIGHTED) for member in members) and not any(map(_refusal, members))
+    """Return whether :func:`analyse` can follow the units through a network, no layer of which stands in two places."""
+    try:
+        _, layers = _layers(module)
+    except ValueError:
+        return False
+    return len({id(one.layer) for one in layers}) == len(layers)
 
 
 @torch.no_grad()
@@ -124,6 +128,8 @@ def _refusal(module: nn.Module) -> str | None:
     if isinstance(module, (*_WEIGHTED, *_NORMS)):
         if getattr(module, "groups", 1) != 1:
             return "has groups of channels"
+        if isinstance(module, _NORMS) and (module.running_mean is None or module.running_var is None):
+            return "has no running moments (track_running_stats=False)"
         return None
     if isinstance(module, nn.Flatten):
         return None if (module.start_dim, module.end_dim) == (1, -1) else "flattens other dims than all but the first"
@@ -152,12 +158,29 @@ def _layers(module: nn.Module) -> tuple[list[nn.Module], list[ChainLayer]]:
     if not layers:
         raise ValueError("module must hold at least one linear or convolutional layer, got none")
     for one, other in itertools.pairwise(layers):
-        if len(other.inputs) % len(one.outputs):
-            raise ValueError(
-                f"layer {other.name} takes {len(other.inputs)} inputs, no multiple of the {len(one.outputs)} outputs "
-                f"of {one.name} before it"
-            )
+        _check_neighbours(one, other)
     return before, layers
+
+
+def _check_neighbours(one: ChainLayer, other: ChainLayer) -> None:
+    """Raise a ValueError unless the inputs of a layer are the outputs of the one before, or their features in order."""
+    given, taken = len(one.outputs), len(other.inputs)
+    from_linear, to_linear = (isinstance(layer.layer, nn.Linear) for layer in (one, other))
+    flat = any(isinstance(module, nn.Flatten) for module in one.followers)
+    if to_linear and not from_linear:
+        if not flat:
+            raise ValueError(
+                f"layer {other.name} is linear and follows the convolution {one.name} without a Flatten, so that it "
+                "acts on positions instead of channels; use export_masked() for such a network"
+            )
+        fits = taken % given == 0
+    else:
+        fits = from_linear == to_linear and taken == given
+    if not fits:
+        raise ValueError(
+            f"layer {other.name} takes {taken} inputs, which do not stand for the {given} outputs of {one.name}; "
+            "use export_masked() for such a network"
+        )
 
 
 def _at_inputs(constant: Tensor, layer: ChainLayer) -> Tensor:
@@ -205,9 +228,10 @@ def _changes_constants(pool: nn.Module) -> bool:
 
 def _normalised(norm: Norm, constant: Tensor) -> Tensor:
     """Return batch norm of constants, with its running moments; a channel that it scales by 0 is constant, too."""
-    if norm.running_mean is None or norm.running_var is None:
-        raise ValueError("batch norm must have running moments to be compacted, got track_running_stats=False")
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     scale = (norm.running_var.double() + norm.eps).rsqrt()
+    constant = constant.repeat_interleave(norm.num_features // len(constant))  # of a channel that was flattened
     if norm.weight is None:
         return (constant - norm.running_mean) * scale
     weight, bias = norm.weight.detach().double(), norm.bias.detach().double()

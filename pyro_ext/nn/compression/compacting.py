@@ -120,6 +120,7 @@ def _follower(module: nn.Module, outputs: Tensor) -> nn.Module:
     """Return a copy of what follows a layer, for the outputs that are left."""
     new = copy.deepcopy(module)
     if isinstance(new, Norm):
+        outputs = outputs.repeat_interleave(new.num_features // len(outputs))
         new.num_features = int(outputs.sum())
         for name in ("weight", "bias"):
             if getattr(new, name) is not None:

@@ -50,12 +50,22 @@ def signals():
     )
 
 
+def shared():
+    """One activation in two places, and a norm of flattened channels."""
+    relu = nn.ReLU()
+    return nn.Sequential(
+        *(nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4), relu, nn.Flatten(), nn.BatchNorm1d(24)),
+        *(nn.Linear(24, 6), relu, nn.Linear(6, 5), relu, nn.Linear(5, 3)),
+    )
+
+
 def volumes():
     return nn.Sequential(nn.Conv3d(2, 4, 2), nn.Hardsigmoid(), nn.MaxPool3d(2), nn.Flatten(), nn.Linear(4, 3))
 
 
 NETWORKS = {
     "perceptron": (perceptron, (12,)),
+    "shared": (shared, (2, 8)),
     "lenet": (lenet, (2, 14, 14)),
     "vgg": (vgg, (2, 9, 9)),
     "vgg, reflected": (lambda: vgg("reflect"), (2, 9, 9)),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_ext.nn import SelectInputs, compact, export_masked, prunable
+from pyro_ext.nn import SelectInputs, compact, export_masked, prunable, prune, sparsity_report
 from tests.nn.compression.networks import NETWORKS, made, perceptron, random_masks
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -98,6 +98,15 @@ def test_dropout_is_left_out_and_the_network_is_not_touched():
     assert not {p.data_ptr() for p in small.parameters()} & {p.data_ptr() for p in network.parameters()}
 
 
+def test_a_layer_in_two_places():
+    layer = nn.Linear(5, 5)
+    network = nn.Sequential(layer, nn.Tanh(), layer, nn.Linear(5, 2))
+    masks = prune(network, sparsity=0.7)
+    x = torch.randn(9, 5)
+    torch.testing.assert_close(compact(network, masks)(x), export_masked(network, masks)(x))
+    assert sparsity_report(network).pruning_compression == 1  # the layer counts once
+
+
 class Residual(nn.Module):
     def forward(self, x):
         return x
@@ -108,10 +117,22 @@ REFUSALS = {
     "groups": (nn.Sequential(nn.Conv2d(4, 4, 3, groups=2)), "0 is Conv2d, which has groups of channels"),
     "dims": (nn.Sequential(nn.Flatten(0), nn.Linear(2, 2)), "0 is Flatten, which flattens other dims"),
     "nothing": (nn.Sequential(nn.ReLU()), "must hold at least one linear or convolutional layer, got none"),
-    "widths": (nn.Sequential(nn.Linear(2, 3), nn.Linear(4, 1)), "layer 1 takes 4 inputs, no multiple of the 3"),
+    "widths": (nn.Sequential(nn.Linear(2, 3), nn.Linear(4, 1)), "layer 1 takes 4 inputs, which do not stand for the 3"),
+    "positions": (
+        nn.Sequential(nn.Conv1d(4, 8, 3), nn.Linear(16, 5)),
+        "layer 1 is linear and follows the convolution 0",
+    ),
+    "rows": (
+        nn.Sequential(nn.Linear(4, 3), nn.Flatten(), nn.Linear(6, 2)),
+        "layer 2 takes 6 inputs, which do not stand for the 3",
+    ),
+    "channels": (
+        nn.Sequential(nn.Linear(4, 3), nn.Conv1d(3, 2, 1)),
+        "layer 1 takes 3 inputs, which do not stand for the 3",
+    ),
     "moments": (
         nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3, track_running_stats=False), nn.Linear(3, 1)),
-        "batch norm must have running moments",
+        "1 is BatchNorm1d, which has no running moments",
     ),
 }
 
