@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from pyro.nn import PyroModule, PyroSample
+from pyro.poutine.condition_messenger import ConditionMessenger
+from pyro.poutine.do_messenger import DoMessenger
 from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor, nn
@@ -32,6 +34,7 @@ Prior = Callable[[Tensor], Any]
 
 # plates whose elements are whole draws of all weights
 _PARTICLES = ("num_particles_vectorized", "_num_predictive_samples", "_evidence_particles")
+_GIVERS = (ConditionMessenger, DoMessenger)
 
 
 def log_uniform_prior(weight: Tensor, kl: KLForm = "approx") -> Any:
@@ -100,6 +103,8 @@ class BayesianLayer(PyroModule):
         if context.active and context.get(f"{key}:drawn") is None:
             self._refuse_plates()
         value: Tensor = getattr(self, name)
+        if self._is_given(name):
+            value = value.clone()  # which is no sample any more
         if context.get(f"{key}:drawn") is not None and self.local and local_parameters(value) is not None:
             raise ValueError(
                 f"layer {self._pyro_name!r} is used twice in one forward pass; local reparameterisation would give it "
@@ -107,6 +112,11 @@ class BayesianLayer(PyroModule):
             )
         context.set(f"{key}:drawn", value)
         return value
+
+    def _is_given(self, name: str) -> bool:
+        """Return whether a program is conditioned on a site's value, which then is meant, be it a sample of a guide."""
+        full = f"{self._pyro_name}.{name}" if self._pyro_name else name
+        return any(isinstance(frame, _GIVERS) and full in frame.data for frame in _PYRO_STACK)
 
     def _refuse_plates(self) -> None:
         for frame in _PYRO_STACK:

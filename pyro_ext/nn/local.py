@@ -34,6 +34,45 @@ class LocalParameters(NamedTuple):
     log_variance: Tensor
 
 
+class _Memory(NamedTuple):
+    """What a sample was drawn from, and how often values and parameters had changed in place then."""
+
+    parameters: LocalParameters
+    versions: tuple[int, ...]
+
+
+def remember(value: Tensor, name: str, parameters: LocalParameters) -> None:
+    """Let a sample know its parameters, as long as nothing of either changes in place.
+
+    Args:
+        value: the sample.
+        name: the attribute that holds them.
+        parameters: what it was drawn from.
+    """
+    # changes of tensors made in inference mode are not counted
+    if not torch.is_inference_mode_enabled() and not any(x.is_inference() for x in parameters):
+        setattr(value, name, _Memory(parameters, _versions(value, parameters)))
+
+
+def recall(value: Tensor, name: str) -> LocalParameters | None:
+    """Return the parameters of a sample, or None if it is none or has changed since.
+
+    Args:
+        value: any tensor.
+        name: the attribute that holds them.
+    """
+    value = detach_provenance(value)
+    memory: _Memory | None = getattr(value, name, None)
+    if memory is None or _versions(value, memory.parameters) != memory.versions:
+        return None
+    return memory.parameters
+
+
+def _versions(value: Tensor, parameters: LocalParameters) -> tuple[int, ...]:
+    values = value._real if isinstance(value, _LazySample) else value
+    return (0 if values is None else values._version, *(x._version for x in parameters))
+
+
 class _LazySample(Tensor):
     """A sample that is drawn when its values are first needed; shape, type and device are known before."""
 
@@ -51,6 +90,11 @@ class _LazySample(Tensor):
 
     def _drawn(self) -> Tensor:
         if self._real is None:
+            if hasattr(self, _TAG) and recall(self, _TAG) is None:
+                raise RuntimeError(
+                    "the parameters of a sample of LocalNormal have changed, by a step of an optimiser for example, "
+                    "before its values were drawn: ask for value.clone() at once where values are needed later"
+                )
             with torch.set_grad_enabled(self._with_grad):
                 self._real = self._draw()
         return self._real
@@ -61,9 +105,6 @@ class _LazySample(Tensor):
         if func in _OF_SHAPES:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
-        name = getattr(func, "__name__", "")
-        if name.endswith("_") and not name.endswith("__") and isinstance(args[0], cls):
-            vars(args[0]).pop(_TAG, None)  # values that change in place are no sample any more
         args, kwargs = tree_map_only(cls, cls._drawn, (args, kwargs))
         return func(*args, **kwargs)
 
@@ -77,7 +118,8 @@ class _LazySample(Tensor):
 @track_provenance.register(_LazySample)
 def _track_provenance_of_sample(x: _LazySample, provenance: frozenset[Any]) -> Any:
     values = x._drawn()
-    setattr(values, _TAG, getattr(x, _TAG, None))
+    if recall(x, _TAG) is not None:
+        setattr(values, _TAG, getattr(x, _TAG))
     return track_provenance(values, provenance)
 
 
@@ -99,11 +141,12 @@ class LocalNormal(dist.Normal):
     .. math::  w = \theta + \sigma \epsilon, \qquad \sigma^2 = e^{\text{log\_variance}}, \quad
         \epsilon \sim \mathcal{N}(0, 1).
 
-    What ``rsample()`` returns remembers the parameters for as long as it is the same object, so through ``.to_event``,
-    ``.mask``, ``.expand``, traces and replays. The operations of this module then draw the pre-activations of a layer
-    instead of its weights, which has less variance. Anything else (indexing, arithmetic, stacking) sees an ordinary
-    tensor of values and returns ordinary tensors. The values are drawn when they are first asked for: where layers
-    draw their pre-activations, they never are.
+    What ``rsample()`` returns remembers the parameters for as long as it is the same object and nothing changes it or
+    them in place, so through ``.to_event``, ``.mask``, ``.expand``, traces and replays. The operations of this module
+    then draw the pre-activations of a layer instead of its weights, which has less variance. Anything else (indexing,
+    arithmetic, stacking) sees an ordinary tensor of values and returns ordinary tensors. The values are drawn when they
+    are first asked for: where layers draw their pre-activations, they never are. Parameters that an optimiser has
+    changed by then are an error. In inference mode samples remember nothing.
 
     Args:
         loc: the means :math:`\theta`.
@@ -157,7 +200,7 @@ class LocalNormal(dist.Normal):
             return torch.addcmul(self.loc, self.scale, noise)
 
         value = _LazySample(draw, shape, self.loc)
-        setattr(value, _TAG, self._unexpanded)
+        remember(value, _TAG, self._unexpanded)
         return value
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -178,7 +221,19 @@ def local_parameters(weight: Tensor) -> LocalParameters | None:
         >>> local_parameters(torch.zeros(3)) is None
         True
     """
-    return getattr(detach_provenance(weight), _TAG, None)
+    return recall(weight, _TAG)
+
+
+def of_shape(parameters: LocalParameters | None, shape: Sequence[int]) -> LocalParameters | None:
+    """Return the parameters of all entries of a weight, or None if there are none or they have batch dims, too.
+
+    Args:
+        parameters: of a distribution that may have been expanded since.
+        shape: that of the weight without batch dims.
+    """
+    if parameters is None or parameters.loc.dim() > len(shape):
+        return None
+    return LocalParameters(*(x.expand(*shape) for x in parameters))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, local: bool = True) -> Tensor:
@@ -208,9 +263,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, local: bool = 
         >>> linear(torch.ones(5, 3), w.expand(7, 1, 2, 3)).shape  # seven particles
         torch.Size([7, 5, 2])
     """
-    parameters = local_parameters(weight) if local else None
+    parameters = of_shape(local_parameters(weight), weight.shape[-2:]) if local else None
     batch_shape = torch.broadcast_shapes(x.shape[:-1], weight.shape[:-2]) if weight.dim() > 2 else x.shape[:-1]
-    if parameters is None or parameters.loc.dim() > 2:
+    if parameters is None:
         if weight.dim() == 2:
             return F.linear(x, weight, bias)
         if weight.shape[-3] == 1:  # one weight for all rows
@@ -274,8 +329,8 @@ def convolution(
         y = _CONVOLUTIONS[num_spatial](flat, weight, bias, stride, padding, dilation, groups)
         return y.reshape(*x.shape[: -num_spatial - 1], *y.shape[1:])
 
-    parameters = local_parameters(weight) if local else None
-    if parameters is not None and parameters.loc.dim() == event_dim:
+    parameters = of_shape(local_parameters(weight), weight.shape[-event_dim:]) if local else None
+    if parameters is not None:
         mean = convolve(x, parameters.loc, bias)
         variance = convolve(x.square(), parameters.log_variance.exp(), None)
         return _drawn(mean, variance, batch_shape + mean.shape[-num_spatial - 1 :], weight)

@@ -7,11 +7,10 @@ from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
-from pyro.ops.provenance import detach_provenance
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_ext.nn.local import LocalParameters, local_parameters
+from pyro_ext.nn.local import LocalParameters, local_parameters, of_shape, recall, remember
 
 __all__ = ["LocalLogNormal", "drawn_per_row", "log_parameters"]
 
@@ -55,7 +54,7 @@ class LocalLogNormal(dist.LogNormal):
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw values, ``sample_shape + batch_shape``, that remember ``loc`` and ``log_variance``."""
         value = super().rsample(torch.Size(sample_shape))
-        setattr(value, _TAG, self._unexpanded)
+        remember(value, _TAG, self._unexpanded)
         return value
 
 
@@ -69,7 +68,7 @@ def log_parameters(value: Tensor) -> LocalParameters | None:
         >>> log_parameters(torch.ones(3)) is None
         True
     """
-    return getattr(detach_provenance(value), _TAG, None)
+    return recall(value, _TAG)
 
 
 def drawn_per_row(value: Tensor, rows: int | None) -> Tensor:
@@ -88,8 +87,8 @@ def drawn_per_row(value: Tensor, rows: int | None) -> Tensor:
         tensor([1., 1., 1.])
     """
     normal, log_normal = local_parameters(value), log_parameters(value)
-    noise = log_normal if normal is None else normal
-    if rows is None or noise is None or noise.loc.dim() != 1:
+    noise = of_shape(log_normal if normal is None else normal, value.shape[-1:])
+    if rows is None or noise is None:
         return value
     shape = torch.broadcast_shapes(value.shape[:-1], (rows,)) + noise.loc.shape
     epsilon = torch.randn(shape, dtype=noise.loc.dtype, device=noise.loc.device)

@@ -201,3 +201,13 @@ def test_multiplicative_noise_is_bounded():
     guide = AutoMultiplicativeNormal(network(), init_log_alpha=5.0)
     assert guide.log_alpha("0.weight").max() < 1e-4
     assert all(mask.all() for mask in guide.masks().values())
+
+
+@pytest.mark.parametrize("give", [pyro.poutine.condition, pyro.poutine.do])
+def test_values_that_are_given_are_used(give):
+    net, x = network(), torch.ones(5, 4)
+    values = AutoAdditiveNormal(net, init_log_variance=0.0)(x)
+    given = give(net, values)
+    hidden = torch.relu(x @ values["0.weight"].T + net[0].bias)
+    torch.testing.assert_close(given(x), hidden @ values["2.weight"].T + net[2].bias)
+    assert torch.equal(given(x), given(x))

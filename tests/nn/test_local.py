@@ -14,7 +14,15 @@ from torch.distributions import kl_divergence
 
 from pyro_ext.distributions import LogUniform
 from pyro_ext.distributions.testing import check_distribution
-from pyro_ext.nn import LocalNormal, convolution, linear, local_parameters
+from pyro_ext.nn import (
+    LocalLogNormal,
+    LocalNormal,
+    convolution,
+    drawn_per_row,
+    linear,
+    local_parameters,
+    log_parameters,
+)
 
 
 def normal(*shape, log_variance=-2.0):
@@ -77,6 +85,60 @@ def test_values_that_change_in_place_are_no_sample_any_more():
         value.zero_()
     assert local_parameters(value) is None
     assert not value.any()
+
+
+CHANGES = {
+    "item": lambda value: value.__setitem__(0, 0.0),
+    "view": lambda value: value[0].zero_(),
+    "out": lambda value: torch.mul(value, 0.0, out=value),
+    "iadd": lambda value: value.__iadd__(1.0),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("kind", [LocalNormal, LocalLogNormal])
+def test_any_change_in_place_counts(kind, change):
+    with torch.no_grad():
+        value = kind(torch.ones(2, 3), torch.full((2, 3), -60.0)).rsample()
+        change(value)
+    assert local_parameters(value) is None
+    assert log_parameters(value) is None
+    x = torch.ones(5, 3)
+    torch.testing.assert_close(linear(x, value), x @ value.clone().T)
+
+
+def test_parameters_that_change_before_the_values_are_drawn():
+    loc = torch.ones(2, 3)
+    early, late = (LocalNormal(loc, torch.tensor(-60.0)).rsample() for _ in range(2))
+    kept = early.clone()
+    loc.add_(1)
+    assert torch.equal(early + 0, kept)
+    assert local_parameters(early) is None
+    with pytest.raises(
+        RuntimeError, match=r"have changed, by a step of an optimiser .* ask for value.clone\(\) at once"
+    ):
+        linear(torch.ones(1, 3), late)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (1, 3), (2, 1)])
+def test_expanded_parameters(shape):
+    q = LocalNormal(torch.full(shape, 2.0), torch.tensor(-60.0)).expand((2, 3)).to_event(2)
+    torch.testing.assert_close(linear(torch.ones(5, 3), q.rsample()), torch.full((5, 2), 6.0))
+    q = LocalNormal(torch.zeros(shape), torch.zeros(())).expand((2, 3)).to_event(2)
+    y = linear(torch.ones(1000, 3), q.rsample())
+    assert abs(y.var() - 3) < 5 * 3 * (2 / 2000) ** 0.5  # five standard errors
+    scales = drawn_per_row(LocalNormal(torch.zeros(1), torch.zeros(())).expand((2,)).rsample(), rows=4)
+    assert len(scales.unique()) == 8
+    images = convolution(
+        torch.ones(5, 2, 4), LocalNormal(torch.ones(1, 2, 1), -60.0).expand((4, 2, 3)).rsample(), num_spatial=1
+    )
+    torch.testing.assert_close(images, torch.full((5, 4, 2), 6.0))
+
+
+def test_inference_mode():
+    with torch.inference_mode():
+        value = normal(2, 3).rsample()
+        assert torch.equal(linear(torch.ones(1, 3), value), torch.ones(1, 3) @ value.T)
 
 
 def test_values_are_drawn_when_they_are_needed():
