@@ -8,7 +8,7 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.distributions import MaskedDistribution, Unit
+from pyro.distributions import Delta, MaskedDistribution, Unit
 from pyro.distributions.util import scale_and_mask, sum_rightmost
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.replay_messenger import ReplayMessenger
@@ -32,7 +32,8 @@ class AnalyticKL(Messenger):
     factor ``NAME__kl`` of value :math:`-\mathrm{KL}(q \| p)`, in the plates, scales and masks of the site; its prior
     and guide densities cancel. Any ELBO that is linear in the log-probabilities (:class:`pyro.infer.Trace_ELBO`, the
     sample-set ELBOs here) is then the one with closed divergences, and equals :class:`pyro.infer.TraceMeanField_ELBO`
-    draw by draw. Discrete sites are left to the ELBO.
+    draw by draw. Discrete sites are left to the ELBO, and so are point masses, such as those of
+    :class:`pyro.infer.autoguide.AutoDelta`, whose divergence is what the ELBO has anyway.
 
     As for that ELBO, the prior of a site must not depend on latent sites that depend on it in the guide. Bounds that
     are not linear, such as :class:`pyro.infer.RenyiELBO` with several particles, have no such form: the result would
@@ -42,8 +43,9 @@ class AnalyticKL(Messenger):
     guide too, so that neither density is evaluated. A module becomes a module, with the same sites.
 
     Args:
-        strict: whether a reparameterised site without a registered divergence is an error; its log-probabilities are
-            left as they are if not.
+        strict: whether a reparameterised site without a registered divergence is an error, as is one that the guide
+            computes from an auxiliary site (:class:`pyro.infer.autoguide.AutoNormal`); its log-probabilities are left
+            as they are if not.
 
     Raises:
         ValueError: when a strict model runs, naming the site and its two distributions.
@@ -88,6 +90,14 @@ class AnalyticKL(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         q = None if msg["is_observed"] else _guide_distribution(msg["name"])
         if q is None:
+            return
+        if _is_point_mass(q):  # the ELBO has minus its log-density, that of a change of variables, besides
+            if self.strict and _has_auxiliary_sites():
+                raise ValueError(
+                    f"site {msg['name']!r} is computed from an auxiliary site of its guide, so that its divergence is "
+                    "sampled: use a guide that draws it from a registered distribution, such as AutoAdditiveNormal, or "
+                    "AnalyticKL(strict=False)"
+                )
             return
         marked = isinstance(q, _Marked)
         q = q.base_dist if marked else q
@@ -201,7 +211,7 @@ class _MaskedGuide(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         is_auxiliary = msg["infer"].get("is_auxiliary", False)
-        if not msg["is_observed"] and not is_auxiliary and msg["fn"].has_rsample:
+        if not msg["is_observed"] and not is_auxiliary and msg["fn"].has_rsample and not _is_point_mass(msg["fn"]):
             msg["fn"] = _Marked(msg["fn"])
 
 
@@ -240,6 +250,22 @@ def _guide_distribution(name: str) -> Any:
             q = frame.trace.nodes[name]["fn"]
             return q if not isinstance(q, _Subsample) and q.has_rsample else None
     return None
+
+
+def _has_auxiliary_sites() -> bool:
+    """Return whether the guide whose trace is replayed computes its sites from others."""
+    return any(
+        node["type"] == "sample" and node["infer"].get("is_auxiliary", False)
+        for frame in _PYRO_STACK
+        if isinstance(frame, ReplayMessenger) and frame.trace is not None
+        for node in frame.trace.nodes.values()
+    )
+
+
+def _is_point_mass(d: Any) -> bool:
+    while isinstance(d, Independent | MaskedDistribution):
+        d = d.base_dist
+    return isinstance(d, Delta)
 
 
 def _divergence(q: Any, p: Any) -> Tensor:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import SVI, Predictive, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from pyro.infer.autoguide import AutoDelta, AutoNormal
 from pyro.nn import PyroModule, PyroSample
 
 from pyro_ext.distributions import LogUniform
@@ -150,6 +151,30 @@ def test_strict_names_site_and_distributions():
     plain = Trace_ELBO().loss(model, guide)
     pyro.set_rng_seed(0)
     assert Trace_ELBO().loss(AnalyticKL()(model), guide) == plain
+
+
+@pytest.mark.parametrize("pair", [False, True], ids=["model", "pair"])
+@pytest.mark.parametrize("kind", [AutoNormal, AutoDelta])
+def test_point_masses_are_left_to_the_elbo(kind, pair):
+    """Those of automatic guides have log-densities, of changes of variables, which the registered divergence lacks."""
+
+    def model():
+        pyro.sample("w", dist.Gamma(torch.full((3,), 2.0), 3.0).to_event(1))
+
+    guide = kind(model)
+    guide()
+    programs = AnalyticKL().pair(model, guide) if pair else (AnalyticKL()(model), guide)
+    losses = []
+    for own in ((model, guide), programs):
+        pyro.set_rng_seed(3)
+        losses.append(Trace_ELBO().loss(*own))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    strict = AnalyticKL(strict=True)(model)
+    if kind is AutoDelta:
+        assert Trace_ELBO().loss(strict, guide) == pytest.approx(losses[0], abs=1e-5)
+    else:
+        with pytest.raises(ValueError, match="site 'w' is computed from an auxiliary site of its guide"):
+            Trace_ELBO().loss(strict, guide)
 
 
 def test_without_it_the_log_uniform_prior_warns():
