@@ -40,7 +40,8 @@ def bayesianize(
     :class:`torch.nn.Linear` and convolutions become :class:`~pyro_ext.nn.SparseVariationalLinear` and its relatives,
     every container a :class:`~pyro.nn.PyroModule`; names, biases and all other modules are kept. The values of the
     weights are where :class:`~pyro_ext.nn.AutoAdditiveNormal` lets ``theta`` begin: a trained network is a pretrained
-    start.
+    start. A layer in several places of the network stays a single one, known by the name of the last and used with
+    ``local=False``.
 
     Args:
         module: a network, not changed.
@@ -53,8 +54,8 @@ def bayesianize(
         A PyroModule.
 
     Raises:
-        ValueError: if a name is not that of a layer that can be converted, none is converted, or a convolution pads
-            by anything but zeros.
+        ValueError: if a name is not that of a layer that can be converted, none is converted, a convolution pads by
+            anything but zeros, or different layers share a parameter.
 
     Example:
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -76,6 +77,7 @@ def bayesianize(
     chosen = {name: layer for name, layer in chosen.items() if priors[name] is not None}
     if not chosen:
         raise ValueError(f"no layer is converted; those that can be are {[*layers]}: name some of them in where")
+    check_not_shared(module, chosen)
     local_of = {name: local.get(name, True) if isinstance(local, Mapping) else local for name in chosen}
     new: dict[str, BayesianLayer] = {
         name: _converted(name, layer, priors[name], local_of[name]) for name, layer in chosen.items()
@@ -83,11 +85,34 @@ def bayesianize(
     if "" in new:
         return new[""]
     result = copy.deepcopy(module)
-    for name, layer in new.items():
-        path, _, last = name.rpartition(".")
-        result.get_submodule(path)._modules[last] = layer
+    for place, layer in module.named_modules(remove_duplicate=False):
+        name = next((name for name, old in chosen.items() if old is layer), None)
+        if name is not None:
+            path, _, last = place.rpartition(".")
+            result.get_submodule(path)._modules[last] = new[name]
     to_pyro_module_(result)
     return result.train(module.training)
+
+
+def check_not_shared(module: nn.Module, layers: Mapping[str, nn.Module]) -> None:
+    """Raise a ValueError if a layer shares a parameter with another module, for each would have a site of its own.
+
+    Args:
+        module: the network.
+        layers: the layers of it that are converted, by name.
+    """
+    owners: dict[int, list[str]] = {}
+    for name, member in module.named_modules():
+        for parameter in member.parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(name)
+    for layer in layers.values():
+        for parameter in layer.parameters(recurse=False):
+            names = owners[id(parameter)]
+            if len(names) > 1:
+                raise ValueError(
+                    f"modules {names} of the network share a parameter, of which each would get a copy: use one layer "
+                    "in all places instead, or do not convert them"
+                )
 
 
 def _check_names(argument: str, names: Any, layers: Mapping[str, nn.Module]) -> None:

@@ -6,7 +6,7 @@ import copy
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from pyro.infer.autoguide.initialization import init_to_sample
@@ -149,11 +149,13 @@ def export_posterior(network: nn.Module, guide: AutoGroupSparse) -> PosteriorNet
     """Return a network of ordinary layers with the posterior means of its weights, and what is known of them.
 
     Args:
-        network: a network with group-sparse layers, part of the model of the guide, or that model itself.
+        network: an ``nn.Sequential``, possibly nested, with group-sparse layers, or a single one; part of the model of
+            the guide, or that model itself.
         guide: the guide.
 
     Raises:
-        ValueError: if the guide knows none of the network's layers.
+        ValueError: if the guide does not know a layer of the network, or layers lie in other containers than
+            ``nn.Sequential``.
 
     Example:
         >>> from pyro_ext.nn import compact, group_sparse, prune
@@ -179,8 +181,15 @@ def export_posterior(network: nn.Module, guide: AutoGroupSparse) -> PosteriorNet
             scores[weight], variances[weight] = own.score, own.variance
             return new.train(module.training)
         if isinstance(module, nn.Sequential):
-            children = ((key, plain(child, f"{name}.{key}" if name else key)) for key, child in module.named_children())
+            # not named_children(), which leaves out what was there before
+            members = cast("dict[str, nn.Module]", module._modules).items()
+            children = ((key, plain(child, f"{name}.{key}" if name else key)) for key, child in members)
             return nn.Sequential(OrderedDict(children)).train(module.training)
+        if any(_layers(module)):
+            raise ValueError(
+                f"network must be an nn.Sequential, possibly nested, or a single layer; there are group-sparse layers "
+                f"inside of {type(module).__name__}: export its parts"
+            )
         return copy.deepcopy(module)
 
     return PosteriorNetwork(plain(network, ""), scores, variances)

@@ -14,6 +14,7 @@ import torch
 from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
 
+from pyro_ext.nn.convert import check_not_shared
 from pyro_ext.nn.group_scales import GroupScale, NormalJeffreys
 from pyro_ext.nn.layers import BayesianLayer
 from pyro_ext.nn.local import LocalParameters, convolution, linear
@@ -358,7 +359,8 @@ def group_sparse(module: nn.Module, scale: GroupScale | None = None, local: bool
         local: whether pre-activations are drawn instead of weights, where the guide lets them be.
 
     Raises:
-        ValueError: if a convolution pads with anything but zeros, or ``scale`` is no prior of scales.
+        ValueError: if a convolution pads with anything but zeros, ``scale`` is no prior of scales, layers lie in other
+            containers than ``nn.Sequential``, or different layers share a parameter.
 
     Example:
         >>> from pyro_ext.nn import Horseshoe
@@ -368,9 +370,22 @@ def group_sparse(module: nn.Module, scale: GroupScale | None = None, local: bool
           (1): ReLU()
         )
     """
+    check_not_shared(module, dict(module.named_modules()))
+    return _converted(module, scale, local, {})
+
+
+def _converted(module: Any, scale: GroupScale | None, local: bool, known: dict[int, nn.Module]) -> Any:
+    """Return the network; what is known is in two places of it."""
     if isinstance(module, nn.Sequential):
-        children = {name: group_sparse(child, scale, local) for name, child in module.named_children()}
-        return PyroModule[nn.Sequential](OrderedDict(children))
+        # not named_children(), which leaves out what was there before
+        children = {name: _converted(child, scale, local, known) for name, child in module._modules.items()}
+        return PyroModule[nn.Sequential](OrderedDict(children)).train(module.training)
+    if id(module) not in known:
+        known[id(module)] = _converted_layer(module, scale, local)
+    return known[id(module)]
+
+
+def _converted_layer(module: nn.Module, scale: GroupScale | None, local: bool) -> nn.Module:
     options: dict[str, Any] = {"scale": scale, "local": local}
     layer: GroupSparseLayer
     if isinstance(module, nn.Linear):
@@ -383,7 +398,12 @@ def group_sparse(module: nn.Module, scale: GroupScale | None = None, local: bool
         make = _CONVOLUTIONS[type(module)]
         layer = make(own.in_channels, own.out_channels, own.kernel_size, *settings, **options)
     else:
+        if any(type(part) in (nn.Linear, *_CONVOLUTIONS) for part in module.modules()):
+            raise ValueError(
+                f"module must be an nn.Sequential, possibly nested, or a single layer; there are linear or "
+                f"convolutional layers inside of {type(module).__name__}, which would keep ordinary weights"
+            )
         return copy.deepcopy(module)
     layer.to(module.weight)
     layer.start_from(module)
-    return layer
+    return layer.train(module.training)

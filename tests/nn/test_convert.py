@@ -9,7 +9,7 @@ from torch import nn
 
 from pyro_ext.distributions import LogUniform
 from pyro_ext.distributions.structure import unwrap
-from pyro_ext.nn import SparseVariationalConv2d, SparseVariationalLinear, bayesianize
+from pyro_ext.nn import AutoAdditiveNormal, SparseVariationalConv2d, SparseVariationalLinear, bayesianize
 
 
 class Net(nn.Module):
@@ -91,9 +91,29 @@ def test_names_in_a_larger_program():
     assert [*sites(Model())] == ["net.features.0.weight", "net.head.weight"]
 
 
+def test_a_layer_in_two_places_stays_one():
+    layer = nn.Linear(4, 4)
+    net = bayesianize(nn.Sequential(layer, nn.Tanh(), layer), local={"0": False})
+    assert net[0] is net[2]
+    guide = AutoAdditiveNormal(net)
+    x = torch.ones(3, 4)
+    values = guide(x)
+    assert [*values] == ["2.weight"]
+    weight, bias = values["2.weight"], net[0].bias
+    expected = torch.tanh(x @ weight.T + bias) @ weight.T + bias
+    torch.testing.assert_close(pyro.poutine.condition(net, values)(x), expected)
+
+
+def tied():
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    net[1].weight = net[0].weight
+    return net
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: bayesianize(tied()), r"modules \['0', '1'\] of the network share a parameter"),
         (lambda: bayesianize(Net(), where=["tail"]), r"where names \['tail'\], .* \['features.0', 'head'\]"),
         (lambda: bayesianize(Net(), where="head"), r"write \['head'\]"),
         (lambda: bayesianize(Net(), prior={"tail": standard}), r"prior names \['tail'\]"),

@@ -343,7 +343,33 @@ def test_a_layer_that_is_used_twice_is_refused():
     assert drawn(network, guide, torch.ones(5, 3)).shape == (5, 3)
 
 
+def test_modules_in_two_places():
+    layer, relu = nn.Linear(4, 4), nn.ReLU()
+    plain = nn.Sequential(layer, relu, layer, relu, nn.Linear(4, 2)).eval()
+    network = group_sparse(plain, local=False)
+    assert len(network) == 5
+    assert network[0] is network[2]
+    assert not network.training
+    exported = export_posterior(network, AutoGroupSparse(network)).network
+    x = torch.randn(7, 4)
+    torch.testing.assert_close(exported(x), plain(x))
+
+
+class Block(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+
 BAD = {
+    "containers": (
+        lambda: group_sparse(nn.Sequential(nn.Linear(2, 2), Block(nn.Linear(2, 2)))),
+        "there are linear or convolutional layers inside of Block, which would keep ordinary weights",
+    ),
+    "exported containers": (
+        lambda: export_posterior(Block(GroupSparseLinear(2, 2)), AutoGroupSparse(GroupSparseLinear(2, 2))),
+        "there are group-sparse layers inside of Block",
+    ),
     "scale": (lambda: GroupSparseLinear(3, 2, scale="horseshoe"), r"scale must be a prior of scales such as Normal"),
     "size": (lambda: GroupSparseLinear(0, 2), "in_features must be an integer of at least 1, got 0"),
     "channels": (lambda: GroupSparseConv1d(2, 0, 3), "out_channels must be an integer of at least 1, got 0"),
