@@ -13,7 +13,7 @@ from pyro.infer.autoguide.initialization import InitMessenger, init_to_sample
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_ext.nn.layers import BayesianLayer
+from pyro_ext.nn.layers import BayesianLayer, RecordStarts
 from pyro_ext.nn.local import LocalNormal
 from pyro_ext.ops.log_uniform import log_alpha
 from pyro_ext.utils.checks import finite_number
@@ -34,8 +34,9 @@ class AutoAdditiveNormal(AutoGuide):
     In training mode sites are drawn. In evaluation mode, after ``guide.eval()``, each has a single value: its mean
     (median of positive sites), with weights that are mostly noise, ``log_alpha`` of at least ``threshold``, set to 0.
 
-    The sites of :class:`~pyro_ext.nn.BayesianLayer` have their parameters at once, those of other latent sites when
-    the guide is first called. Parameters are named by their sites: ``theta.NAME`` and ``log_sigma2.NAME``.
+    The sites of :class:`~pyro_ext.nn.BayesianLayer` in a module have their parameters at once, all others when the
+    guide is first called, those of layers that a function calls too. Parameters are named by their sites:
+    ``theta.NAME`` and ``log_sigma2.NAME``.
 
     Args:
         model: a module with layers of this package, or any program without latent sites in plates over data.
@@ -110,14 +111,23 @@ class AutoAdditiveNormal(AutoGuide):
         self._positive[name] = positive
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
-        """Run the model once, for the order of its sites and for those that are of no layer."""
+        """Run the model once, for the order of its sites and for those that are of no layer of a module."""
+        record = RecordStarts()
 
         def begin(site: Any) -> Tensor:
-            known = site["name"] in self._positive
-            return self._value(site["name"]) if known else self._init_loc_fn(site)
+            if site["name"] in self._positive:
+                return self._value(site["name"])
+            start = record.starts.get(site["name"])
+            return self._init_loc_fn(site) if start is None else start
 
-        with torch.no_grad(), InitMessenger(begin):
-            super()._setup_prototype(*args, **kwargs)
+        model = self._model
+        # around the model itself: Pyro hides its prototype run from handlers outside
+        self._model = (InitMessenger(begin)(self.model),)
+        try:
+            with torch.no_grad(), record:
+                super()._setup_prototype(*args, **kwargs)
+        finally:
+            self._model = model
         found = dict(self.prototype_trace.iter_stochastic_nodes())
         for name, site in found.items():
             if site["cond_indep_stack"]:

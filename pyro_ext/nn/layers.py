@@ -11,6 +11,7 @@ from pyro.nn import PyroModule, PyroSample
 from pyro.poutine.condition_messenger import ConditionMessenger
 from pyro.poutine.do_messenger import DoMessenger
 from pyro.poutine.indep_messenger import IndepMessenger
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor, nn
 
@@ -50,6 +51,14 @@ def log_uniform_prior(weight: Tensor, kl: KLForm = "approx") -> Any:
     """
     low = weight.new_full((), 1e-4)
     return LogUniform(low, 1.0, kl, validate_args=False).expand(weight.shape).to_event(weight.dim())
+
+
+class RecordStarts(Messenger):
+    """Notes where the sites of layers begin, by their full names, when a program runs whose modules are not known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.starts: dict[str, Tensor] = {}
 
 
 class BayesianLayer(PyroModule):
@@ -102,6 +111,10 @@ class BayesianLayer(PyroModule):
         context, key = self._pyro_context, f"{self._pyro_name}.{name}"
         if context.active and context.get(f"{key}:drawn") is None:
             self._refuse_plates()
+        for frame in _PYRO_STACK:
+            if isinstance(frame, RecordStarts):
+                names = self.site_names()
+                frame.starts |= {names[own]: start for own, start in self.starts()}
         value: Tensor = getattr(self, name)
         if self._is_given(name):
             value = value.clone()  # which is no sample any more

@@ -6,6 +6,7 @@ import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoGuideList, AutoNormal
+from pyro.infer.autoguide.initialization import init_to_value
 from pyro.nn import PyroModule, PyroSample
 from torch import nn
 
@@ -41,6 +42,27 @@ def test_begins_where_layers_do():
     assert values == [-10, -5]
     start = torch.ones(6, 4)
     assert torch.equal(AutoAdditiveNormal(net, init_loc={"0.weight": start}).theta.get_parameter("0.weight"), start)
+
+
+def test_layers_that_a_function_calls_begin_where_they_are_too():
+    net = network()
+    guide = AutoAdditiveNormal(lambda x: net(x))
+    guide(torch.ones(5, 4))
+    assert torch.equal(guide.theta.get_parameter("0.weight"), net[0].weight_start)
+    assert torch.equal(guide.theta.get_parameter("2.weight"), net[2].weight_start)
+
+
+def test_other_sites_begin_where_they_are_told_to():
+    values = {"w": torch.full((3,), 0.5), "s": torch.tensor(2.0)}
+
+    def model():
+        pyro.sample("w", LogUniform().expand([3]).to_event(1))
+        pyro.sample("s", dist.Gamma(2.0, 2.0))
+
+    guide = AutoAdditiveNormal(model, init_loc_fn=init_to_value(values=values))
+    guide()
+    assert torch.equal(guide.theta.get_parameter("w"), values["w"])
+    assert torch.equal(guide.theta.get_parameter("s"), values["s"].log())
 
 
 def test_sites_of_no_layer():

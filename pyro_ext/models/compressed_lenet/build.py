@@ -57,15 +57,17 @@ def build(
         architecture: the network: ``lenet_300_100``, ``lenet_5``, or ``vgg_like`` for images of 32 x 32 pixels.
         prior: the prior of the scales: ``normal_jeffreys`` or ``horseshoe``.
         global_scale: the prior scale of the horseshoe that all groups of a layer share; small ones favour few groups.
-        learning_rate: of means.
-        log_variance_rate: what the learning rate is multiplied by for log-variances, which have far to go.
+        learning_rate: the learning rate of posterior means.
+        log_variance_rate: the learning rate of posterior log-variances, as a multiple of that of means; they have far
+            to go.
         init_log_variance: the log-variance of all posteriors at the beginning.
         kl_warm_up: the number of steps over which the weight of the divergences rises from 0 to 1; 0 for full weight
             from the beginning, as published.
         threshold: how groups are chosen for removal: ``error`` removes as many of each layer as the error on
             training images allows, ``gap`` cuts at the widest gap between scores, ``none`` removes none.
-        tolerance: how far ``error`` may raise the error on training images, in per cent of them.
-        threshold_images: the number of training images by which ``error`` chooses.
+        tolerance: how far the error on training images may rise when groups are removed by ``threshold="error"``, in
+            per cent of the images.
+        threshold_images: the number of training images by which ``threshold="error"`` chooses groups.
         weights: a file to begin from, the ``weights.pt`` of a run of ``sparse_lenet`` or ``compressed_lenet`` with this
             architecture; random values if empty.
 

@@ -68,7 +68,7 @@ def build(
         kl: the form of the divergence, ``"approx"`` or ``"exact"``.
         init_log_variance: the log-variance of weights at the beginning.
         threshold: the ``log_alpha`` from which on a weight is removed.
-        sparsity: the fraction of weights that are removed in the end, for ``"magnitude"``.
+        sparsity: the fraction of weights that ``estimator="magnitude"`` has removed in the end.
         weights: a file to begin from, the ``weights.pt`` of a run with this architecture; random values if empty.
 
     Raises:
@@ -81,6 +81,10 @@ def build(
     positive_number("lr", lr)
     finite_number("init_log_variance", init_log_variance)
     start, end = nonnegative_number("warm_up_start", warm_up_start), nonnegative_number("warm_up_end", warm_up_end)
+    if 0 < end < start:
+        raise ValueError(
+            f"warm_up_end={end:g} lies before warm_up_start={start:g}: give a later warm_up_end, or 0 for no warm-up"
+        )
     shape, classes = labelled_images(data)
     steps = math.ceil(len(data.train) / positive_int("batch_size", batch_size))
     has_prior = estimator in ("sparse", "multiplicative")

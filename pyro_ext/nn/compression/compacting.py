@@ -14,10 +14,11 @@ __all__ = ["SelectInputs", "compact"]
 
 
 class SelectInputs(nn.Module):
-    """Takes some features, or channels, of its input, dim 1.
+    """Takes some features, or channels, of its input.
 
     Args:
         kept: which ones, booleans of shape ``(features,)``.
+        dim: the dim of features: 1, as of channels, or -1.
 
     Example:
         >>> SelectInputs(torch.tensor([True, False, True]))(torch.tensor([[1.0, 2.0, 3.0]]))
@@ -26,13 +27,14 @@ class SelectInputs(nn.Module):
 
     index: Tensor
 
-    def __init__(self, kept: Tensor) -> None:
+    def __init__(self, kept: Tensor, dim: int = 1) -> None:
         super().__init__()
+        self.dim = dim
         self.register_buffer("index", kept.nonzero().squeeze(1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the features that are kept, in order."""
-        return x.index_select(1, self.index)
+        return x.index_select(self.dim, self.index)
 
     def extra_repr(self) -> str:
         """Return how many there are."""
@@ -86,7 +88,7 @@ def compact(module: nn.Module, masks: Mapping[str, Tensor] | None = None) -> nn.
         arriving = arriving.repeat_interleave(len(layer.inputs) // len(arriving))
         used = layer.inputs[arriving]
         if not bool(used.all()):
-            parts.append(SelectInputs(used))
+            parts.append(SelectInputs(used, dim=-1 if isinstance(layer.layer, nn.Linear) else 1))
         parts.append(_smaller(layer))
         parts += [_follower(one, layer.outputs) for one in layer.followers if not _is_dropout(one)]
         arriving = layer.outputs

@@ -141,7 +141,8 @@ def sparsity_report(
             weights have 32 bits, 23 of them in the significand.
 
     Raises:
-        ValueError: if a mask or a variance fits no parameter, or both ``variances`` and ``bits`` are given.
+        ValueError: if a mask, a variance or a number of bits fits no weight, or both ``variances`` and ``bits`` are
+            given.
 
     References:
         | Bayesian compression for deep learning (Louizos et al., 2017), section 5
@@ -210,6 +211,11 @@ def _significands(
     if given is None:
         return None
     if isinstance(given, Mapping):
+        unknown = sorted(given.keys() - weights.keys())
+        if unknown:
+            raise ValueError(
+                f"{'variances' if bits is None else 'bits'} names {unknown}; the weights are {', '.join(weights)}"
+            )
         missing = [name for name in weights if name not in given]
         if missing:
             raise ValueError(

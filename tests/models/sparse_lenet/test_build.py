@@ -120,6 +120,7 @@ def test_random_labels_leave_nothing():
         ({"epochs": 0}, "epochs must be"),
         ({"weights": "nowhere.pt"}, "weights='nowhere.pt' is no file"),
         ({"warm_up_end": -1.0}, "warm_up_end must be"),
+        ({"warm_up_end": 3.0}, "warm_up_end=3 lies before warm_up_start=5: give a later warm_up_end"),
         ({"estimator": "magnitude", "sparsity": 1.5}, "sparsity must be"),
     ],
 )

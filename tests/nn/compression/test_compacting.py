@@ -107,6 +107,13 @@ def test_a_layer_in_two_places():
     assert sparsity_report(network).pruning_compression == 1  # the layer counts once
 
 
+@pytest.mark.parametrize("shape", [(12,), (4, 12), (2, 4, 12)])
+def test_rows_of_any_number_of_dims(shape):
+    network, x = perceptron(), torch.randn(shape)
+    masks = prune(network, sparsity=0.9)
+    torch.testing.assert_close(compact(network, masks)(x), export_masked(network, masks)(x))
+
+
 class Residual(nn.Module):
     def forward(self, x):
         return x

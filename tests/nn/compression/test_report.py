@@ -103,6 +103,8 @@ def test_a_report_needs_layers_and_one_source_of_bits():
         sparsity_report(perceptron(), variances={}, bits=3)
     with pytest.raises(ValueError, match=r"bits must name the weights .*; got none for 2.weight, 4.weight"):
         sparsity_report(perceptron(), bits={"0.weight": 3})
+    with pytest.raises(ValueError, match=r"variances names \['fc'\]; the weights are 0.weight, 2.weight"):
+        sparsity_report(perceptron(), variances={"fc": torch.ones(1)})
 
 
 @pytest.mark.parametrize("shape", [(12,), (5, 12), (2, 5, 12)])
