@@ -120,14 +120,14 @@ class AutoAdditiveNormal(AutoGuide):
             start = record.starts.get(site["name"])
             return self._init_loc_fn(site) if start is None else start
 
-        model = self._model
+        model = self.model
         # around the model itself: Pyro hides its prototype run from handlers outside
-        self._model = (InitMessenger(begin)(self.model),)
+        self._model = (InitMessenger(begin)(model),)
         try:
             with torch.no_grad(), record:
                 super()._setup_prototype(*args, **kwargs)
         finally:
-            self._model = model
+            self._model = (model,)
         found = dict(self.prototype_trace.iter_stochastic_nodes())
         for name, site in found.items():
             if site["cond_indep_stack"]:

@@ -6,7 +6,7 @@ import copy
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from pyro.infer.autoguide.initialization import init_to_sample
@@ -182,7 +182,7 @@ def export_posterior(network: nn.Module, guide: AutoGroupSparse) -> PosteriorNet
             return new.train(module.training)
         if isinstance(module, nn.Sequential):
             # not named_children(), which leaves out what was there before
-            members = cast("dict[str, nn.Module]", module._modules).items()
+            members = module._modules.items()
             children = ((key, plain(child, f"{name}.{key}" if name else key)) for key, child in members)
             return nn.Sequential(OrderedDict(children)).train(module.training)
         if any(_layers(module)):

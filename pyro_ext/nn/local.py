@@ -4,135 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
-from pyro.ops.provenance import detach_provenance, get_provenance, track_provenance
+from pyro.ops.provenance import get_provenance, track_provenance
 from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.distribution import Distribution
 from torch.distributions.utils import lazy_property
 from torch.nn import functional as F
-from torch.utils._pytree import tree_map_only
+
+from pyro_ext.nn.samples import TAG, LazySample, LocalParameters, recall, remember
 
 __all__ = ["LocalNormal", "LocalParameters", "convolution", "linear", "local_parameters"]
 
-_TAG = "_pyro_ext_local_parameters"
 _CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-
-
-class LocalParameters(NamedTuple):
-    """The parameters of the normal distribution that a weight was drawn from.
-
-    Attributes:
-        loc: the means, of the event shape of the weight.
-        log_variance: the log-variances, of the same shape.
-    """
-
-    loc: Tensor
-    log_variance: Tensor
-
-
-class _Memory(NamedTuple):
-    """What a sample was drawn from, and how often values and parameters had changed in place then."""
-
-    parameters: LocalParameters
-    versions: tuple[int, ...]
-
-
-def remember(value: Tensor, name: str, parameters: LocalParameters) -> None:
-    """Let a sample know its parameters, as long as nothing of either changes in place.
-
-    Args:
-        value: the sample.
-        name: the attribute that holds them.
-        parameters: what it was drawn from.
-    """
-    # changes of tensors made in inference mode are not counted
-    if not torch.is_inference_mode_enabled() and not any(x.is_inference() for x in parameters):
-        setattr(value, name, _Memory(parameters, _versions(value, parameters)))
-
-
-def recall(value: Tensor, name: str) -> LocalParameters | None:
-    """Return the parameters of a sample, or None if it is none or has changed since.
-
-    Args:
-        value: any tensor.
-        name: the attribute that holds them.
-    """
-    value = detach_provenance(value)
-    memory: _Memory | None = getattr(value, name, None)
-    if memory is None or _versions(value, memory.parameters) != memory.versions:
-        return None
-    return memory.parameters
-
-
-def _versions(value: Tensor, parameters: LocalParameters) -> tuple[int, ...]:
-    values = value._real if isinstance(value, _LazySample) else value
-    return (0 if values is None else values._version, *(x._version for x in parameters))
-
-
-class _LazySample(Tensor):
-    """A sample that is drawn when its values are first needed; shape, type and device are known before."""
-
-    _draw: Callable[[], Tensor]
-    _real: Tensor | None
-    _with_grad: bool
-
-    @staticmethod
-    def __new__(cls: Any, draw: Callable[[], Tensor], shape: torch.Size, like: Tensor) -> Any:
-        return Tensor._make_wrapper_subclass(cls, shape, dtype=like.dtype, device=like.device)
-
-    def __init__(self, draw: Callable[[], Tensor], shape: torch.Size, like: Tensor) -> None:
-        super().__init__()
-        self._draw, self._real, self._with_grad = draw, None, torch.is_grad_enabled()
-
-    def _drawn(self) -> Tensor:
-        if self._real is None:
-            if hasattr(self, _TAG) and recall(self, _TAG) is None:
-                raise RuntimeError(
-                    "the parameters of a sample of LocalNormal have changed, by a step of an optimiser for example, "
-                    "before its values were drawn: ask for value.clone() at once where values are needed later"
-                )
-            with torch.set_grad_enabled(self._with_grad):
-                self._real = self._draw()
-        return self._real
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in _OF_SHAPES:
-            with torch._C.DisableTorchFunctionSubclass():
-                return func(*args, **kwargs)
-        args, kwargs = tree_map_only(cls, cls._drawn, (args, kwargs))
-        return func(*args, **kwargs)
-
-    @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
-        raise NotImplementedError(
-            f"{func} reached a sample of LocalNormal whose values are not drawn yet: give it value.clone()"
-        )
-
-
-@track_provenance.register(_LazySample)
-def _track_provenance_of_sample(x: _LazySample, provenance: frozenset[Any]) -> Any:
-    values = x._drawn()
-    if recall(x, _TAG) is not None:
-        setattr(values, _TAG, getattr(x, _TAG))
-    return track_provenance(values, provenance)
-
-
-# what is known of a sample before its values are
-_OF_SHAPES = frozenset(
-    [
-        Tensor.dim,
-        Tensor.size,
-        Tensor.numel,
-        Tensor.is_floating_point,
-        *(getattr(Tensor, name).__get__ for name in ("shape", "ndim", "dtype", "device")),
-    ]
-)
 
 
 class LocalNormal(dist.Normal):
@@ -199,8 +86,8 @@ class LocalNormal(dist.Normal):
             noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
             return torch.addcmul(self.loc, self.scale, noise)
 
-        value = _LazySample(draw, shape, self.loc)
-        remember(value, _TAG, self._unexpanded)
+        value = LazySample(draw, shape, self.loc)
+        remember(value, TAG, self._unexpanded)
         return value
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -221,7 +108,7 @@ def local_parameters(weight: Tensor) -> LocalParameters | None:
         >>> local_parameters(torch.zeros(3)) is None
         True
     """
-    return recall(weight, _TAG)
+    return recall(weight, TAG)
 
 
 def of_shape(parameters: LocalParameters | None, shape: Sequence[int]) -> LocalParameters | None:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_ext.nn.local import LocalParameters, local_parameters, of_shape, recall, remember
+from pyro_ext.nn.local import local_parameters, of_shape
+from pyro_ext.nn.samples import LocalParameters, recall, remember
 
 __all__ = ["LocalLogNormal", "drawn_per_row", "log_parameters"]
 
