@@ -120,6 +120,8 @@ def of_shape(parameters: LocalParameters | None, shape: Sequence[int]) -> LocalP
     """
     if parameters is None or parameters.loc.dim() > len(shape):
         return None
+    if parameters.loc.shape == shape:  # the traced graph of a compiled program would hold the weight, whose shape it is
+        return parameters
     return LocalParameters(*(x.expand(*shape) for x in parameters))
 
 

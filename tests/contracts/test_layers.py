@@ -125,11 +125,9 @@ def draws(name, local, num=4000):
     pyro.set_rng_seed(0)
     model, guide, batch = program(name, local=local)
     guide(*batch)
-    q = guide._distribution("layer.weight").base_dist
     outputs = []
     for _ in range(num):
-        weight = q.rsample()
-        with poutine.condition(data={"layer.weight": weight}):
+        with poutine.replay(trace=poutine.trace(guide).get_trace(*batch)):
             outputs.append(model.layer(batch[0]).detach())
     return torch.stack(outputs)
 
@@ -216,11 +214,7 @@ def test_used_twice_in_one_pass(name):
     for local in (True, False):
         model = Twice(member.make(local=local))
         guide = AutoAdditiveNormal(model)
-        with poutine.trace() as drawn:
-            guide.train()
-            values = {name: guide._distribution(name).rsample() for name in guide.masks()}
-        assert not drawn.trace.nodes
-        with poutine.condition(data=values):
+        with poutine.replay(trace=poutine.trace(guide).get_trace(x)):
             if not local:
                 assert (model(x) == 0).all()
                 continue
