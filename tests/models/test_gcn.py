@@ -169,6 +169,15 @@ def test_published_stopping_rule(data):
     assert len(result.history) == stopped + 1
 
 
+def test_stopping_rule_ends_what_is_not_a_number(data):
+    plan = build(data)
+    own = iter([1.0, 1.0, 1.0, math.nan, 1.0])
+    plan.evaluate = lambda loader: {"accuracy": 1.0, "penalised_nll": next(own)}
+    early = EarlyStopping(patience=1, monitor="penalised_nll", window=2)
+    short = karate_club(steps_per_epoch=1)
+    assert len(fit(plan, short, FitSettings(max_epochs=5, seed=0, early_stopping=early), **QUIET).history) == 4
+
+
 def test_stopping_rule_resumes_exactly(tmp_path):
     data = karate_club(steps_per_epoch=1)
 
