@@ -243,7 +243,7 @@ def _assert_channels(name: str, module: nn.Sequential) -> None:
         if isinstance(inner, CReLU):
             before = (f"{name}.{child}" if name else child, inner)
         elif isinstance(inner, _ConvNd):
-            channels = 1 - inner.weight.dim()  # counted from the last dimension
+            channels = -1 - len(inner.kernel_size)  # counted from the last dimension
             if before is not None and before[1].dim not in (1, channels):
                 raise AssertionError(
                     f"layer {before[0]!r} is a CReLU of dimension {before[1].dim} before a convolution, whose channels "

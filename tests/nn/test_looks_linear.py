@@ -243,6 +243,12 @@ REFUSED = {
 
 
 @pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_a_convolution_without_a_weight_is_refused_before_its_channels_are_counted():
+    with pytest.raises(ValueError, match="layer '2' is lazy and has no weight yet"):
+        assert_looks_linear(nn.Sequential(nn.Conv2d(1, 4, 1), CReLU(1), nn.LazyConv2d(4, 1)))
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
 @pytest.mark.parametrize(("make", "message"), REFUSED.values(), ids=REFUSED)
 def test_bad_layers_are_refused_before_anything_changes(make, message):
     net = nn.Sequential(nn.Linear(8, 4), CReLU(), make())
