@@ -156,8 +156,9 @@ class EarlyStopping:
         min_delta: the least change that counts as an improvement; with a ``window`` it must be 0.
         monitor: the metric to follow; the headline metric of the training plan if None.
         mode: whether small or large values of ``monitor`` are good; that of the headline metric if None.
-        window: if given, an evaluation is without improvement if it is worse than the mean of so many before it, not
-            than the best one; the first ``window + 1`` evaluations never are. With 10 and a patience of 1 it is the
+        window: the number of earlier evaluations with whose mean each evaluation is compared: it is without
+            improvement if it is worse than that mean, or not a number, and the first ``window + 1`` evaluations never
+            are. If None, evaluations are compared with the best one. With 10 and a patience of 1 it is the
             rule of the published program of graph convolutional networks.
 
     Raises:
