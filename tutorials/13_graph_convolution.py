@@ -10,7 +10,7 @@
 #
 # Papers cite papers of their own field, and members of a club meet their friends. If the nodes of a graph have classes,
 # neighbours tend to share them, so that a few labels say much about all nodes. A graph convolutional network (Kipf and
-# Welling, 2017) uses this: each of its layers transforms the features of all nodes and takes a weighted mean over
+# Welling, 2017) uses this: each of its layers transforms the features of all nodes and takes a weighted sum over
 # neighbours. This page trains one on a club of 34 members, then on 2,708 papers, and asks how far its probabilities can
 # be trusted.
 
@@ -48,7 +48,7 @@ print(f"labels {labels.tolist()} of members {members.tolist()}; {club.adjacency}
 
 # %% [markdown]
 # A layer is $\mathrm{relu}(\hat A X W)$. The matrix $\hat A$ is the adjacency matrix with ones added on its diagonal,
-# divided by the square roots of the degrees on both sides, so that a node's new features are a weighted mean of its own
+# divided by the square roots of the degrees on both sides, so that a node's new features are a weighted sum of its own
 # features and those of its neighbours. All matrices are sparse. The layer can be used by itself:
 
 # %%

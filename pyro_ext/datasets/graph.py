@@ -9,6 +9,7 @@ from numbers import Real
 from typing import Any, Literal
 
 import networkx as nx
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -100,6 +101,8 @@ def labelled_graph(
     if len(together.unique()) < len(together):
         raise ValueError("train, valid and test must not share nodes, nor name one twice")
     classes = int(labels.max()) + 1
+    if classes > number:
+        raise ValueError(f"labels must be classes 0 .. C - 1 with members, got {classes - 1} among {number} nodes")
     if classes < 2:
         raise ValueError(f"labels must be classes 0 .. C - 1 of two at least, got {classes}")
     wholes = {
@@ -171,7 +174,8 @@ def from_networkx(
             raise ValueError(f"{argument} names {unknown[0]!r}, which is no node of the graph")
         return torch.tensor([place[node] for node in nodes], dtype=torch.int64)
 
-    known = nx.get_node_attributes(graph, labels) if isinstance(labels, str) else dict(labels)
+    of_nodes = nx.get_node_attributes(graph, labels) if isinstance(labels, str) else dict(labels)
+    known = {node: _plain(value) for node, value in of_nodes.items()}
     if not known:
         raise ValueError(f"labels must hold the class of one node at least, got none for {labels!r}")
     classes = _numbered(known.values())
@@ -256,6 +260,15 @@ def karate_club(
 def scaled_features(features: SparseMatrix, normalize: bool) -> SparseMatrix:
     """Return features whose rows sum to 1 if ``normalize``; rows of zeros stay."""
     return normalize_rows(features) if normalize else features
+
+
+def _plain(value: Any) -> Any:
+    """Return a number of torch or numpy as one of Python, by whose value it is compared."""
+    if isinstance(value, Tensor | np.generic | np.ndarray):
+        if (value.numel() if isinstance(value, Tensor) else value.size) != 1:
+            raise ValueError(f"labels must be one class for each node, got a {type(value).__name__}: {value}")
+        return value.item()
+    return value
 
 
 def _numbered(values: Any) -> dict[Any, int]:

@@ -3,7 +3,8 @@
 A pickle is a program for a small machine with a stack, which can call any function that can be imported. The machine
 here has no way to call or import anything. It knows those instructions that numbers and containers need, and takes
 a dozen names (``numpy.ndarray``, ``scipy.sparse.csr_matrix``, ``collections.defaultdict``, ...) as labels of what it
-makes itself; whatever else a file asks for, it refuses. Work and memory are in proportion to the size of the file.
+makes itself; whatever else a file asks for, it refuses. Work and memory are in proportion to the size of the file, and
+the number of instructions is bounded.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from pyro_ext.utils.packed import unpacked
 __all__ = ["StoredMatrix", "read_pickle"]
 
 _MOST_BYTES = 2**28
+_MOST_INSTRUCTIONS = 2**24  # each may leave an object of 64 bytes, however few bytes of a packed file it takes
+_MOST_PLACES = 2**32
 _LONGEST_NUMBER = 40  # characters or bytes
+_LARGEST_KEY = 2**60  # integers beyond can be chosen such that all have one hash, and a dict looks through all of them
 _LARGEST_DIM = 2**31
 
 _NAMES = {
@@ -127,7 +131,7 @@ class _Machine:
     encoded: int = 0  # bytes made of text so far
 
     def run(self) -> Any:
-        while True:
+        for _ in range(_MOST_INSTRUCTIONS):
             code = self.take(1)
             if code == b".":
                 return _opened(self.pop())
@@ -135,6 +139,7 @@ class _Machine:
             if own is None:
                 raise _Damage(f"instruction {code!r} at byte {self.at - 1} is none that data need; nothing was run")
             own(self)
+        raise _Damage(f"more than {_MOST_INSTRUCTIONS:,} instructions, which is more than is read here")
 
     # Bytes
 
@@ -185,6 +190,8 @@ class _Machine:
     # Instructions with more to them
 
     def put(self, place: int) -> None:
+        if not 0 <= place < _MOST_PLACES:
+            raise _Damage(f"there is no place {place} to put things aside; get the file again")
         value = self.pop()
         self.push(value)
         self.memo[place] = value
@@ -204,6 +211,8 @@ class _Machine:
         for key, value in zip(items[::2], items[1::2], strict=True):
             if type(key) not in (int, str, bytes):  # hashing nested tuples can take for ever
                 raise _Damage(f"a {type(key).__name__} as the key of a dict, where integers and text belong")
+            if type(key) is int and abs(key) >= _LARGEST_KEY:
+                raise _Damage(f"{key} as the key of a dict, where numbers of things belong; get the file again")
             target[key] = value
 
     def label(self, module: str, name: str) -> None:
@@ -293,9 +302,10 @@ def _filled(kind: str, state: Any) -> Any:
         arrays = [parts.get(name) for name in ("data", "indices", "indptr")]
         shape = parts.get("_shape", parts.get("shape"))
         fits = all(isinstance(array, np.ndarray) and array.ndim == 1 for array in arrays)
-        if fits and type(shape) is tuple and len(shape) == 2 and all(type(size) is int for size in shape):
+        sizes = shape if type(shape) is tuple and len(shape) == 2 else ()
+        if fits and sizes and all(type(size) is int and 0 <= size < _LARGEST_DIM for size in sizes):
             data, indices, indptr = arrays
-            return StoredMatrix(data, indices, indptr, shape)  # type: ignore[arg-type]
+            return StoredMatrix(data, indices, indptr, sizes)  # type: ignore[arg-type]
     raise _Damage(f"the parts of a {kind} are incomplete; get the file again")
 
 

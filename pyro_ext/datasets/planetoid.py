@@ -54,7 +54,7 @@ def planetoid(
     whose label is -1.
 
     Args:
-        graph: which graph.
+        graph: which citation graph is loaded, ``cora``, ``citeseer`` or ``pubmed``.
         normalize_features: whether to divide the words of each paper by their number, as the publication does.
         steps_per_epoch: the number of steps that make an epoch, after which there are metrics and a checkpoint; in the
             publication it is one.

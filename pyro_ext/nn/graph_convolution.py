@@ -8,6 +8,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyro_ext.nn.local import _drawn, linear, local_parameters
 from pyro_ext.ops.sparse import SparseMatrix, multiply, multiply_sparse
 from pyro_ext.utils.checks import positive_int
 
@@ -78,9 +79,15 @@ class GraphConvolution(PyroModule):
         aggregate_first: whether to compute :math:`\hat A X` before it meets the weight. The order changes no value,
             but noise on what comes out of the weight, as in local reparameterisation, has the variance of
             :math:`\hat A X W^\top` only in this order: averaging noise of different nodes would shrink it.
+        local: whether outputs are drawn instead of weights where a guide lets them be, as
+            :class:`~pyro_ext.nn.AutoAdditiveNormal` does; :math:`\hat A X` is then computed first. Means and variances
+            are exact, but nodes are drawn as if each had weights of its own. That is right for the last layer only: a
+            layer behind this one would average noise that nodes should have in common. By default weights are drawn,
+            which is right for all layers.
 
     Raises:
-        ValueError: if a number is not a positive integer.
+        ValueError: if a number is not a positive integer; when called, a second time in a forward pass with outputs
+            drawn.
 
     References:
         | Semi-supervised classification with graph convolutional networks (Kipf and Welling, 2017)
@@ -102,11 +109,19 @@ class GraphConvolution(PyroModule):
     weight: Tensor
     bias: Tensor | None
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = False, aggregate_first: bool = False) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = False,
+        aggregate_first: bool = False,
+        local: bool = False,
+    ) -> None:
         super().__init__()
         self.in_features = positive_int("in_features", in_features)
         self.out_features = positive_int("out_features", out_features)
         self.aggregate_first = aggregate_first
+        self.local = local
         self.weight = nn.Parameter(glorot_uniform(torch.empty(out_features, in_features)))
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
@@ -122,13 +137,26 @@ class GraphConvolution(PyroModule):
             ValueError: if shapes do not fit.
         """
         _check_features(x, self.in_features)
-        if self.aggregate_first and adjacency is not None:
+        if (self.aggregate_first or self.local) and adjacency is not None:
             x, adjacency = _aggregate(adjacency, x), None
-        weight = _without_plate(self.weight, 2)
+        weight = self.weight
+        if self.local and local_parameters(weight) is not None:
+            self._refuse_second_use()
+            return _drawn_outputs(x, weight, self.bias)
+        weight = _without_plate(weight, 2)
         result = _transform(x, weight)
         if adjacency is not None:
             result = multiply(adjacency, result)
         return result if self.bias is None else result + self.bias
+
+    def _refuse_second_use(self) -> None:
+        context, key = self._pyro_context, f"{self._pyro_name}.weight:outputs"
+        if context.get(key) is not None:
+            raise ValueError(
+                f"layer {self._pyro_name!r} is used twice in one forward pass; local reparameterisation would give it "
+                "different weights each time: build it with local=False"
+            )
+        context.set(key, True)
 
     def extra_repr(self) -> str:
         """Return the sizes."""
@@ -211,6 +239,20 @@ def _aggregate(adjacency: SparseMatrix, x: Tensor | SparseMatrix) -> Tensor | Sp
 
 def _transform(x: Tensor | SparseMatrix, weight: Tensor) -> Tensor:
     return multiply(x, weight.mT) if isinstance(x, SparseMatrix) else x @ weight.mT
+
+
+def _drawn_outputs(x: Tensor | SparseMatrix, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Draw the outputs of nodes whose features are averages already, by local reparameterisation."""
+    if isinstance(x, Tensor):
+        return linear(x, weight, bias)
+    parameters = local_parameters(weight)
+    assert parameters is not None
+    mean = multiply(x, parameters.loc.mT)
+    squares = x.with_values(x.values.square())
+    variance = multiply(squares, parameters.log_variance.exp().mT)
+    shape = torch.broadcast_shapes(weight.shape[:-2], mean.shape[:1]) + mean.shape[1:]
+    drawn = _drawn(mean, variance, shape, weight)
+    return drawn if bias is None else drawn + bias
 
 
 def _without_plate(weight: Tensor, event_dim: int) -> Tensor:

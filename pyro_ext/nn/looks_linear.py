@@ -96,7 +96,8 @@ def looks_linear_(module: nn.Module, ordinary: Collection[str] | None = None, ga
 
     Raises:
         ValueError: if a layer other than an ordinary one has an odd input width, or a layer is lazy, transposed, has
-            groups, or has a weight that is not a plain parameter; the message names the layer. Then nothing is changed.
+            groups, is used both as an ordinary layer and behind a CReLU, or has a weight that is not a plain parameter;
+            the message names the layer. Then nothing is changed.
 
     References:
         | The shattered gradients problem (Balduzzi et al., 2017), section 4.1, https://arxiv.org/abs/1702.08591
@@ -140,8 +141,9 @@ def assert_looks_linear(module: nn.Module, ordinary: Collection[str] | None = No
         tolerance: the largest :math:`|\Delta|` allowed, relative to the largest weight of the layer.
 
     Raises:
-        AssertionError: if a layer is not mirrored, or a module between layers is not linear: batch norm, another
-            activation than CReLU, dropout in training mode.
+        AssertionError: if a layer is not mirrored, a module between layers is not linear (batch norm, another
+            activation than CReLU, dropout in training mode), or a CReLU before a convolution of the same
+            ``nn.Sequential`` doubles another dimension than the channels.
         ValueError: if a layer cannot be looks-linear at all, as for :func:`looks_linear_`.
 
     Example:
@@ -157,6 +159,8 @@ def assert_looks_linear(module: nn.Module, ordinary: Collection[str] | None = No
     for name, inner in module.named_modules():
         if not _is_container(inner):
             _assert_linear(name, inner)
+        if isinstance(inner, nn.Sequential):
+            _assert_channels(name, inner)
     for name, layer, mirrored in _layers(module, ordinary):
         _check_layer(name, layer, mirrored)
         if mirrored:
@@ -172,17 +176,29 @@ def assert_looks_linear(module: nn.Module, ordinary: Collection[str] | None = No
 
 def _layers(module: nn.Module, ordinary: Collection[str] | None) -> Iterator[tuple[str, nn.Linear, bool]]:
     """Yield name, layer, and whether it is mirrored, for each linear and convolutional layer."""
-    found = {name: inner for name, inner in module.named_modules() if isinstance(inner, nn.Linear | _ConvNd)}
+    every = {
+        name: inner
+        for name, inner in module.named_modules(remove_duplicate=False)
+        if isinstance(inner, nn.Linear | _ConvNd)
+    }
+    found = {name: inner for name, inner in module.named_modules() if name in every}
     if not found:
         raise ValueError("module must hold linear or convolutional layers, got none")
     if isinstance(ordinary, str):
         raise ValueError(f"ordinary must be a collection of names, got the text {ordinary!r}; write [{ordinary!r}]")
     names = [next(iter(found))] if ordinary is None else [*ordinary]
     for name in names:
-        if name not in found:
-            raise ValueError(f"ordinary names a layer {name!r} that there is not; the layers are {', '.join(found)}")
+        if name not in every:
+            raise ValueError(f"ordinary names a layer {name!r} that there is not; the layers are {', '.join(every)}")
     for name, layer in found.items():
-        yield name, cast(nn.Linear, layer), name not in names
+        uses = [other for other, inner in every.items() if inner is layer]
+        mirrored = [other for other in uses if other not in names]
+        if 0 < len(mirrored) < len(uses):
+            raise ValueError(
+                f"layer {name!r} is used again as {mirrored[0]!r}, behind a CReLU: one weight cannot be ordinary and "
+                "mirrored; use two layers, or name all of its uses in ordinary if none is behind a CReLU"
+            )
+        yield name, cast(nn.Linear, layer), bool(mirrored)
 
 
 def _check_layer(name: str, layer: nn.Linear | _ConvNd, mirrored: bool) -> None:
@@ -218,6 +234,24 @@ def _orthogonal(rows: int, columns: int, like: Tensor) -> Tensor:
 
 def _is_container(module: nn.Module) -> bool:
     return next(module.children(), None) is not None
+
+
+def _assert_channels(name: str, module: nn.Sequential) -> None:
+    """Raise an AssertionError if a CReLU before a convolution does not double its channels."""
+    before: tuple[str, CReLU] | None = None
+    for child, inner in module.named_children():
+        if isinstance(inner, CReLU):
+            before = (f"{name}.{child}" if name else child, inner)
+        elif isinstance(inner, _ConvNd):
+            channels = -1 - len(inner.kernel_size)  # counted from the last dimension
+            if before is not None and before[1].dim not in (1, channels):
+                raise AssertionError(
+                    f"layer {before[0]!r} is a CReLU of dimension {before[1].dim} before a convolution, whose channels "
+                    "it must double: give it dim=1"
+                )
+            before = None
+        elif not isinstance(inner, (*_HARMLESS, *_DROPOUTS)) or _is_container(inner):
+            before = None
 
 
 def _assert_linear(name: str, module: nn.Module) -> None:

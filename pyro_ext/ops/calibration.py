@@ -30,12 +30,13 @@ def calibration_bins(probs: Tensor, labels: Tensor, num_bins: int = 15) -> Calib
     """Group predictions by the probability of the predicted class.
 
     Args:
-        probs: the probabilities of C classes, ``(N, C)``.
-        labels: the true classes, int64 ``(N,)``.
+        probs: the probabilities of C classes, ``(N, C)``; half types are added up in single precision.
+        labels: the true classes, int64 ``(N,)``, from 0 to C - 1.
         num_bins: the number M of bins.
 
     Raises:
-        ValueError: if shapes do not fit, there are no predictions, or ``num_bins`` is not a positive integer.
+        ValueError: if shapes do not fit, there are no predictions, ``probs`` are no probabilities, a label is none of
+            the C classes, or ``num_bins`` is not a positive integer.
 
     Example:
         >>> bins = calibration_bins(torch.tensor([[0.9, 0.1], [0.7, 0.3]]), torch.tensor([0, 1]), num_bins=2)
@@ -48,16 +49,21 @@ def calibration_bins(probs: Tensor, labels: Tensor, num_bins: int = 15) -> Calib
             f"probs must have shape (N, C) and labels (N,) with N at least 1, got {tuple(probs.shape)} and "
             f"{tuple(labels.shape)}"
         )
-    confidence, predicted = probs.max(-1)
+    if not probs.is_floating_point() or bool(((probs < 0) | (probs > 1.01)).any()):  # of half types 1 is rough
+        raise ValueError("probs must be probabilities, from 0 to 1; use .softmax(-1) if they are logits")
+    if bool(((labels < 0) | (labels >= probs.shape[1])).any()):
+        raise ValueError(
+            f"labels must be classes from 0 to {probs.shape[1] - 1}, got {labels.min():g} to {labels.max():g}; leave "
+            "out predictions whose label is unknown"
+        )
+    confidence, predicted = probs.to(torch.promote_types(probs.dtype, torch.float32)).max(-1)
     # A bin includes its upper end, as in the publication.
     bins = ((confidence * num_bins).ceil().long() - 1).clamp(0, num_bins - 1)
-    zeros = probs.new_zeros(num_bins)
-    number = zeros.index_add(0, bins, torch.ones_like(confidence))
+    zeros = confidence.new_zeros(num_bins)
+    number = bins.bincount(minlength=num_bins).to(confidence)  # sums of ones stop growing in types of few digits
     known = number.clamp(min=1)
-    right = (predicted == labels).to(probs.dtype)
-    return CalibrationBins(
-        zeros.index_add(0, bins, confidence) / known, zeros.index_add(0, bins, right) / known, number / len(probs)
-    )
+    right = bins[predicted == labels].bincount(minlength=num_bins).to(confidence)
+    return CalibrationBins(zeros.index_add(0, bins, confidence) / known, right / known, number / len(probs))
 
 
 def expected_calibration_error(probs: Tensor, labels: Tensor, num_bins: int = 15) -> Tensor:

@@ -115,10 +115,9 @@ def normalize_adjacency(
     degree = adjacency.values.new_zeros(adjacency.shape[0]).index_add(0, rows, adjacency.values)
     if mode == "row":
         return adjacency.with_values(adjacency.values / torch.where(degree == 0, 1, degree)[rows])
-    scale = degree.rsqrt()
-    # The two factors first, so that both triangles are rounded alike. Stored zeros at nodes of degree 0 stay zeros.
-    values = adjacency.values * (scale[rows] * scale[adjacency.col])
-    return replace(adjacency, values=torch.where(adjacency.values > 0, values, 0))
+    scale = torch.where(degree == 0, 1, degree).rsqrt()  # all that is stored at nodes of degree 0 are zeros
+    # The two factors first, so that both triangles are rounded alike.
+    return replace(adjacency, values=adjacency.values * (scale[rows] * scale[adjacency.col]))
 
 
 def normalize_rows(matrix: SparseMatrix) -> SparseMatrix:

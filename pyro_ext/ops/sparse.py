@@ -178,7 +178,8 @@ def multiply(matrix: SparseMatrix, dense: Tensor) -> Tensor:
         The products, shape ``batch_shape + (N, K)``.
 
     Raises:
-        ValueError: if shapes do not fit, or the types differ.
+        ValueError: if shapes do not fit, or the types differ; inside of ``torch.autocast``, which makes dense matrices
+            of another type by itself, they may.
 
     Example:
         >>> matrix = SparseMatrix.from_dense(torch.tensor([[0.0, 2.0], [1.0, 0.0]]))
@@ -191,6 +192,8 @@ def multiply(matrix: SparseMatrix, dense: Tensor) -> Tensor:
             f"dense must have shape (..., {matrix.shape[1]}, K) for a sparse matrix of {matrix.shape[0]} x "
             f"{matrix.shape[1]}, got {tuple(dense.shape)}"
         )
+    if torch.is_autocast_enabled(dense.device.type) and dense.is_floating_point():
+        dense = dense.to(matrix.dtype)
     if dense.dtype != matrix.dtype:
         raise ValueError(f"dense must be {matrix.dtype} as the matrix is, got {dense.dtype}; use matrix.to(dense)")
     if dense.dim() == 2:

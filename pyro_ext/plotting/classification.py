@@ -67,13 +67,13 @@ def confusion_matrix(
         predicted: the predicted classes, int64 ``(N,)``.
         labels: the true classes, int64 ``(N,)``.
         ax: the axes to draw on; new ones if ``None``.
-        class_names: what the classes are called; their numbers if empty.
+        class_names: what the classes are called, those without members included; their numbers if empty.
 
     Returns:
         The axes drawn on.
 
     Raises:
-        ValueError: if shapes differ, or there are no predictions.
+        ValueError: if shapes differ, there are no predictions, a class is negative, or there are too few names.
 
     Example:
         >>> ax = confusion_matrix(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]))
@@ -86,7 +86,14 @@ def confusion_matrix(
             f"{tuple(labels.shape)}"
         )
     predicted, labels = predicted.cpu(), labels.cpu()
-    number = int(torch.stack([predicted, labels]).max()) + 1
+    together = torch.stack([predicted, labels])
+    if bool((together < 0).any()):
+        raise ValueError(
+            f"predicted and labels must be classes of at least 0, got {together.min():g}; leave out what has no label"
+        )
+    number = max(int(together.max()) + 1, len(class_names))
+    if class_names and len(class_names) < number:
+        raise ValueError(f"class_names must name {number} classes, got {len(class_names)}")
     counts = (labels * number + predicted).bincount(minlength=number**2).reshape(number, number)
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
     names = [*class_names] or [str(k) for k in range(number)]

@@ -40,6 +40,9 @@ def draw_graph(
     Returns:
         The axes drawn on.
 
+    Raises:
+        ValueError: if an edge ends at a node without a class, or some nodes have names and others have none.
+
     Example:
         >>> ax = draw_graph(torch.tensor([[0, 1], [1, 2]]), torch.tensor([0, 0, 1]), marked=[0])
         >>> [text.get_text() for text in ax.texts]
@@ -47,6 +50,10 @@ def draw_graph(
     """
     import networkx as nx
 
+    if edges.numel() and not 0 <= int(edges.min()) <= int(edges.max()) < len(classes):
+        raise ValueError(f"edges must be between nodes 0 to {len(classes) - 1}, those that have a class")
+    if names and len(names) != len(classes):
+        raise ValueError(f"names must hold a name for each of {len(classes)} nodes, got {len(names)}")
     graph: Any = nx.Graph()
     graph.add_nodes_from(range(len(classes)))
     graph.add_edges_from(edges.T.tolist())

@@ -58,6 +58,8 @@ def _array(content: bytes, name: str) -> np.ndarray[Any, Any]:
     shape, is_fortran, dtype = read(stream)
     if dtype.hasobject:
         raise DamagedArchive(f"{name} holds objects of Python")
+    if dtype.itemsize == 0:  # of which a few bytes can promise any number
+        raise DamagedArchive(f"{name} holds entries without content, {dtype}")
     start = stream.tell()
     if len(content) - start != math.prod(shape) * dtype.itemsize or min(shape, default=0) < 0:
         raise DamagedArchive(f"{name} has {len(content) - start} bytes, which do not fit its shape {shape}")

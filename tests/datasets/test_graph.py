@@ -1,4 +1,5 @@
 import networkx as nx
+import numpy as np
 import pytest
 import torch
 
@@ -101,3 +102,21 @@ def made(**changed):
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int8, lambda k: torch.tensor(k), lambda k: np.array(k)])
+def test_integers_of_torch_and_numpy_are_integers(kind):
+    """Sorted as text, 10 would come before 2; tensors are equal only to themselves."""
+    graph = nx.path_graph(24)
+    data = from_networkx(graph, {node: kind(node % 12) for node in graph}, train=[0, 1])
+    assert data.num_classes == 12
+    assert data.labels.tolist() == [*range(12)] * 2
+
+
+def test_more_classes_than_nodes_are_refused():
+    graph = adjacency_matrix(torch.tensor([[0], [1]]), 2)
+    features = SparseMatrix.from_dense(torch.eye(2))
+    with pytest.raises(ValueError, match=r"classes 0 .. C - 1 with members, got 1000000000000 among 2 nodes"):
+        labelled_graph("huge", graph, features, torch.tensor([0, 10**12]), torch.tensor([0]))
+    with pytest.raises(ValueError, match="labels must be one class for each node"):
+        from_networkx(nx.path_graph(2), {0: np.arange(2), 1: np.arange(2)}, train=[0])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
+import pyro_ext.datasets.pickled as reader
 from pyro_ext.datasets.pickled import StoredMatrix, read_pickle
 from tests.datasets.python2 import pickled
 
@@ -104,6 +105,9 @@ def nested(levels):
         (b"T\xff\xff\xff\x7f.", "ends too early"),
         (b"\x8e" + b"\xff" * 8 + b".", "ends too early"),
         (b"I" + b"9" * 10_000 + b"\n.", "is no integer"),
+        (b"}\x8a\x09" + (2**64).to_bytes(9, "little") + b"Ns.", "18446744073709551616 as the key of a dict"),
+        (b"Np-1\n.", "there is no place -1"),
+        (b"Np18446744073709551616\n.", "there is no place 18446744073709551616"),
         (b"F1e5e5\n.", "is no number"),
         (b"\x8a\xff" + b"\x01" * 255 + b".", "an integer of 255 bytes"),
         (b"S'abc\n.", "text without quotes"),
@@ -120,6 +124,40 @@ def test_damaged_or_malicious(tmp_path, content, message):
     with pytest.raises(ValueError, match=message) as caught:
         read_pickle(path)
     assert str(caught.value).startswith(str(path))
+
+
+def test_keys_of_one_hash_are_refused(tmp_path):
+    """A dict looks through all keys of one hash, so that work would be in proportion to the square of their number."""
+    keys = (b"\x8a\x10" + (i * (2**61 - 1) + 7).to_bytes(16, "little") + b"N" for i in range(100))
+    path = tmp_path / "file"
+    path.write_bytes(b"}(" + b"".join(keys) + b"u.")
+    with pytest.raises(ValueError, match="as the key of a dict"):
+        read_pickle(path)
+
+
+def test_instructions_are_counted(tmp_path, monkeypatch):
+    """An empty list takes one byte of a file, a thousandth of that where it is packed, and 64 of memory."""
+    monkeypatch.setattr(reader, "_MOST_INSTRUCTIONS", 1000)
+    path = tmp_path / "file"
+    path.write_bytes(b"]" * 999 + b".")
+    assert read_pickle(path) == []
+    path.write_bytes(b"]" * 1000 + b".")
+    with pytest.raises(ValueError, match="more than 1,000 instructions"):
+        read_pickle(path)
+
+
+@pytest.mark.parametrize("size", [-1, 10**30])
+def test_matrices_of_impossible_sizes_are_refused(tmp_path, size):
+    part = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
+    part += b"(I1\n(I0\ntcnumpy\ndtype\n(S'i4'\ntRI00\nS''\ntb"
+    state = b"".join(b"S'%s'\n%ss" % (name, part) for name in (b"data", b"indices", b"indptr"))
+    shape = b"S'_shape'\n(I2\nL%dL\nts" % size
+    path = tmp_path / "file"
+    path.write_bytes(b"cscipy.sparse.csr\ncsr_matrix\n)\x81}" + state + b"S'_shape'\n(I2\nI3\ntsb.")
+    assert read_pickle(path).shape == (2, 3)
+    path.write_bytes(b"cscipy.sparse.csr\ncsr_matrix\n)\x81}" + state + shape + b"b.")
+    with pytest.raises(ValueError, match="the parts of a csr_matrix are incomplete"):
+        read_pickle(path)
 
 
 def test_a_large_place_takes_no_memory(tmp_path):

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from pyro_ext.datasets import find_file, karate_club, load, planetoid
 from pyro_ext.inference import EarlyStopping, FitSettings, fit
 from pyro_ext.models.gcn import GCN, PROPAGATIONS, build, class_probabilities, init_to_glorot, weight_decay_scale
+from pyro_ext.nn import AutoAdditiveNormal
 from pyro_ext.ops.graphs import normalize_adjacency
 from pyro_ext.ops.sparse import dropout as drop
 
@@ -142,6 +143,36 @@ def test_other_elbos(data, elbo):
     assert math.isfinite(trained(plan, data, epochs=2)["train_loss"])
 
 
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_lower_precision(data, precision):
+    """Metrics are not rounded to the type of the network: each is a multiple of 1 / 30, or close to that of float32."""
+    settings = FitSettings(max_epochs=1, seed=0)
+    pyro.set_rng_seed(0)
+    metrics = fit(build(data), data, settings, precision=precision, **QUIET).metrics
+    assert metrics["accuracy"] * 30 == pytest.approx(round(metrics["accuracy"] * 30), abs=1e-4)
+    assert metrics["nll"] == pytest.approx(trained(build(data), data, epochs=1)["nll"], abs=0.02)
+
+
+def test_normal_weights_by_mean_and_log_variance(data):
+    """AutoAdditiveNormal has the bound of AutoNormal with the same parameters, within five standard errors."""
+    with pyro.settings.context(module_local_params=True):
+        gcn = network(data, dropout=0.0, prior_scales=(5.0, 1.0), likelihood_power=10.0)
+        guide = AutoAdditiveNormal(gcn, init_log_variance=-2.0, init_loc_fn=init_to_glorot)
+        guide(*data.train[0])
+        starts = dict(guide.theta.named_parameters())
+        other = AutoNormal(gcn, init_loc_fn=lambda site: starts[site["name"]].detach(), init_scale=math.exp(-1.0))
+        bounds = []
+        for own in (guide, other):
+            pyro.set_rng_seed(0)
+            elbo = TraceMeanField_ELBO(num_particles=300, vectorize_particles=True, max_plate_nesting=1)
+            own(*data.train[0])
+            single = TraceMeanField_ELBO(max_plate_nesting=1)
+            error = torch.tensor([single.loss(gcn, own, *data.train[0]) for _ in range(30)]).std() / 300**0.5
+            bounds.append((elbo.loss(gcn, own, *data.train[0]), float(error)))
+    (one, error), (two, second) = bounds
+    assert abs(one - two) < 5 * math.hypot(error, second)
+
+
 def test_monte_carlo_dropout_averages_over_draws(data):
     pyro.set_rng_seed(0)
     plan = build(data, monte_carlo_dropout=True, evaluation_samples=50)
@@ -167,6 +198,15 @@ def test_published_stopping_rule(data):
     short = karate_club(steps_per_epoch=1)
     result = fit(plan, short, FitSettings(max_epochs=15, seed=0, early_stopping=early), **QUIET)
     assert len(result.history) == stopped + 1
+
+
+def test_stopping_rule_ends_what_is_not_a_number(data):
+    plan = build(data)
+    own = iter([1.0, 1.0, 1.0, math.nan, 1.0])
+    plan.evaluate = lambda loader: {"accuracy": 1.0, "penalised_nll": next(own)}
+    early = EarlyStopping(patience=1, monitor="penalised_nll", window=2)
+    short = karate_club(steps_per_epoch=1)
+    assert len(fit(plan, short, FitSettings(max_epochs=5, seed=0, early_stopping=early), **QUIET).history) == 4
 
 
 def test_stopping_rule_resumes_exactly(tmp_path):
@@ -238,6 +278,7 @@ def test_nothing_to_guide(data):
         (lambda d: network(d, prior_scales=(1.0, -1.0)), "prior_scales must be 2 positive numbers"),
         (lambda d: GCN(d.adjacency, d.features, 1), "num_classes must be an integer of at least 2"),
         (lambda d: class_probabilities(network(d), lambda: {}, 0), "num_samples must be an integer of at least 1"),
+        (lambda d: class_probabilities(network(d), AutoDelta(network(d))), "guide has no parameters yet: train it"),
         (lambda d: build(d).evaluate([]), "loader must hold at least one batch of nodes"),
     ],
 )

@@ -276,6 +276,12 @@ def test_bad_data(data, part):
             build(Splits("toy", **{"train": data.train, "valid": data.valid, part: wrong}))
 
 
+def test_labels_of_the_test_part_are_checked_before_training(data):
+    unknown = IndexedDataset(data.valid.x, data.valid.y + 100)
+    with pytest.raises(ValueError, match=r"labels of data.test must be 0 .. "):
+        build(Splits("toy", data.train, data.valid, unknown), **SMALL)
+
+
 def test_one_class_alone_can_be_held_out(data):
     alone = IndexedDataset(data.valid.x, torch.zeros(10, dtype=torch.long))
     plan = build(Splits("toy", data.train, alone), **SMALL)

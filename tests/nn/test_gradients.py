@@ -16,6 +16,8 @@ from pyro_ext.nn import (
 )
 from tests.contracts.test_devices import WAYS, elsewhere
 
+WEIGHT = nn.Parameter(torch.ones(1))
+
 
 def test_gradients_are_those_of_the_function(dtype):
     x, gradient = input_gradients(lambda x: x.sin().squeeze(-1), lo=0.0, hi=3.0, n=7, like=torch.zeros((), dtype=dtype))
@@ -40,6 +42,28 @@ def test_constant_curves_have_one_at_all_lags(constant, expected, dtype):
     assert (acf == expected).all()
     acf.sum().backward()
     assert curve.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_small_and_large_gradients_are_as_others(scale):
+    """Their squares have no place in float32: gradients of deep networks are often as small."""
+    torch.manual_seed(0)
+    values = torch.randn(2, 64)
+    torch.testing.assert_close(autocorrelation(values * scale), autocorrelation(values))
+    net = nn.Sequential(nn.Linear(3, 50), nn.ReLU(), nn.Linear(50, 1))
+    inputs = torch.randn(8, 3)
+    expected = gradient_correlation(net, inputs)
+    torch.testing.assert_close(gradient_correlation(lambda x: net(x) * scale, inputs), expected)
+    assert expected.abs() > 0.01
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_half_types_are_not_taken_for_constants(half):
+    torch.manual_seed(0)
+    values = torch.randn(256) + 1
+    result = autocorrelation(values.to(half))
+    assert result.dtype == half
+    torch.testing.assert_close(result.float(), autocorrelation(values), atol=0.01, rtol=0)
 
 
 def test_white_and_brown_noise():
@@ -129,6 +153,9 @@ def test_device_and_type_are_those_of_the_module(way):
         (lambda: input_gradients(torch.sum), r"f must return one value for each point, .* got \(\)"),
         (lambda: input_gradients(lambda x: 1.0), "of shape .* got float"),
         (lambda: input_gradients(torch.Tensor.detach), "f must be differentiable"),
+        (lambda: input_gradients(lambda x: WEIGHT.expand(len(x))), "its values do not depend on the points"),
+        (lambda: gradient_correlation(lambda x: WEIGHT.expand(len(x)), torch.ones(3, 2)), "do not depend on the inp"),
+        (lambda: gradient_correlation(lambda x: torch.ones(len(x)), torch.ones(3, 2)), "do not depend on the inputs"),
         (lambda: gradient_autocorrelation(torch.sin, n=8), "max_lag must be an integer from 0 to 7, got 15"),
         (lambda: autocorrelation(torch.arange(4)), "values must be a tensor of real numbers"),
         (lambda: gradient_correlation(torch.sum, torch.zeros(1, 2)), r"shape \(n, D\) with two rows at least"),

@@ -1,10 +1,20 @@
+import math
+
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.nn import PyroSample
+from pyro.nn import PyroModule, PyroSample
 
-from pyro_ext.nn import ChebyshevConvolution, GraphConvolution, SparseBuffer, glorot_uniform, normalize_adjacency
+from pyro_ext.nn import (
+    AutoAdditiveNormal,
+    ChebyshevConvolution,
+    GraphConvolution,
+    LocalNormal,
+    SparseBuffer,
+    glorot_uniform,
+    normalize_adjacency,
+)
 from pyro_ext.ops.graphs import adjacency_matrix, scaled_laplacian
 from pyro_ext.ops.sparse import SparseMatrix, multiply
 from tests.contracts.test_devices import WAYS, elsewhere
@@ -97,6 +107,59 @@ def test_noise_has_the_right_variance_only_after_aggregation(graph, x):
     connected = slice(0, 6)
     assert (draws.var(0) / truth - 1).abs().max() < 5 * (2 / 4000) ** 0.5
     assert (before / truth)[connected].max() < 0.8
+
+
+def bayesian(local, rows=5, columns=2):
+    """A layer whose weight has a prior, and a guide of it with much noise."""
+    layer = GraphConvolution(rows, columns, bias=True, local=local).double()
+    start = torch.randn(columns, rows, generator=torch.Generator().manual_seed(1)).double()
+    layer.weight = PyroSample(dist.Normal(torch.zeros(()).double(), 1.0).expand([columns, rows]).to_event(2))
+    torch.nn.init.constant_(layer.bias, 0.5)
+    return layer, AutoAdditiveNormal(layer, init_log_variance=-1.0, init_loc={"weight": start}), start
+
+
+@pytest.mark.parametrize("local", [False, True])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_normal_weights_have_the_mean_and_variance_of_their_outputs(graph, x, local, sparse):
+    """Of the aggregated features; with local reparameterisation nodes are drawn by themselves, without it together."""
+    adjacency, features, number = normalize_adjacency(graph).to(torch.float64), x.double(), 4000
+    layer, guide, start = bayesian(local)
+    own = SparseMatrix.from_dense(features) if sparse else features
+    torch.manual_seed(0)
+    guide(own, adjacency)
+    particles = pyro.plate("particles", number, dim=-2)
+    with torch.no_grad():
+        trace = pyro.poutine.trace(particles(guide)).get_trace(own, adjacency)
+        draws = particles(pyro.poutine.replay(layer, trace=trace))(own, adjacency)
+    assert draws.shape == (number, 7, 2)
+    averages = adjacency.to_dense() @ features
+    mean, covariance = averages @ start.T + 0.5, averages @ averages.T * math.exp(-1)
+    variance = covariance.diagonal()[:, None].expand(7, 2)
+    assert ((draws.mean(0) - mean).abs() <= 5 * (variance / number).sqrt() + 1e-7).all()
+    found = draws.var(0)
+    assert ((found - variance).abs() <= 5 * variance * (2 / number) ** 0.5 + 1e-7).all()
+    together = torch.stack([draws[:, :, k].T.cov() for k in range(2)]).mean(0)
+    expected = covariance.diagonal().diag() if local else covariance
+    assert (together - expected).abs().max() <= 5 * float(variance.max()) * (2 / (2 * number)) ** 0.5
+
+
+def test_drawn_outputs_are_refused_a_second_time(graph, x):
+    adjacency = normalize_adjacency(graph).to(torch.float64)
+    layer, _, start = bayesian(local=True)
+
+    class Twice(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self):
+            return self.layer(x.double(), adjacency) - self.layer(x.double(), adjacency)
+
+    twice = Twice()
+    twice()  # weights of the prior are the same both times
+    value = LocalNormal(start, torch.zeros_like(start)).to_event(2).rsample()
+    with pytest.raises(ValueError, match="layer 'layer' is used twice in one forward pass"):
+        pyro.poutine.condition(twice, data={"layer.weight": value})()
 
 
 def test_no_dense_matrix_of_features_is_made(graph):

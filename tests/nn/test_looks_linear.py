@@ -178,6 +178,31 @@ def test_batch_norm_behind_a_crelu_indeed_breaks_it():
     assert affine_error(net.eval(), 7) > 0.01
 
 
+@pytest.mark.parametrize(("dim", "ok"), [(1, True), (-3, True), (-1, False), (2, False)])
+def test_a_crelu_before_a_convolution_doubles_channels(dim, ok):
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), CReLU(dim), nn.AvgPool2d(2), nn.Conv2d(8 if ok else 4, 2, 1))
+    looks_linear_(net.double())
+    if ok:
+        assert_looks_linear(net)
+    x, y = torch.randn(2, 3, 1, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        error = net(x + y) - net(x) - net(y)
+    assert bool(error.abs().max() < 1e-12) == ok
+    if not ok:
+        with pytest.raises(AssertionError, match=f"layer '1' is a CReLU of dimension {dim} before a convolution"):
+            assert_looks_linear(net)
+
+
+def test_layers_that_are_used_twice():
+    again, hidden = nn.Linear(4, 2), nn.Linear(4, 2)
+    for check in (looks_linear_, assert_looks_linear):
+        with pytest.raises(ValueError, match="layer '0' is used again as '2', behind a CReLU"):
+            check(nn.Sequential(again, CReLU(), again))
+    net = looks_linear_(nn.Sequential(nn.Linear(3, 2), CReLU(), hidden, CReLU(), hidden).double())
+    assert_looks_linear(net)
+    assert affine_error(net, 3) < 1e-12
+
+
 def test_dropout_in_evaluation_mode_does_not():
     assert_looks_linear(looks_linear_(nn.Sequential(nn.Linear(3, 4), CReLU(), nn.Dropout(), nn.Linear(8, 2))).eval())
 
@@ -215,6 +240,12 @@ REFUSED = {
     ),
     "parametrised": (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(8, 2)), "the weight of layer '2'"),
 }
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_a_convolution_without_a_weight_is_refused_before_its_channels_are_counted():
+    with pytest.raises(ValueError, match="layer '2' is lazy and has no weight yet"):
+        assert_looks_linear(nn.Sequential(nn.Conv2d(1, 4, 1), CReLU(1), nn.LazyConv2d(4, 1)))
 
 
 @pytest.mark.filterwarnings("ignore:Lazy modules")

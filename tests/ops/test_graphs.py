@@ -53,6 +53,14 @@ def test_a_node_alone_keeps_its_features_only_with_a_loop(adjacency):
     assert normalize_adjacency(adjacency, "row", "none").to_dense()[4].tolist() == [0] * 5
 
 
+@pytest.mark.parametrize("mode", ["symmetric", "row"])
+def test_edges_of_weight_zero_have_gradients(mode):
+    weights = torch.tensor([0.0, 2.0], requires_grad=True)
+    adjacency = adjacency_matrix(torch.tensor([[0, 2], [1, 3]]), 4, weights)  # nodes 0 and 1 have degree 0
+    (gradient,) = torch.autograd.grad(normalize_adjacency(adjacency, mode, "none").values.sum(), weights)
+    assert gradient.isfinite().all()
+
+
 def test_edges_of_weight_zero_make_no_nan(dtype):
     adjacency = adjacency_matrix(torch.tensor([[0, 1], [1, 2]]), 3, torch.tensor([0.0, 2.0], dtype=dtype))
     for mode in NAMES:

@@ -22,6 +22,11 @@ def test_a_confusion_matrix_has_a_row_for_each_true_class(tmp_path):
     assert save(ax, tmp_path / "plot.png").stat().st_size > 1000
 
 
+def test_classes_without_members_have_a_row_if_they_have_a_name():
+    ax = confusion_matrix(torch.tensor([0, 1]), torch.tensor([0, 0]), class_names=["a", "b", "c"])
+    assert len(ax.texts) == 9
+
+
 def test_a_drawn_graph_has_all_nodes_with_their_marks(tmp_path):
     ax = draw_graph(EDGES, torch.tensor([0, 0, 1, -1, 1]), marked=[0], wrong=[2], names="abcde")
     assert [text.get_text() for text in ax.texts] == [*"abcde"]
@@ -48,6 +53,10 @@ def test_an_embedding_is_in_the_plane_of_the_first_components(tmp_path):
     [
         (lambda: confusion_matrix(torch.zeros(2), torch.zeros(3)), "must be vectors of one length"),
         (lambda: confusion_matrix(torch.zeros(0), torch.zeros(0)), "at least 1"),
+        (lambda: confusion_matrix(torch.tensor([0, 1]), torch.tensor([0, -1])), "classes of at least 0, got -1"),
+        (lambda: confusion_matrix(torch.tensor([2]), torch.tensor([0]), class_names="ab"), "name 3 classes, got 2"),
+        (lambda: draw_graph(EDGES, torch.zeros(3)), "edges must be between nodes 0 to 2"),
+        (lambda: draw_graph(EDGES, torch.zeros(4), names="abc"), "a name for each of 4 nodes, got 3"),
         (lambda: reliability_diagram(torch.zeros(2), torch.zeros(2)), r"probs must have shape \(N, C\)"),
         (lambda: embedding(torch.zeros(3), torch.zeros(3)), r"points must have shape \(N, D\)"),
         (lambda: embedding(torch.zeros(1, 2), torch.zeros(1)), "N at least 2"),

@@ -113,7 +113,9 @@ class HeadlineStopping(EarlyStopping):
         if self.window is None:
             return super()._evaluate_stopping_criteria(current)
         mean = sum(self.recent[-self.window :]) / self.window
-        worse = len(self.recent) > self.window and bool(self.monitor_op(current.new_tensor(mean), current))
+        limit = current.new_tensor(mean)
+        fine = bool(self.monitor_op(current, limit)) or bool(current == limit)  # what is not a number is not
+        worse = len(self.recent) > self.window and not fine
         self.recent = [*self.recent, float(current)][-self.window - 1 :]
         self.wait_count: int = self.wait_count + 1 if worse else 0
         stops = self.wait_count >= self.patience

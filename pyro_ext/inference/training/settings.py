@@ -153,15 +153,17 @@ class EarlyStopping:
 
     Args:
         patience: the number of evaluations without improvement after which training ends.
-        min_delta: the least change that counts as an improvement.
+        min_delta: the least change that counts as an improvement; with a ``window`` it must be 0.
         monitor: the metric to follow; the headline metric of the training plan if None.
         mode: whether small or large values of ``monitor`` are good; that of the headline metric if None.
-        window: if given, an evaluation is without improvement if it is worse than the mean of so many before it, not
-            than the best one; the first ``window + 1`` evaluations never are. With 10 and a patience of 1 it is the
+        window: the number of earlier evaluations with whose mean each evaluation is compared: it is without
+            improvement if it is worse than that mean, or not a number, and the first ``window + 1`` evaluations never
+            are. If None, evaluations are compared with the best one. With 10 and a patience of 1 it is the
             rule of the published program of graph convolutional networks.
 
     Raises:
-        ValueError: if a number is out of range, or ``mode`` is neither ``"min"`` nor ``"max"``.
+        ValueError: if a number is out of range, ``mode`` is neither ``"min"`` nor ``"max"``, or there is both a
+            ``window`` and a ``min_delta``.
     """
 
     patience: int = 3
@@ -175,6 +177,11 @@ class EarlyStopping:
         optional_positive_int("window", self.window)
         nonnegative_number("min_delta", self.min_delta)
         one_of("mode", self.mode, (None, "min", "max"))
+        if self.window is not None and self.min_delta:
+            raise ValueError(
+                f"min_delta must be 0 with a window, got {self.min_delta!r}: a value is compared with the mean of "
+                "those before it; leave one of the two out"
+            )
 
 
 @dataclass(frozen=True)

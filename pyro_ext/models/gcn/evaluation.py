@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -47,7 +48,8 @@ def class_probabilities(
         Probabilities ``(N, C)``, and the mean of :math:`\sum_l \lVert W_l \rVert^2 / 2 s_l^2` over the draws.
 
     Raises:
-        ValueError: if ``num_samples`` is not a positive integer.
+        ValueError: if ``num_samples`` is not a positive integer, or the guide is an autoguide that has never been
+            called and does not know yet which nodes have labels.
 
     References:
         | Dropout as a Bayesian approximation (Gal and Ghahramani, 2016), https://arxiv.org/abs/1506.02142
@@ -61,6 +63,8 @@ def class_probabilities(
         (torch.Size([34, 4]), tensor(0.))
     """
     positive_int("num_samples", num_samples)
+    if isinstance(guide, AutoGuide) and guide.prototype_trace is None:
+        raise ValueError("guide has no parameters yet: train it, or call it once with labels and nodes")
     was_training = gcn.training
     gcn.train(dropout)
     try:
@@ -141,7 +145,7 @@ class Evaluation:
         if not batches:
             raise ValueError("loader must hold at least one batch of nodes, got none")
         labels, nodes = (torch.cat(parts) for parts in zip(*batches, strict=True))
-        own = probs[nodes]
+        own = probs[nodes].to(torch.promote_types(probs.dtype, torch.float32))
         nll = F.nll_loss(own.clamp(min=_TINY).log(), labels)
         confidence, predicted = own.max(-1)
         values = {

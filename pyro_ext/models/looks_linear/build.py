@@ -56,8 +56,8 @@ def build(
         if not isinstance(part, IndexedDataset) or part.x.dim() != 2 or part.y is None or len(part) < 2:
             raise ValueError(f"data.{name} must be two rows or more, of shape (N, D), with labels, got {part}")
     classes = max(int(train.y.max()) + 1, 2)
-    for name, part in (("train", train), ("valid", valid)):
-        if bool(((part.y < 0) | (part.y >= classes)).any()):
+    for name, part in (("train", train), ("valid", valid), ("test", data.test)):
+        if isinstance(part, IndexedDataset) and part.y is not None and bool(((part.y < 0) | (part.y >= classes)).any()):
             raise ValueError(f"labels of data.{name} must be 0 .. {classes - 1}, got {part.y.unique().tolist()}")
     model = Model(
         len(train), train.x.shape[-1], classes, kind, depth, width, architecture, image_shape=data.image_shape

@@ -169,6 +169,7 @@ PLANS = [
         "interval='step' does not go with ReduceLROnPlateau, which follows a metric of epochs; use 'epoch'",
     ),
     (lambda: EarlyStopping(patience=0), "patience must be an integer of at least 1, got 0"),
+    (lambda: EarlyStopping(window=3, min_delta=0.1), "min_delta must be 0 with a window, got 0.1"),
     (lambda: EarlyStopping(window=0), "window must be an integer of at least 1, got 0"),
     (lambda: EarlyStopping(min_delta=-1.0), "min_delta must be a finite number of at least 0, got -1.0"),
     (lambda: EarlyStopping(mode="low"), "mode must be one of None, min, max; got 'low'"),
