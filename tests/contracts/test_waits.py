@@ -84,7 +84,9 @@ ANALYTIC = {CHECK: 1, DICE: 6, "inference.sample_sets.dice._expected_terms": 2, 
 
 MODEL_WAITS = {
     "categorical_vae": {CHECK: 1, DICE: 3},
+    "compressed_lenet": {FLOAT: 29, "pyro.util.warn_if_nan": 2},
     "disentangling": {FLOAT: 2, "pyro.util.warn_if_nan": 2},
+    "gcn": {FLOAT: 4, "pyro.util.warn_if_nan": 2},
     "geco_vae": {FLOAT: 2, "pyro.util.warn_if_nan": 3},
     "hard_attention": {**ANALYTIC, DICE: 3},
     "looks_linear": {FLOAT: 2, "pyro.util.warn_if_nan": 2},
