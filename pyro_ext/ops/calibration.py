@@ -49,9 +49,12 @@ def calibration_bins(probs: Tensor, labels: Tensor, num_bins: int = 15) -> Calib
             f"probs must have shape (N, C) and labels (N,) with N at least 1, got {tuple(probs.shape)} and "
             f"{tuple(labels.shape)}"
         )
-    if not probs.is_floating_point() or bool(((probs < 0) | (probs > 1.01)).any()):  # of half types 1 is rough
+    outside = ((probs < 0) | (probs > 1.01)).any()  # of half types 1 is rough
+    unknown = ((labels < 0) | (labels >= probs.shape[1])).any()
+    no_probability, no_class = torch.stack([outside, unknown]).tolist()  # the host waits once
+    if no_probability or not probs.is_floating_point():
         raise ValueError("probs must be probabilities, from 0 to 1; use .softmax(-1) if they are logits")
-    if bool(((labels < 0) | (labels >= probs.shape[1])).any()):
+    if no_class:
         raise ValueError(
             f"labels must be classes from 0 to {probs.shape[1] - 1}, got {labels.min():g} to {labels.max():g}; leave "
             "out predictions whose label is unknown"
@@ -59,10 +62,10 @@ def calibration_bins(probs: Tensor, labels: Tensor, num_bins: int = 15) -> Calib
     confidence, predicted = probs.to(torch.promote_types(probs.dtype, torch.float32)).max(-1)
     # A bin includes its upper end, as in the publication.
     bins = ((confidence * num_bins).ceil().long() - 1).clamp(0, num_bins - 1)
-    zeros = confidence.new_zeros(num_bins)
-    number = bins.bincount(minlength=num_bins).to(confidence)  # sums of ones stop growing in types of few digits
+    zeros, none = confidence.new_zeros(num_bins), bins.new_zeros(num_bins)
+    number = none.index_add(0, bins, torch.ones_like(bins)).to(confidence)  # sums of floating-point ones stop growing
+    right = none.index_add(0, bins, (predicted == labels).to(bins)).to(confidence)
     known = number.clamp(min=1)
-    right = bins[predicted == labels].bincount(minlength=num_bins).to(confidence)
     return CalibrationBins(zeros.index_add(0, bins, confidence) / known, right / known, number / len(probs))
 
 

@@ -192,7 +192,8 @@ def multiply(matrix: SparseMatrix, dense: Tensor) -> Tensor:
             f"dense must have shape (..., {matrix.shape[1]}, K) for a sparse matrix of {matrix.shape[0]} x "
             f"{matrix.shape[1]}, got {tuple(dense.shape)}"
         )
-    if torch.is_autocast_enabled(dense.device.type) and dense.is_floating_point():
+    device = dense.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device) and dense.is_floating_point():
         dense = dense.to(matrix.dtype)
     if dense.dtype != matrix.dtype:
         raise ValueError(f"dense must be {matrix.dtype} as the matrix is, got {dense.dtype}; use matrix.to(dense)")

@@ -93,10 +93,10 @@ OPS = {
     "assignment.total_support": (lambda x: assignment.total_support(x.mask), 3),
     "birkhoff.break_sticks": (lambda x: birkhoff.break_sticks(x.symmetric[:2, :2], -x.symmetric[:2, :2]), 0),
     "birkhoff.sticks_of": (lambda x: birkhoff.sticks_of(x.doubly), 0),
-    "calibration.calibration_bins": (lambda x: calibration.calibration_bins(x.simplex, x.segment[1:3], 5), 0),
+    "calibration.calibration_bins": (lambda x: calibration.calibration_bins(x.simplex, x.segment[1:3], 5), 1),
     "calibration.expected_calibration_error": (
         lambda x: calibration.expected_calibration_error(x.simplex, x.segment[1:3], 5),
-        0,
+        1,
     ),
     "gamma_quantiles.gamma_category_means": (lambda x: gamma_quantiles.gamma_category_means(x.temperature, 4), 1),
     "graphs.adjacency_matrix": (lambda x: stored(x.adjacency), None),
