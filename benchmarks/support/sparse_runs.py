@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_ext.datasets import Splits
 from pyro_ext.inference import AnalyticKL, KLWarmUp, LocalELBOModule
-from pyro_ext.models.sparse_lenet import ImageClassifier
+from pyro_ext.models.sparse_lenet import SparseClassifier
 from pyro_ext.nn import AutoAdditiveNormal, AutoMultiplicativeNormal, log_uniform_prior
 from pyro_ext.ops.log_uniform import KLForm
 from support.gradients import Step
@@ -22,7 +22,7 @@ __all__ = ["gradient_variances", "particle_step", "program_step"]
 
 def program_step(x: Tensor, y: Tensor, kl: KLForm) -> Step:
     """Return a step of Adam for LeNet-300-100 with N = 60,000 images."""
-    model = ImageClassifier(60_000, (1, 28, 28), prior=partial(log_uniform_prior, kl=kl))
+    model = SparseClassifier(60_000, (1, 28, 28), prior=partial(log_uniform_prior, kl=kl))
     guide = AutoAdditiveNormal(model)
     loss = LocalELBOModule(*AnalyticKL(strict=True).pair(model, guide), Trace_ELBO())
     optimizer = torch.optim.Adam(loss.parameters(), 1e-3)
@@ -38,7 +38,7 @@ def program_step(x: Tensor, y: Tensor, kl: KLForm) -> Step:
 def particle_step(number: int, vectorized: bool) -> Step:
     """Return the loss and gradient of several particles of a small network."""
     x, y = torch.rand(100, 64), torch.arange(100) % 10
-    model = ImageClassifier(1000, (1, 8, 8))
+    model = SparseClassifier(1000, (1, 8, 8))
     guide = AutoAdditiveNormal(model)
     elbo = Trace_ELBO(number, max_plate_nesting=1, vectorize_particles=vectorized)
     loss = LocalELBOModule(*AnalyticKL(strict=True).pair(model, guide), elbo)
@@ -60,7 +60,7 @@ def gradient_variances(data: Splits, epochs: Iterable[int], draws: int = 100) ->
     """
     pyro.set_rng_seed(0)
     size, wanted = len(data.train), set(epochs)
-    model = ImageClassifier(size, (1, 28, 28))
+    model = SparseClassifier(size, (1, 28, 28))
     guide, warm_up = AutoAdditiveNormal(model), KLWarmUp(5, 20)
     loss = LocalELBOModule(*(warm_up.scaled(part) for part in AnalyticKL().pair(model, guide)), Trace_ELBO())
     optimizer = torch.optim.Adam(loss.parameters(), 1e-3)
@@ -83,7 +83,7 @@ def gradient_variances(data: Splits, epochs: Iterable[int], draws: int = 100) ->
     return found
 
 
-def _variance(model: ImageClassifier, guide: AutoAdditiveNormal, batch: tuple[Tensor, ...], draws: int) -> float:
+def _variance(model: SparseClassifier, guide: AutoAdditiveNormal, batch: tuple[Tensor, ...], draws: int) -> float:
     loss = LocalELBOModule(*AnalyticKL().pair(model, guide), Trace_ELBO())
     loss(*batch)  # finds the order of the sites
     means = [guide.theta.get_parameter(name) for name in guide.masks()]

@@ -22,7 +22,7 @@ from pyro_ext.inference import (
     TrainingPlan,
 )
 from pyro_ext.models.sparse_lenet.evaluation import diagnose, evaluation, model_files, model_plots
-from pyro_ext.models.sparse_lenet.model import ImageClassifier, NoGuide
+from pyro_ext.models.sparse_lenet.model import NoGuide, SparseClassifier
 from pyro_ext.models.toolkit import Classifier, labelled_images, read_weights
 from pyro_ext.nn import AutoAdditiveNormal, AutoMultiplicativeNormal, GradualMagnitudePruning, log_uniform_prior
 from pyro_ext.ops.log_uniform import KL_FORMS, KLForm
@@ -89,7 +89,7 @@ def build(
     steps = math.ceil(len(data.train) / positive_int("batch_size", batch_size))
     has_prior = estimator in ("sparse", "multiplicative")
     prior = partial(log_uniform_prior, kl=kl) if has_prior else None
-    model = ImageClassifier(len(data.train), shape, classes, architecture, prior, read_weights(weights))
+    model = SparseClassifier(len(data.train), shape, classes, architecture, prior, read_weights(weights))
     guide = _guide(estimator, model, init_log_variance, threshold)
     warm_up = KLWarmUp(min(start, end) * steps, end * steps, every=steps)
     programs = AnalyticKL(strict=True).pair(model, guide) if has_prior else (model, guide)
@@ -117,7 +117,7 @@ def build(
 _DECAY = "pyro_ext.models.sparse_lenet.schedules.ConstantThenLinear"
 
 
-def _guide(estimator: Estimator, model: ImageClassifier, init_log_variance: float, threshold: float) -> Any:
+def _guide(estimator: Estimator, model: SparseClassifier, init_log_variance: float, threshold: float) -> Any:
     if estimator == "sparse":
         return AutoAdditiveNormal(model, init_log_variance, threshold=threshold)
     if estimator == "multiplicative":
@@ -125,7 +125,7 @@ def _guide(estimator: Estimator, model: ImageClassifier, init_log_variance: floa
     return NoGuide()
 
 
-def _pruning(model: ImageClassifier, sparsity: float, epochs: int, steps: int) -> GradualMagnitudePruning:
+def _pruning(model: SparseClassifier, sparsity: float, epochs: int, steps: int) -> GradualMagnitudePruning:
     """Prune from a tenth of the epochs to six tenths; the rest is for the weights left to recover."""
     total = epochs * steps
     begin, end = total // 10, max(total // 10 + 1, 6 * total // 10)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from pyro_ext.datasets import Splits
 from pyro_ext.inference import local_params
-from pyro_ext.models.sparse_lenet.model import ImageClassifier
+from pyro_ext.models.sparse_lenet.model import SparseClassifier
 from pyro_ext.models.toolkit import mean_metrics
 from pyro_ext.nn import AutoAdditiveNormal, prunable, sparsity_report
 from pyro_ext.plotting import compression_curve, score_histogram, weight_map
@@ -27,7 +27,7 @@ _THRESHOLDS = (-6.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
 
 
 @torch.no_grad()
-def export(model: ImageClassifier, guide: Any, threshold: float | None = None) -> nn.Sequential:
+def export(model: SparseClassifier, guide: Any, threshold: float | None = None) -> nn.Sequential:
     """Return the trained network as a plain one, whose removed weights are zero.
 
     Args:
@@ -36,7 +36,7 @@ def export(model: ImageClassifier, guide: Any, threshold: float | None = None) -
         threshold: the ``log_alpha`` from which on a weight is removed; that of the guide if None.
 
     Example:
-        >>> model = ImageClassifier(100, (1, 8, 8))
+        >>> model = SparseClassifier(100, (1, 8, 8))
         >>> export(model, AutoAdditiveNormal(model))[1]
         Linear(in_features=64, out_features=300, bias=True)
     """
@@ -46,7 +46,7 @@ def export(model: ImageClassifier, guide: Any, threshold: float | None = None) -
     return model.plain({name: guide.parameters_of(name)[0] * mask for name, mask in masks.items()})
 
 
-def evaluation(model: ImageClassifier, guide: Any) -> Callable[[Iterable[Any]], dict[str, float]]:
+def evaluation(model: SparseClassifier, guide: Any) -> Callable[[Iterable[Any]], dict[str, float]]:
     """Return the evaluation of held-out images by the network without its noise and the weights removed.
 
     Its metrics: the ``error`` in per cent; the ``neg_log_likelihood`` of an image in nats; the per cent of weights
@@ -91,7 +91,7 @@ def diagnose(metrics: Mapping[str, float]) -> list[str]:
     ]
 
 
-def model_plots(model: ImageClassifier, guide: Any, data: Splits) -> dict[str, Callable[..., Axes]]:
+def model_plots(model: SparseClassifier, guide: Any, data: Splits) -> dict[str, Callable[..., Axes]]:
     """Return the plots: ``log_alpha`` by layer, error against compression, and the first layer's weights.
 
     Args:
@@ -135,7 +135,7 @@ def model_plots(model: ImageClassifier, guide: Any, data: Splits) -> dict[str, C
     return {"log_alpha": log_alpha, "error_against_compression": error_against_compression, "weights": weights}
 
 
-def model_files(model: ImageClassifier, guide: Any) -> dict[str, Callable[[Path], None]]:
+def model_files(model: SparseClassifier, guide: Any) -> dict[str, Callable[[Path], None]]:
     """Return what is written beside the metrics: the plain network's ``state_dict``, and the sparsity by layer."""
 
     def weights(path: Path) -> None:

@@ -14,10 +14,10 @@ from pyro_ext.models.toolkit.classifiers import Classifier, classifier
 from pyro_ext.nn import bayesianize, log_uniform_prior
 from pyro_ext.nn.layers import Prior
 
-__all__ = ["ImageClassifier", "NoGuide"]
+__all__ = ["NoGuide", "SparseClassifier"]
 
 
-class ImageClassifier(toolkit.ImageClassifier):
+class SparseClassifier(toolkit.ImageClassifier):
     r"""Classes of images by a network, with priors of its weights or without.
 
     .. math::  w \sim p(w), \qquad y_n \sim \mathrm{Categorical}(\mathrm{softmax}(f_w(x_n))).
@@ -35,7 +35,7 @@ class ImageClassifier(toolkit.ImageClassifier):
         ValueError: if a number is out of range, the images do not fit the network, or ``weights`` do not.
 
     Example:
-        >>> model = ImageClassifier(100, (1, 8, 8))
+        >>> model = SparseClassifier(100, (1, 8, 8))
         >>> model(torch.zeros(5, 64)).shape
         torch.Size([5, 10])
         >>> [*model.state_dict()]

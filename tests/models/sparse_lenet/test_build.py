@@ -10,7 +10,7 @@ from pyro.infer import TraceMeanField_ELBO
 
 from pyro_ext.datasets import Splits, load
 from pyro_ext.inference import FitSettings, FitWarning, TraceVIMCO_ELBO, fit
-from pyro_ext.models.sparse_lenet import ImageClassifier, build, export
+from pyro_ext.models.sparse_lenet import SparseClassifier, build, export
 from pyro_ext.nn import AutoAdditiveNormal, prunable
 
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
@@ -62,7 +62,7 @@ def test_other_elbos_give_the_same_loss(elbo, digits):
 
 
 def test_exported_network_is_the_model_without_noise(digits):
-    model = ImageClassifier(160, (1, 8, 8))
+    model = SparseClassifier(160, (1, 8, 8))
     guide = AutoAdditiveNormal(model)
     with torch.no_grad():
         for name, _ in guide.masks().items():
