@@ -77,7 +77,7 @@ def planetoid(
         paths = {part: find_file(_FOLDER, f"ind.{graph}.{part}") for part in _PARTS}
         missing = [part for part, found in paths.items() if found is None]
         if missing:
-            what = f"neither {graph}.npz nor the files of Planetoid (ind.{graph}.{missing[0]} is missing):"
+            what = f"{graph}.npz, and of the files of Planetoid ind.{graph}.{missing[0]}, were"
             raise MissingDataError(how_to_get(what, f"them from {_SOURCE},", _FOLDER))
         arrays, shown = _from_pickles({part: found for part, found in paths.items() if found is not None})
     try:

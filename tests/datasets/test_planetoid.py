@@ -89,7 +89,7 @@ def test_cora():
 
 
 def test_missing_files_say_where_to_put_them(folder, monkeypatch):
-    with pytest.raises(MissingDataError, match=r"neither pubmed.npz nor .*ind.pubmed.x is missing.*folder planetoid"):
+    with pytest.raises(MissingDataError, match=r"pubmed.npz, and of the files of Planetoid ind.pubmed.x, were not found: get them from .*folder planetoid"):
         planetoid("pubmed")
     write_original(folder)
     (folder / "ind.citeseer.ty").unlink()
