@@ -57,6 +57,12 @@ SMALL = {
     "point_matching": Small({"evaluation_samples": 20}, {"num_problems": 4}, 2),
     "sparse_lenet": Small({"epochs": 2}, {"num_train": 160, "binarize": None}, 80),
     "structured_output": Small({"units": 8, "samples": 1, "evaluation_samples": 4}, {"num_train": 160}, 80),
+    "tumour_branching": Small(
+        {"width": 8},
+        {"num_train": 40, "num_valid": 16, "labels": "branching", "cells": 5, "mutations": 4, "false_negative": 0.0},
+        20,
+    ),
+    "tumour_noise": Small({"width": 8}, {"num_train": 40, "num_valid": 16, "cells": 5, "mutations": 6}, 20),
     "semi_supervised_vae": Small({"warm_start": 1, "hidden": (8,), "classifier_hidden": (8,)}, {"num_labels": 20}, 740),
 }
 
