@@ -311,6 +311,7 @@ def test_networks_of_tumours_are_tabulated(tmp_path, capsys, monkeypatch):
     assert "FAIL: rectifier 2 x 400, sorted mutations and cells: rising" in shown
 
 
+@pytest.mark.filterwarnings("ignore:only .* are classified correctly")
 def test_a_network_of_branches_is_trained_and_tested_with_errors(monkeypatch):
     script = importlib.import_module("support.tumour_labels")
     monkeypatch.setattr(script, "_NUM_TEST", 40)
