@@ -79,8 +79,8 @@ MODELS: Mapping[str, ModelEntry] = MappingProxyType(
         ),
         "gan": ModelEntry(
             module="pyro_ext.models.gan",
-            summary="generator of images, and a discriminator that learns their classes from few labels and from telling "
-            "generated images from real ones",
+            summary="generator of images, and a discriminator that learns classes from few labels and from telling "
+            "real images from generated ones",
             paper="Salimans et al. 2016, Improved techniques for training GANs, arXiv 1606.03498",
             data="few_labels",
             defaults=MappingProxyType(

@@ -47,6 +47,7 @@ class ParameterAverage(nn.Module):
         (3.0, 6.0)
     """
 
+    _module: nn.Module
     num_updates: Tensor
 
     def __init__(self, module: nn.Module, min_weight: float = 1e-4) -> None:

@@ -9,16 +9,16 @@ logits :math:`l(x)` of K classes and :math:`l_{K+1} = 0` of generated images is 
     r \sim \mathrm{Bernoulli}(D(x)), \qquad D(x) = \frac{Z(x)}{Z(x) + 1}, \qquad Z(x) = \sum_{k=1}^K e^{l_k(x)},
 
 observed at the labels y of a few images, at r = 1 (or a smoothed target) for real images and at r = 0 for generated
-ones; its loss is minus the log-probability of this program (section 5 of the paper). The generator minimises the distance
-of mean features of generated images from those of real ones (feature matching, section 3.1), or
+ones; its loss is minus the log-probability of this program (section 5 of the paper). The generator minimises the
+distance of mean features of generated images from those of real ones (feature matching, section 3.1), or
 :math:`-\log D(G(z))`. Minibatch discrimination (3.2), historical averaging (3.3), one-sided label smoothing (3.4) and
-virtual batch normalisation (3.5) are options; their layers are in :mod:`pyro_ext.nn`. No ELBO applies: a generator has no
-density.
+virtual batch normalisation (3.5) are options; their layers are in :mod:`pyro_ext.nn`. No ELBO applies: a generator has
+no density.
 
 Data: images of which a few keep their labels (:func:`~pyro_ext.datasets.keep_few_labels`). Headline figure: with 100
 labels of MNIST's 60,000 training images, 93 of the 10,000 test images are classified wrongly after 300 epochs (table 1
-of the paper). Errors, shorter training and smaller data are in ``benchmarks/gan.py``. The networks for CIFAR-10 are here
-and are tested with generated images; the paper's figures for CIFAR-10 and SVHN take days on a graphics card and have not
+of the paper). What shorter training and smaller data give is in ``benchmarks/gan.py``. The networks for CIFAR-10 are
+tested with generated images only: the paper's figures for CIFAR-10 and SVHN take days on a graphics card and have not
 been repeated, nor has its study with human judges.
 
 References:

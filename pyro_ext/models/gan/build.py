@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal, get_args
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from pyro_ext.datasets import Splits
 from pyro_ext.inference import OptimizerSettings, Player, SchedulerSettings, TrainingPlan
 from pyro_ext.models.gan.evaluation import diagnose, evaluation
-from pyro_ext.models.gan.losses import DiscriminatorObjective, GeneratorObjective, LastImages
+from pyro_ext.models.gan.losses import DiscriminatorObjective, GeneratorLoss, GeneratorObjective, LastImages
 from pyro_ext.models.gan.networks import (
     GeneratorNorm,
     Network,
@@ -35,9 +36,9 @@ _DECAY = "pyro_ext.models.toolkit.schedules.ConstantThenLinear"
 _REMARKS = (
     "`error` is the percentage of held-out images that are classified wrongly with averaged parameters, `error_last` "
     "with the last ones; `label_loss` is in nats. `belief_real` and `belief_generated` are the means of the "
-    "discriminator's probability of being real, of held-out and of generated images. `spread` is the standard deviation "
-    "of generated images in parts of that of real ones; `sample_classes` is how many classes samples look like, "
-    "`data_classes` how many held-out images look like."
+    "discriminator's probability of being real, of held-out and of generated images. `spread` is the standard "
+    "deviation of generated images in parts of that of real ones; `sample_classes` is how many classes samples look "
+    "like, `data_classes` how many held-out images look like."
 )
 
 
@@ -106,7 +107,7 @@ def build(
     one_of("method", method, get_args(Method))
     average_weight = number_between("average_weight", average_weight, 0, 1)
     positive_number("lr", lr)
-    unlabelled, labelled, classes = labelled_streams(data, binary=False)
+    unlabelled, _, classes = labelled_streams(data, binary=False)
     shape = _image_shape(data, unlabelled.x.shape[1])
     name = _network(network, shape)
     own_kernels = positive_int("kernels", kernels) if method == "minibatch_discrimination" else 0
@@ -120,42 +121,32 @@ def build(
     decay = SchedulerSettings(_DECAY, start=epochs / 2, end=epochs)
     adam = OptimizerSettings("Adam", lr=lr, betas=[0.5, 0.999], scheduler=decay)
     scorer = _scorer(score_network, shape, classes, score_weights, like)
-    measure = (scorer, evaluation_samples, evaluation_seed)
-    rest = {
-        "headline": "error",
-        "diagnose": diagnose,
-        "remarks": _REMARKS,
-        "curve_labels": {"error": "wrong, %", "belief": "probability of being real", "spread": "part of that of data"},
-    }
-    if method == "supervised":
-        alone = DiscriminatorObjective(discriminator, None, average, None, historical_weight)
-        return TrainingPlan(
-            [Player("discriminator", alone, _trained(discriminator), adam)],
-            evaluate=evaluation(discriminator, average, None, *measure),
-            curves={"error": ("error", "error_last")},
-            **rest,
-        )
-    generator = Generator(generator_network(name, shape, generator_norm, width), latent_size(name)).to(like)
-    history = SampleHistory(generator, steps, shape, folder=samples_folder, seed=evaluation_seed)
+    generator, history = None, None
     last = LastImages()
-    loss = "feature_matching" if method == "feature_matching" else "standard"
+    if method != "supervised":
+        generator = Generator(generator_network(name, shape, generator_norm, width), latent_size(name)).to(like)
+        history = SampleHistory(generator, steps, shape, folder=samples_folder, seed=evaluation_seed)
+    judges = DiscriminatorObjective(discriminator, generator, average, last, historical_weight)
+    plan = TrainingPlan(
+        [Player("discriminator", judges, _trained(discriminator), adam)],
+        evaluate=evaluation(discriminator, average, generator, scorer, evaluation_samples, evaluation_seed),
+        headline="error",
+        curves={"error": ("error", "error_last")},
+        curve_labels={"error": "wrong, %", "belief": "probability of being real", "spread": "in parts of that of data"},
+        diagnose=diagnose,
+        remarks=_REMARKS,
+    )
+    if generator is None or history is None:
+        return plan
+    loss: GeneratorLoss = "feature_matching" if method == "feature_matching" else "standard"
     plays = GeneratorObjective(generator, discriminator, loss, last, historical_weight)
     plays.samples = history  # its buffers are saved with the objective
-    judges = DiscriminatorObjective(discriminator, generator, average, last, historical_weight)
-    return TrainingPlan(
-        [  # the generator first, so that the discriminator sees the images of the same step
-            Player("generator", plays, _trained(generator), adam),
-            Player("discriminator", judges, _trained(discriminator), adam),
-        ],
-        evaluate=evaluation(discriminator, average, generator, *measure),
+    return replace(
+        plan,  # the generator first, so that the discriminator sees the images of the same step
+        players=[Player("generator", plays, _trained(generator), adam), *plan.players],
         plots=model_plots(generator, history, unlabelled.x, shape, evaluation_seed),
-        curves={
-            "error": ("error", "error_last"),
-            "belief": ("belief_real", "belief_generated"),
-            "spread": ("spread",),
-        },
+        curves=plan.curves | {"belief": ("belief_real", "belief_generated"), "spread": ("spread",)},
         schedules=[history.note],
-        **rest,
     )
 
 

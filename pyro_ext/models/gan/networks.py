@@ -1,10 +1,10 @@
-"""Generators and discriminators: the perceptrons of the paper for MNIST, smaller ones, and its networks for CIFAR-10."""
+"""Generators and discriminators: the perceptrons of the paper for MNIST, smaller ones, and networks for CIFAR-10."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -209,25 +209,29 @@ def discriminator_network(
     return DiscriminatorNetwork(features, output, similarity)
 
 
-def _upwards(latent: int, image_shape: tuple[int, int, int], width: float, norm: object) -> list[nn.Module]:
+def _upwards(
+    latent: int, image_shape: tuple[int, int, int], width: float, norm: Callable[[int], nn.Module]
+) -> list[nn.Module]:
     """Return the layers of the generator for CIFAR-10: 4 x 4 positions, doubled three times."""
-    assert callable(norm)
     channels, height, across = image_shape
     first, second, third = _wide((512, 256, 128), width)
     start = (first, height // 8, across // 8)
-    twice = {"kernel_size": 5, "stride": 2, "padding": 2, "output_padding": 1}
+
+    def doubled(before: int, after: int, bias: bool = False) -> nn.ConvTranspose2d:
+        return nn.ConvTranspose2d(before, after, 5, stride=2, padding=2, output_padding=1, bias=bias)
+
     return [
         nn.Linear(latent, math.prod(start), bias=False),
         nn.Unflatten(1, start),
         norm(first),
         nn.ReLU(),
-        nn.ConvTranspose2d(first, second, bias=False, **twice),
+        doubled(first, second),
         norm(second),
         nn.ReLU(),
-        nn.ConvTranspose2d(second, third, bias=False, **twice),
+        doubled(second, third),
         norm(third),
         nn.ReLU(),
-        WeightNorm(nn.ConvTranspose2d(third, channels, **twice)),
+        WeightNorm(doubled(third, channels, bias=True)),
         nn.Sigmoid(),
         nn.Flatten(),
     ]

@@ -55,6 +55,7 @@ class SampleHistory(nn.Module):
         [10, 10, 10, 10]
     """
 
+    _generator: Generator
     images: Tensor
     noted: Tensor
 
@@ -152,7 +153,7 @@ def model_plots(
     plots = {
         "samples": (grid, "samples"),
         "neighbours": (neighbours, "samples, and below each the training image nearest to it"),
-        "course": (course, "samples at the same noise: " + "from the beginning (top) to the end"),
+        "course": (course, "samples at the same noise, from the beginning (top) to the end"),
     }
     return {
         name: image_rows(
