@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyro_ext.inference.training.local import give_local_store
 from pyro_ext.inference.training.metrics import evaluation_mode
 from pyro_ext.models.gan.programs import Discriminator, Generator
 from pyro_ext.models.gan.scores import classifier_scores
@@ -33,6 +34,8 @@ def draw_samples(generator: Generator, number: int, seed: int = 0) -> Tensor:
         number: how many.
         seed: the seed of the uniform variables.
     """
+    for module in generator.modules():
+        give_local_store(module)
     with isolated_random_state(seed, generator.like.device), evaluation_mode(generator):
         sizes = [min(_CHUNK, number - start) for start in range(0, number, _CHUNK)]
         return torch.cat([generator(size) for size in sizes])
@@ -123,7 +126,7 @@ def evaluation(
         metrics["data_classes"] = float(num_classes_of(real))
         if classifier is not None:
             scores = classifier_scores(classifier, samples, images)
-            metrics |= {f"{name}": value for name, value in scores._asdict().items()}
+            metrics |= scores._asdict()
         return metrics
 
     return evaluate

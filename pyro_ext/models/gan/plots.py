@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from pyro_ext.inference import local_params
-from pyro_ext.inference.training.metrics import evaluation_mode
 from pyro_ext.models.gan.evaluation import draw_samples
 from pyro_ext.models.gan.programs import Generator
 from pyro_ext.models.toolkit import image_rows
@@ -136,8 +134,7 @@ def model_plots(
     """
 
     def sampled(number: int) -> Tensor:
-        with local_params(), evaluation_mode(generator):
-            return draw_samples(generator, number, seed)
+        return draw_samples(generator, number, seed)
 
     def grid() -> list[Tensor]:
         return [*sampled(10 * _COLUMNS).split(_COLUMNS)]
