@@ -9,19 +9,19 @@ from torch import Tensor
 
 from pyro_ext.utils.checks import positive_int
 
-__all__ = ["InceptionScore", "check_probabilities", "inception_score"]
+__all__ = ["InceptionScore", "inception_score"]
 
 
 class InceptionScore(NamedTuple):
     """Scores of parts of a set of samples.
 
     Args:
-        mean: the mean of the scores of the parts.
+        mean: the mean of the scores of the parts, shape ``()``.
         deviation: their standard deviation, 0 if there is one part.
     """
 
-    mean: float
-    deviation: float
+    mean: Tensor
+    deviation: Tensor
 
 
 def inception_score(probs: Tensor, splits: int = 10, seed: int = 0) -> InceptionScore:
@@ -35,7 +35,8 @@ def inception_score(probs: Tensor, splits: int = 10, seed: int = 0) -> Inception
     scores by other classifiers, or of fewer samples, are not comparable with it.
 
     Args:
-        probs: the probabilities of K classes, ``(N, K)``; their sums are taken in double precision.
+        probs: the probabilities of K classes, ``(N, K)``; sums are taken in double precision, and the scores have the
+            type of ``probs``, single precision for half types.
         splits: the number of parts.
         seed: the seed of the order.
 
@@ -49,37 +50,27 @@ def inception_score(probs: Tensor, splits: int = 10, seed: int = 0) -> Inception
 
     Example:
         >>> sure = torch.eye(10).repeat_interleave(100, 0)
-        >>> round(inception_score(sure, splits=1).mean, 6), inception_score(torch.full((50, 4), 0.25)).mean
-        (10.0, 1.0)
+        >>> inception_score(sure, splits=1).mean, inception_score(torch.full((50, 4), 0.25)).mean
+        (tensor(10.0000), tensor(1.))
     """
     positive_int("splits", splits)
-    check_probabilities("probs", probs)
+    _check_probabilities("probs", probs)
     if len(probs) < splits:
         raise ValueError(f"splits must be at most the number of samples, {len(probs)}, got {splits}")
     order = torch.randperm(len(probs), generator=torch.Generator().manual_seed(seed), device="cpu")
     shuffled = _wide(probs)[order.to(probs.device)]
     scores = torch.stack([_score(part) for part in shuffled.tensor_split(splits)])
-    return InceptionScore(*torch.stack([scores.mean(), scores.std(correction=0)]).tolist())
+    dtype = torch.promote_types(probs.dtype, torch.float32)
+    return InceptionScore(scores.mean().to(dtype), scores.std(correction=0).to(dtype))
 
 
-def check_probabilities(name: str, probs: Tensor) -> None:
-    """Raise a ValueError unless a tensor holds rows of probabilities that sum to 1, up to rounding.
-
-    Args:
-        name: what the argument is called.
-        probs: what should have shape ``(N, K)``, with N and K at least 1.
-
-    Example:
-        >>> check_probabilities("probs", torch.tensor([[2.0, 1.0]]))
-        Traceback (most recent call last):
-            ...
-        ValueError: probs must hold probabilities that sum to 1 in each row, got a row that sums to 3; use ...
-    """
+def _check_probabilities(name: str, probs: Tensor) -> None:
+    """Raise a ValueError unless a tensor holds rows of probabilities that sum to 1, up to rounding."""
     if not isinstance(probs, Tensor) or probs.dim() != 2 or not probs.numel() or not probs.is_floating_point():
         shape = f"shape {tuple(probs.shape)} of {probs.dtype}" if isinstance(probs, Tensor) else type(probs).__name__
         raise ValueError(f"{name} must be probabilities of shape (N, K), N and K at least 1, got {shape}")
     sums, least = _wide(probs).sum(-1), probs.min()
-    worst = sums[(sums - 1).abs().argmax()]
+    worst = sums.gather(0, (sums - 1).abs().argmax()[None]).squeeze(0)
     tolerance = 4 * probs.shape[1] * torch.finfo(probs.dtype).eps + 1e-4
     total, smallest = torch.stack([worst, least.to(worst.dtype)]).tolist()  # the host waits once
     if not abs(total - 1) <= tolerance or smallest < 0:

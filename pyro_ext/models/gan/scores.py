@@ -66,10 +66,11 @@ def classifier_scores(
             )
         features = classifier[:-1]
     probs, of_real = (_apply(classifier, images).softmax(-1) for images in (generated, real))
-    own = inception_score(probs, min(splits, len(probs)), seed)
+    own, other = (inception_score(p, min(splits, len(p)), seed) for p in (probs, of_real))
     return ImageScores(
-        *own,
-        inception_score(of_real, min(splits, len(of_real)), seed).mean,
+        float(own.mean),
+        float(own.deviation),
+        float(other.mean),
         frechet_distance(_apply(features, generated), _apply(features, real)),
     )
 
