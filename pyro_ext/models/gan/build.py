@@ -50,6 +50,7 @@ def build(
     epochs: int = 100,
     batch_size: int = 100,
     lr: float = 3e-3,
+    lr_constant: float = 0.5,
     unlabelled_weight: float = 1.0,
     real_target: float = 1.0,
     kernels: int = 50,
@@ -66,8 +67,8 @@ def build(
     """Build generator and discriminator for images of which a few have labels.
 
     There are two players, ``generator`` and ``discriminator``, or with ``method="supervised"`` the second one alone.
-    Both have Adam with a first moment of 0.5 whose learning rate stays for the first half of the epochs and then falls
-    linearly to zero. Epochs are counted in batches of ``batch_size``: train with that.
+    Both have Adam with a first moment of 0.5, whose learning rate stays for a while and then falls linearly to zero.
+    Epochs are counted in batches of ``batch_size``: train with that.
 
     Args:
         data: images as rows of ``x``, shades from 0 to 1; training data in two streams, of unlabelled and of labelled
@@ -83,6 +84,7 @@ def build(
         epochs: the number of epochs that training will take, by which the learning rate is planned.
         batch_size: the number of unlabelled images in a batch, by which epochs are counted.
         lr: the learning rate at the beginning.
+        lr_constant: the share of the epochs, below 1, before the learning rate begins to fall.
         unlabelled_weight: the weight of the loss of real against generated images, beside that of labels.
         real_target: the target of real images, below 1 for one-sided label smoothing.
         kernels: the number of kernels of minibatch discrimination, with that method.
@@ -118,7 +120,8 @@ def build(
     discriminator = Discriminator(net, real_target, unlabelled_weight)
     average = ParameterAverage(net, average_weight)
     steps = positive_int("epochs", epochs) * math.ceil(len(unlabelled) / positive_int("batch_size", batch_size))
-    decay = SchedulerSettings(_DECAY, start=epochs / 2, end=epochs)
+    start = epochs * number_between("lr_constant", lr_constant, 0, 1, "[)")
+    decay = SchedulerSettings(_DECAY, start=start, end=epochs)
     adam = OptimizerSettings("Adam", lr=lr, betas=[0.5, 0.999], scheduler=decay)
     scorer = _scorer(score_network, shape, classes, score_weights, like)
     generator, history = None, None

@@ -181,6 +181,7 @@ def test_a_full_step_of_the_networks_for_cifar(dtype):
         (TOY, {"epochs": 0}, "epochs must be an integer of at least 1, got 0"),
         (TOY, {"batch_size": 0}, "batch_size must be an integer"),
         (TOY, {"lr": 0.0}, "lr must be a positive"),
+        (TOY, {"lr_constant": 1.0}, r"lr_constant must be a number in \[0, 1\), got 1.0"),
         (TOY, {"unlabelled_weight": -1.0}, "unlabelled_weight must be a finite number of at least 0"),
         (TOY, {"real_target": 1.1}, r"real_target must be a number in \(0, 1\], got 1.1"),
         (TOY, {"method": "minibatch_discrimination", "kernels": 0}, "kernels must be an integer of at least 1, got 0"),
