@@ -19,6 +19,7 @@ from pyro_ext.nn.compression import (
     widest_gap,
 )
 from pyro_ext.nn.convert import bayesianize
+from pyro_ext.nn.data_dependent import DataDependentLayer, initialize_from_data_
 from pyro_ext.nn.gradients import autocorrelation, gradient_autocorrelation, gradient_correlation, input_gradients
 from pyro_ext.nn.graph_convolution import ChebyshevConvolution, GraphConvolution, SparseBuffer, glorot_uniform
 from pyro_ext.nn.group_guide import AutoGroupSparse, PosteriorNetwork, export_posterior
@@ -42,6 +43,10 @@ from pyro_ext.nn.layers import (
 from pyro_ext.nn.local import LocalNormal, convolution, linear, local_parameters
 from pyro_ext.nn.local_log_normal import LocalLogNormal, drawn_per_row, log_parameters
 from pyro_ext.nn.looks_linear import CReLU, assert_looks_linear, looks_linear_
+from pyro_ext.nn.minibatch_discrimination import MinibatchDiscrimination, batch_similarity
+from pyro_ext.nn.parameter_averages import HistoricalAverage, ParameterAverage
+from pyro_ext.nn.virtual_batch_norm import VirtualBatchNorm, WithReferenceBatch
+from pyro_ext.nn.weight_norm import WeightNorm
 from pyro_ext.ops.graphs import normalize_adjacency
 
 __all__ = [
@@ -52,6 +57,7 @@ __all__ = [
     "CReLU",
     "CSRLinear",
     "ChebyshevConvolution",
+    "DataDependentLayer",
     "GradualMagnitudePruning",
     "GraphConvolution",
     "GroupScale",
@@ -59,12 +65,15 @@ __all__ = [
     "GroupSparseConv2d",
     "GroupSparseConv3d",
     "GroupSparseLinear",
+    "HistoricalAverage",
     "Horseshoe",
     "LayerMoments",
     "LayerSparsity",
     "LocalLogNormal",
     "LocalNormal",
+    "MinibatchDiscrimination",
     "NormalJeffreys",
+    "ParameterAverage",
     "PosteriorNetwork",
     "SelectInputs",
     "SparseBuffer",
@@ -74,8 +83,12 @@ __all__ = [
     "SparseVariationalLinear",
     "SparsityReport",
     "ThresholdPoint",
+    "VirtualBatchNorm",
+    "WeightNorm",
+    "WithReferenceBatch",
     "assert_looks_linear",
     "autocorrelation",
+    "batch_similarity",
     "bayesianize",
     "choose_threshold",
     "compact",
@@ -87,6 +100,7 @@ __all__ = [
     "gradient_autocorrelation",
     "gradient_correlation",
     "group_sparse",
+    "initialize_from_data_",
     "input_gradients",
     "linear",
     "local_parameters",
