@@ -1,6 +1,7 @@
 """Layers, initialisations and guides for neural networks, used like those of torch.nn and pyro.nn."""
 
 from pyro_ext.nn.additive import AutoAdditiveNormal, AutoMultiplicativeNormal
+from pyro_ext.nn.attention import AttentionEncoder, MaskedBatchNorm
 from pyro_ext.nn.compression import (
     CSRLinear,
     GradualMagnitudePruning,
@@ -19,6 +20,7 @@ from pyro_ext.nn.compression import (
     widest_gap,
 )
 from pyro_ext.nn.convert import bayesianize
+from pyro_ext.nn.exchangeable import ExchangeableLayer
 from pyro_ext.nn.gradients import autocorrelation, gradient_autocorrelation, gradient_correlation, input_gradients
 from pyro_ext.nn.graph_convolution import ChebyshevConvolution, GraphConvolution, SparseBuffer, glorot_uniform
 from pyro_ext.nn.group_guide import AutoGroupSparse, PosteriorNetwork, export_posterior
@@ -42,9 +44,11 @@ from pyro_ext.nn.layers import (
 from pyro_ext.nn.local import LocalNormal, convolution, linear, local_parameters
 from pyro_ext.nn.local_log_normal import LocalLogNormal, drawn_per_row, log_parameters
 from pyro_ext.nn.looks_linear import CReLU, assert_looks_linear, looks_linear_
+from pyro_ext.nn.pointer import PointerDecoder, PointerState
 from pyro_ext.ops.graphs import normalize_adjacency
 
 __all__ = [
+    "AttentionEncoder",
     "AutoAdditiveNormal",
     "AutoGroupSparse",
     "AutoMultiplicativeNormal",
@@ -52,6 +56,7 @@ __all__ = [
     "CReLU",
     "CSRLinear",
     "ChebyshevConvolution",
+    "ExchangeableLayer",
     "GradualMagnitudePruning",
     "GraphConvolution",
     "GroupScale",
@@ -64,7 +69,10 @@ __all__ = [
     "LayerSparsity",
     "LocalLogNormal",
     "LocalNormal",
+    "MaskedBatchNorm",
     "NormalJeffreys",
+    "PointerDecoder",
+    "PointerState",
     "PosteriorNetwork",
     "SelectInputs",
     "SparseBuffer",
