@@ -33,10 +33,22 @@ from pyro_ext.datasets.pixels import RedrawnPixels
 from pyro_ext.datasets.planetoid import planetoid
 from pyro_ext.datasets.point_matching import PointProblems, point_matching
 from pyro_ext.datasets.sprites import SpriteImages, draw_sprites, sprites
+from pyro_ext.datasets.tumour import (
+    TUMOURS,
+    SimulatedTumours,
+    TumourMatrix,
+    observe,
+    simulate_coalescent,
+    simulate_linear,
+    simulate_subclones,
+    simulated_tumours,
+    tumour,
+)
 from pyro_ext.datasets.worms import WormRecordings, simulated_worms
 
 __all__ = [
     "AVAILABLE",
+    "TUMOURS",
     "AlignedSequences",
     "Batch",
     "IndexedDataset",
@@ -45,8 +57,10 @@ __all__ = [
     "MissingDataError",
     "PointProblems",
     "RedrawnPixels",
+    "SimulatedTumours",
     "Splits",
     "SpriteImages",
+    "TumourMatrix",
     "TwoStreams",
     "WholeObject",
     "WormRecordings",
@@ -70,11 +84,17 @@ __all__ = [
     "mnist",
     "mnist_5k",
     "moving_digits",
+    "observe",
     "planetoid",
     "point_matching",
     "read_idx",
+    "simulate_coalescent",
+    "simulate_linear",
+    "simulate_subclones",
+    "simulated_tumours",
     "simulated_worms",
     "sprites",
+    "tumour",
 ]
 
 AVAILABLE: Mapping[str, Callable[..., Splits]] = MappingProxyType(
@@ -91,8 +111,10 @@ AVAILABLE: Mapping[str, Callable[..., Splits]] = MappingProxyType(
         "moving_digits": moving_digits,
         "planetoid": planetoid,
         "point_matching": point_matching,
+        "simulated_tumours": simulated_tumours,
         "simulated_worms": simulated_worms,
         "sprites": sprites,
+        "tumour": tumour,
     }
 )
 """Name of a data set -> the function that loads it."""

@@ -4,8 +4,9 @@ A mutation matrix has a row for each cell and a column for each mutation; an ent
 Under infinite sites each mutation arises once and is never lost, so that the cells with it are a clade. A matrix has a
 tree of this kind, a perfect phylogeny, if and only if no two columns show all of the gametes (1, 1), (1, 0) and (0, 1).
 
-The functions take booleans, integers, or floating point numbers, of any batch shape. They do not look at values, for
-which a device would have to be waited for: entries other than 0 and 1, and missing ones, must be dealt with before.
+The functions take booleans, integers, or floating point numbers, of any batch shape. A missing entry of observed
+matrices is 3, :data:`MISSING`, as in the files of this field. Functions that count do not look for it, since a device
+would have to be waited for: :func:`fill_missing` comes before.
 """
 
 from __future__ import annotations
@@ -13,14 +14,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyro_ext.utils.checks import one_of
+
 __all__ = [
+    "MISSING",
     "conflicting_pairs",
     "count_conflicts",
+    "fill_missing",
     "gamete_counts",
     "gamete_product",
     "is_conflict_free",
     "is_linear",
+    "lexsort",
 ]
+
+MISSING = 3
+"""The value of an entry that was not observed."""
+
+_ENTRIES_PER_WORD = 31  # of two bits each, in a positive int64
 
 
 def gamete_counts(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -172,13 +183,69 @@ def gamete_product(matrix: Tensor) -> Tensor:
     return (both * first * second).triu(1).sum((-2, -1))
 
 
+def fill_missing(matrix: Tensor, value: int = 0) -> Tensor:
+    """Replace the missing entries of matrices.
+
+    Args:
+        matrix: entries 0, 1 and :data:`MISSING`, of any shape and type.
+        value: what missing entries become: 0 as most programs of this field take them, or 1.
+
+    Returns:
+        A tensor of the same shape and type.
+
+    Example:
+        >>> fill_missing(torch.tensor([[0, 1, 3]]))
+        tensor([[0, 1, 0]])
+    """
+    return matrix if matrix.dtype == torch.bool else torch.where(matrix == MISSING, value, matrix)
+
+
+def lexsort(matrix: Tensor, dim: int = -1) -> Tensor:
+    """Sort the columns of each matrix, or its rows, as words: the one that begins with the largest entries comes first.
+
+    The order in which mutations are listed says nothing; networks need not learn that for sorted ones.
+
+    Args:
+        matrix: cells x mutations, entries 0, 1 and perhaps :data:`MISSING`, ``batch_shape + (n, m)``.
+        dim: -1 sorts mutations, by the first cell, then the second, and so on; -2 sorts cells in the same way.
+
+    Returns:
+        The sorted matrices, of the same shape and type.
+
+    Raises:
+        ValueError: if ``matrix`` has fewer than two dims, or ``dim`` is neither -1 nor -2.
+
+    Example:
+        >>> lexsort(torch.tensor([[0, 1, 1], [1, 0, 1]]))
+        tensor([[1, 1, 0],
+                [1, 0, 1]])
+        >>> lexsort(torch.tensor([[0, 1, 1], [1, 0, 1]]), -2)
+        tensor([[1, 0, 1],
+                [0, 1, 1]])
+    """
+    one_of("dim", dim, (-1, -2))
+    _check_matrix(matrix)
+    if dim == -2:
+        return lexsort(matrix.mT).mT
+    order = torch.arange(matrix.shape[-1], device=matrix.device).expand(*matrix.shape[:-2], -1)
+    for rows in reversed(matrix.long().split(_ENTRIES_PER_WORD, -2)):  # least significant words first, by stable sorts
+        power = torch.arange(rows.shape[-2] - 1, -1, -1, device=matrix.device) * 2
+        words = (rows << power.unsqueeze(-1)).sum(-2).gather(-1, order)
+        order = order.gather(-1, words.argsort(dim=-1, descending=True, stable=True))
+    return matrix.gather(-1, order.unsqueeze(-2).expand_as(matrix))
+
+
 def _numbers(matrix: Tensor) -> Tensor:
     """Return the matrix as floating point numbers: there is no product of integer matrices on a GPU."""
+    _check_matrix(matrix)
+    if matrix.is_floating_point():
+        return matrix
+    return matrix.to(torch.float32 if matrix.shape[-2] < 2**24 else torch.float64)  # which are exact up to there
+
+
+def _check_matrix(matrix: Tensor) -> None:
     if matrix.dim() < 2:
         raise ValueError(
             f"matrix must be cells x mutations, batch_shape + (n, m), got shape {tuple(matrix.shape)}; one row is "
             "matrix.unsqueeze(0)"
         )
-    if matrix.is_floating_point():
-        return matrix
-    return matrix.to(torch.float32 if matrix.shape[-2] < 2**24 else torch.float64)  # which are exact up to there

@@ -17,6 +17,8 @@ from pyro_ext.phylo.convert import (
     to_networkx,
 )
 from pyro_ext.phylo.diagnostics import SplitFrequencies, asdsf, split_frequencies
+from pyro_ext.phylo.mutation_files import read_mutations, write_mutations
+from pyro_ext.phylo.mutation_matrix import MutationMatrix
 from pyro_ext.phylo.random_trees import all_trees, num_topologies, random_trees
 from pyro_ext.phylo.rates import ConstantRate, GammaRates, InvariantSites, RateMixture, SiteModel, WeibullRates
 from pyro_ext.phylo.reading import iter_trees, parse_trees, read_trees, reference_sample
@@ -37,6 +39,7 @@ __all__ = [
     "Coverage",
     "GammaRates",
     "InvariantSites",
+    "MutationMatrix",
     "RateMixture",
     "SiteModel",
     "SplitFrequencies",
@@ -60,6 +63,7 @@ __all__ = [
     "parse_trees",
     "random_trees",
     "read_alignment",
+    "read_mutations",
     "read_trees",
     "reference_sample",
     "robinson_foulds",
@@ -71,5 +75,6 @@ __all__ = [
     "to_dendropy",
     "to_networkx",
     "unroot",
+    "write_mutations",
     "write_trees",
 ]

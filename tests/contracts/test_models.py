@@ -150,12 +150,14 @@ LOADERS = {
     "moving_digits": {"canvas": 16, "digit_size": 8, "num_train": 20, "num_valid": 10},
     "planetoid": {},
     "point_matching": {"num_problems": 3},
+    "simulated_tumours": {"num_train": 8, "num_valid": 4},
     "simulated_worms": {"num_worms": 2},
     "sprites": {"num_train": 20, "num_valid": 5},
+    "tumour": {},
 }
 """Every loader with options for little data. A new loader is one line."""
 
-FROM_FILES = {"celegans", "cifar10", "freyfaces", "mnist", "planetoid"}
+FROM_FILES = {"celegans", "cifar10", "freyfaces", "mnist", "planetoid", "tumour"}
 """Loaders of files under PYRO_EXT_DATA, skipped where those are not at hand."""
 
 

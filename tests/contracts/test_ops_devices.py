@@ -115,10 +115,12 @@ OPS = {
     ),
     "mutations.conflicting_pairs": (lambda x: mutations.conflicting_pairs(x.mask), 0),
     "mutations.count_conflicts": (lambda x: mutations.count_conflicts(x.mask), 0),
+    "mutations.fill_missing": (lambda x: mutations.fill_missing(x.segment), 0),
     "mutations.gamete_counts": (lambda x: mutations.gamete_counts(x.simplex), 0),
     "mutations.gamete_product": (lambda x: mutations.gamete_product(x.mask), 0),
     "mutations.is_conflict_free": (lambda x: mutations.is_conflict_free(x.mask), 0),
     "mutations.is_linear": (lambda x: mutations.is_linear(x.mask), 0),
+    "mutations.lexsort": (lambda x: mutations.lexsort(x.mask), 0),
     "permanent.column_chooser": (
         lambda x: permanent.column_chooser(x.matrix)(x.permutation.new_zeros(1, 0)).float(),
         0,

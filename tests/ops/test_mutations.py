@@ -6,12 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyro_ext.ops.mutations import (
+    MISSING,
     conflicting_pairs,
     count_conflicts,
+    fill_missing,
     gamete_counts,
     gamete_product,
     is_conflict_free,
     is_linear,
+    lexsort,
 )
 
 
@@ -131,3 +134,31 @@ def test_probabilities_give_expected_counts():
 def test_a_row_alone_is_refused():
     with pytest.raises(ValueError, match=r"matrix must be cells x mutations.*got shape \(3,\)"):
         gamete_counts(torch.ones(3))
+
+
+@pytest.mark.parametrize(("n", "m"), [(6, 10), (10, 6), (1, 4), (4, 1), (40, 7), (100, 30), (5, 0), (0, 5)])
+def test_sorted_columns(n, m):
+    matrices = torch.randint(0, 4, (5, n, m), generator=torch.Generator().manual_seed(4))
+    matrices[:, : n - 2] = 1  # ties up to the last rows
+    done = lexsort(matrices)
+    assert done.shape == (5, n, m)  # never transposed
+    for before, after in zip(matrices.tolist(), done.tolist(), strict=True):
+        columns = [*zip(*before, strict=True)]
+        assert [*zip(*after, strict=True)] == sorted(columns, reverse=True)
+    rows = lexsort(matrices, -2)
+    assert rows.tolist() == [sorted(matrix, reverse=True) for matrix in matrices.tolist()]
+
+
+def test_sorting_keeps_the_type():
+    for dtype in (torch.bool, torch.int8, torch.float64):
+        matrix = torch.tensor([[0, 1], [1, 1]], dtype=dtype)
+        assert torch.equal(lexsort(matrix), torch.tensor([[1, 0], [1, 1]], dtype=dtype))
+    with pytest.raises(ValueError, match="dim must be one of -1, -2; got 0"):
+        lexsort(matrix, 0)
+
+
+def test_missing_entries_are_filled():
+    matrix = torch.tensor([[0, 1, MISSING]], dtype=torch.int8)
+    assert torch.equal(fill_missing(matrix), torch.tensor([[0, 1, 0]], dtype=torch.int8))
+    assert fill_missing(matrix.float(), 1).tolist() == [[0, 1, 1]]
+    assert fill_missing(matrix > 0).tolist() == [[False, True, True]]
