@@ -26,6 +26,7 @@ __all__ = [
     "is_conflict_free",
     "is_linear",
     "lexsort",
+    "observation_nll",
 ]
 
 MISSING = 3
@@ -233,6 +234,36 @@ def lexsort(matrix: Tensor, dim: int = -1) -> Tensor:
         words = (rows << power.unsqueeze(-1)).sum(-2).gather(-1, order)
         order = order.gather(-1, words.argsort(dim=-1, descending=True, stable=True))
     return matrix.gather(-1, order.unsqueeze(-2).expand_as(matrix))
+
+
+def observation_nll(
+    observed: Tensor, truth: Tensor, false_positive: float | Tensor, false_negative: float | Tensor
+) -> Tensor:
+    r"""Return the negative log-likelihood of observed matrices, in nats.
+
+    .. math::  - \sum_{ij \text{ observed}} \log P(A'_{ij} \mid A_{ij}), \qquad P(1 \mid 0) = \alpha, \quad
+        P(0 \mid 1) = \beta
+
+    Args:
+        observed: entries 0, 1 and :data:`MISSING`, which costs nothing, ``batch_shape + (n, m)``.
+        truth: the true matrices, entries 0 and 1, of a shape that broadcasts.
+        false_positive: the probability :math:`\alpha` that a 0 is observed as 1; a number or a tensor that broadcasts.
+        false_negative: the probability :math:`\beta` that a 1 is observed as 0, in the same way.
+
+    Returns:
+        The common batch shape, of the type of ``truth`` if that is a floating point type, else of PyTorch's default
+        type; infinite where a rate of 0 rules out what was observed.
+
+    Example:
+        >>> observation_nll(torch.tensor([[1, 0, 3]]), torch.tensor([[1, 1, 1]]), 0.002, 0.1)  # -log .9 - log .1
+        tensor(2.4079)
+    """
+    dtype = truth.dtype if truth.is_floating_point() else torch.get_default_dtype()
+    alpha, beta = (torch.as_tensor(rate, dtype=dtype, device=truth.device) for rate in (false_positive, false_negative))
+    one = torch.where(truth == 1, 1 - beta, alpha)
+    zero = torch.where(truth == 1, beta, 1 - alpha)
+    cost = torch.where(observed == 1, one, torch.where(observed == 0, zero, 1)).log()
+    return -cost.sum((-2, -1))
 
 
 def _numbers(matrix: Tensor) -> Tensor:

@@ -121,6 +121,7 @@ OPS = {
     "mutations.is_conflict_free": (lambda x: mutations.is_conflict_free(x.mask), 0),
     "mutations.is_linear": (lambda x: mutations.is_linear(x.mask), 0),
     "mutations.lexsort": (lambda x: mutations.lexsort(x.mask), 0),
+    "mutations.observation_nll": (lambda x: mutations.observation_nll(x.mask, x.hard[0, :3], 0.1, 0.2), 0),
     "permanent.column_chooser": (
         lambda x: permanent.column_chooser(x.matrix)(x.permutation.new_zeros(1, 0)).float(),
         0,

@@ -160,9 +160,10 @@ def simulated_tumours(
     nonnegative_number("growth", growth)
     if growth and simulator != "coalescent":
         raise ValueError(f"growth is of the coalescent, got growth={growth} with simulator={simulator!r}; leave it out")
-    rates = tuple(
-        float(check_rate(name, rate))
-        for name, rate in (("false_positive", false_positive), ("false_negative", false_negative), ("missing", missing))
+    rates = (
+        float(check_rate("false_positive", false_positive)),
+        float(check_rate("false_negative", false_negative)),
+        float(check_rate("missing", missing)),
     )
     positive_int("seed", seed, 0)
     generator = torch.Generator().manual_seed(seed)
