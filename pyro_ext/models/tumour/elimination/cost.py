@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyro_ext.ops.mutations import gamete_counts, gamete_product
+from pyro_ext.ops.mutations import MISSING, gamete_counts, gamete_product
 
-__all__ = ["Observed", "flip_changes", "matrix_cost", "observe", "prefix_costs"]
+__all__ = ["PADDING", "Observed", "flip_changes", "matrix_cost", "observe", "prefix_costs"]
+
+PADDING = -1
+"""Stands in the rows and columns that make matrices of different sizes one batch."""
 
 
 class Observed(NamedTuple):
@@ -46,16 +49,16 @@ def observe(x: Tensor, false_positive: Tensor, false_negative: Tensor) -> Observ
     flipped or not, as if it had been read with error rates of 1/2.
 
     Args:
-        x: cells x mutations, ``(..., n, m)``; 1 present, 0 absent, NaN missing, -1 padding.
+        x: cells x mutations, ``(..., n, m)``; 1 present, 0 absent, 3 missing, -1 padding, of any type.
         false_positive: the rate of false positives, ``()`` or anything that broadcasts against ``(..., n, m)``.
         false_negative: the rate of false negatives, likewise.
 
     Example:
-        >>> seen = observe(torch.tensor([[1.0, 0.0, torch.nan]]), torch.tensor(0.01), torch.tensor(0.1))
+        >>> seen = observe(torch.tensor([[1, 0, 3]]), torch.tensor(0.01), torch.tensor(0.1))
         >>> seen.rates, seen.changes.round(decimals=2)  # log(.9 / .01), log(.99 / .1)
         (tensor([[0.0100, 0.1000, 0.5000]]), tensor([[4.5000, 2.2900, 0.0000]]))
     """
-    missing, present = x.isnan(), ~(x < 0)
+    missing, present = x == MISSING, x != PADDING
     ones = x == 1
     read = present & ~missing
     rates = torch.where(ones, false_positive, false_negative)
@@ -96,7 +99,7 @@ def prefix_costs(positions: Tensor, observed: Observed, gamma: float) -> Tensor:
         ``(..., L + 1)``: the cost after 0, 1, ..., L flips.
 
     Example:
-        >>> x = torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> x = torch.tensor([[1, 1], [1, 0], [0, 1]])
         >>> seen = observe(x, torch.tensor(0.01), torch.tensor(0.1))
         >>> prefix_costs(torch.tensor([3, 0]), seen, gamma=0.04).round(decimals=2)
         tensor([2.0200, 0.1100, 0.2900])

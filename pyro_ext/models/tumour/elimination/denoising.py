@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical
 
-from pyro_ext.models.tumour.elimination.cost import Observed, flip_changes, observe
+from pyro_ext.datasets.tumour.noise import Rate, check_rate
+from pyro_ext.models.tumour.elimination.cost import PADDING, Observed, flip_changes, observe
 from pyro_ext.models.tumour.elimination.policy import FlipPolicy
-from pyro_ext.ops.mutations import count_conflicts, gamete_product
+from pyro_ext.ops.mutations import MISSING, count_conflicts, gamete_product
 from pyro_ext.utils.checks import positive_int, positive_number
 
-__all__ = ["Denoised", "denoise", "greedy_search"]
+__all__ = ["Denoised", "check_matrices", "denoise", "greedy_search"]
 
 
 class Denoised(NamedTuple):
@@ -62,7 +63,7 @@ class _Best:
 def denoise(
     policy: FlipPolicy,
     x: Tensor,
-    rates: tuple[Tensor, Tensor] | None = None,
+    rates: tuple[Rate, Rate] | None = None,
     num_samples: int = 128,
     temperature: float = 3.0,
     max_flips: int | None = None,
@@ -75,29 +76,35 @@ def denoise(
 
     Args:
         policy: the network.
-        x: observed matrices, ``(B, n, m)``; 1 present, 0 absent, NaN missing, -1 padding.
-        rates: the rates of false positives and false negatives, each of a shape that broadcasts against that of ``x``;
-            those that the network was trained with if None.
+        x: observed matrices, ``(B, n, m)``; 1 present, 0 absent, 3 missing, -1 padding.
+        rates: the rates of false positives and false negatives, each a number or a tensor that broadcasts against
+            ``x``; those that the network was trained with if None.
         num_samples: the number of sequences for each matrix.
         temperature: what the logits are divided by: above 1 sequences differ more than they did in training.
         max_flips: the largest number of flips; half of the entries, as published, if None.
 
     Raises:
-        ValueError: if a number is out of range.
+        ValueError: if a number is out of range, a rate lies outside of (0, 1), or ``x`` holds no entries or others than
+            0, 1, 3 and -1.
 
     Example:
         >>> policy = FlipPolicy(false_positive=0.002, false_negative=0.1)
-        >>> result = denoise(policy, torch.tensor([[[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]]]), num_samples=64)
+        >>> result = denoise(policy, torch.tensor([[[1, 1], [1, 0], [0, 1]]]), num_samples=64)
         >>> result.conflicts, result.num_flips
         (tensor([0]), tensor([1]))
     """
     positive_int("num_samples", num_samples)
     positive_number("temperature", temperature)
+    check_matrices("x", x)
+    alpha, beta = (policy.false_positive, policy.false_negative)
+    if rates is not None:
+        names = ("false_positive", "false_negative")
+        alpha, beta = (check_rate(*pair, "()").to(alpha) for pair in zip(names, rates, strict=True))
     entries = x.shape[-2] * x.shape[-1]
     steps = max(1, entries // 2) if max_flips is None else min(positive_int("max_flips", max_flips), entries)
     training = policy.training
     policy.eval()
-    rollout = policy.start(x, rates, samples=(num_samples,))
+    rollout = policy.start(x, (alpha, beta), samples=(num_samples,))
     best = _Best(rollout.observed, rollout.matrix, policy.gamma)
     for _ in range(steps):
         if best.done():
@@ -117,27 +124,33 @@ def denoise(
 
 @torch.no_grad()
 def greedy_search(
-    x: Tensor, false_positive: Tensor, false_negative: Tensor, gamma: float = 0.04, max_flips: int | None = None
+    x: Tensor, false_positive: Rate, false_negative: Rate, gamma: float = 0.04, max_flips: int | None = None
 ) -> Denoised:
     """Denoise matrices by flipping, again and again, the entry whose flip leaves the least cost.
 
     No entry is flipped twice, and the search goes on, even where the cost rises, until there is no conflict.
 
     Args:
-        x: observed matrices, ``(B, n, m)``; 1 present, 0 absent, NaN missing, -1 padding.
-        false_positive: the rate of false positives, ``()`` or a shape that broadcasts against that of ``x``.
+        x: observed matrices, ``(B, n, m)``; 1 present, 0 absent, 3 missing, -1 padding.
+        false_positive: the rate of false positives, a number or a tensor that broadcasts against ``x``.
         false_negative: the rate of false negatives, likewise.
         gamma: the weight of a nat in the cost.
         max_flips: the largest number of flips; half of the entries if None.
 
+    Raises:
+        ValueError: as :func:`denoise` does.
+
     Example:
-        >>> x = torch.tensor([[[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]]])
-        >>> greedy_search(x, torch.tensor(0.002), torch.tensor(0.1)).matrix.int()
+        >>> x = torch.tensor([[[1, 1], [1, 0], [0, 1]]])
+        >>> greedy_search(x, 0.002, 0.1).matrix.int()
         tensor([[[1, 1],
                  [1, 1],
                  [0, 1]]], dtype=torch.int32)
     """
-    observed = observe(x, false_positive, false_negative)
+    check_matrices("x", x)
+    pairs = (("false_positive", false_positive), ("false_negative", false_negative))
+    alpha, beta = (check_rate(*pair, "()").to(x.device) for pair in pairs)
+    observed = observe(x, alpha, beta)
     entries = x.shape[-2] * x.shape[-1]
     steps = max(1, entries // 2) if max_flips is None else min(positive_int("max_flips", max_flips), entries)
     matrix, open_ = observed.matrix, observed.present
@@ -151,6 +164,24 @@ def greedy_search(
         matrix, open_ = torch.where(chosen, 1 - matrix, matrix), open_ & ~chosen
         best.note(matrix)
     return _denoised(best.matrix, observed, gamma)
+
+
+def check_matrices(name: str, x: Tensor) -> None:
+    """Raise a ValueError unless ``x`` holds matrices of 0, 1, 3 for missing entries, and -1 for padding.
+
+    Args:
+        name: what the matrices are called.
+        x: what should be matrices, ``(B, n, m)``.
+    """
+    if x.dim() != 3 or x.numel() == 0:
+        raise ValueError(
+            f"{name} must be matrices (batch, cells, mutations) with an entry at least, got shape {tuple(x.shape)}"
+        )
+    wrong = (x != 0) & (x != 1) & (x != MISSING) & (x != PADDING)
+    if bool(wrong.any()):
+        raise ValueError(
+            f"{name} must hold 0, 1, {MISSING} (missing) and {PADDING} (padding) only, got {x[wrong][0].item():g}"
+        )
 
 
 def likelihood(matrix: Tensor, observed: Observed) -> Tensor:

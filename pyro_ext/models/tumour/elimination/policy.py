@@ -42,7 +42,7 @@ class FlipPolicy(PyroModule):
 
     Example:
         >>> policy = FlipPolicy(false_positive=0.002, false_negative=0.1)
-        >>> rollout = policy.start(torch.tensor([[[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]]]))
+        >>> rollout = policy.start(torch.tensor([[[1, 1], [1, 0], [0, 1]]]))
         >>> rollout.logits().shape
         torch.Size([1, 6])
         >>> rollout.flip(torch.tensor([0]))
@@ -73,27 +73,24 @@ class FlipPolicy(PyroModule):
         self.encoder = AttentionEncoder(4, positive_int("width", width), num_heads, num_blocks)
         self.decoder = PointerDecoder(width)
         self.state = _MatrixNetwork(width) if state else None
-        self.remembered = _Remembered()
-
-    def observe(self, x: Tensor) -> Observed:
-        """Return observed matrices ``(B, n, m)`` taken apart, with this policy's rates."""
-        return observe(x, self.false_positive, self.false_negative)
+        self.remembered = RememberedItems()
 
     def start(self, x: Tensor, rates: tuple[Tensor, Tensor] | None = None, samples: tuple[int, ...] = ()) -> Rollout:
         """Return the start of sequences of flips.
 
         Args:
-            x: observed matrices, ``(B, n, m)``; 1 present, 0 absent, NaN missing, -1 padding.
+            x: observed matrices, ``(B, n, m)``; 1 present, 0 absent, 3 missing, -1 padding.
             rates: the rates of false positives and of false negatives, each of a shape that broadcasts against that of
                 ``x``; those of this policy if None.
             samples: how many sequences to start for each matrix, dims on the left of the batch.
 
         Raises:
-            ValueError: if ``x`` has another shape.
+            ValueError: if ``x`` has another shape, or holds no entry.
         """
-        if x.dim() != 3:
-            raise ValueError(f"x must have shape (batch, cells, mutations), got {tuple(x.shape)}")
-        observed = self.observe(x) if rates is None else observe(x, *rates)
+        if x.dim() != 3 or x.numel() == 0:
+            raise ValueError(f"x must be matrices (batch, cells, mutations), at least one, got shape {tuple(x.shape)}")
+        alpha, beta = (self.false_positive, self.false_negative) if rates is None else rates
+        observed = observe(x, alpha, beta)
         present = observed.present.flatten(-2)
         rows = entry_rows(observed)
         if torch.is_grad_enabled() and self.training and rates is None:
@@ -148,10 +145,10 @@ class _MatrixNetwork(nn.Module):
         return result.flatten(-3, -2)
 
 
-class _Remembered:
-    """The encoding of the last batch, until a step of the optimiser or a backward pass.
+class RememberedItems:
+    """The encoding of the last batch, for as long as no sequence of flips for it has come to its end.
 
-    An ELBO that draws one site after the other runs the guide from its start each time; with the same batch and the same
+    An ELBO that draws one site after the other starts the guide anew for each of them; with the same batch and the same
     parameters the encoder would return the same items.
     """
 
@@ -162,21 +159,20 @@ class _Remembered:
 
     def of(self, x: Tensor, encoder: nn.Module, rows: Tensor, present: Tensor) -> Tensor:
         """Return the encoded rows of a batch ``x``."""
-        key = (x._version, rows.dtype, rows.device, *((id(p), p._version, p.device) for p in encoder.parameters()))
+        key = (x._version, rows.dtype, rows.device, *((id(p), p._version) for p in encoder.parameters()))
         if self._items is None or self._x is not x or self._key != key:
-            items: Tensor = encoder(rows, present)
-            items.register_hook(self._forget)
-            self._key, self._x, self._items = key, x, items
+            self._key, self._x, self._items = key, x, encoder(rows, present)
         return self._items
 
-    def _forget(self, gradient: Tensor) -> None:
+    def forget(self) -> None:
+        """Let go of the encoding, and of the graph behind it."""
         self._key = self._x = self._items = None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Remembered:
-        return _Remembered()
+    def __deepcopy__(self, memo: dict[int, Any]) -> RememberedItems:
+        return RememberedItems()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Remembered, ()
+        return RememberedItems, ()
 
 
 def entry_rows(observed: Observed) -> Tensor:

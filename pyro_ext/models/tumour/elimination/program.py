@@ -41,7 +41,7 @@ class Model(PyroModule):
 
     Example:
         >>> model = Model(size=10, false_positive=0.002, false_negative=0.1, num_flips=3)
-        >>> x = torch.tensor([[[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]]])
+        >>> x = torch.tensor([[[1, 1], [1, 0], [0, 1]]])
         >>> trace = pyro.poutine.trace(model).get_trace(x)
         >>> [name for name in trace.nodes if name.startswith("flip")]
         ['flip_0', 'flip_1', 'flip_2']
@@ -73,7 +73,7 @@ class Model(PyroModule):
         """Sample sequences of flips and weigh them by their costs.
 
         Args:
-            x: observed matrices, ``(B, n, m)``; 1 present, 0 absent, NaN missing, -1 padding.
+            x: observed matrices, ``(B, n, m)``; 1 present, 0 absent, 3 missing, -1 padding.
             y: true matrices, of no use here.
             index: the places of the matrices in the data set, ``(B,)``.
         """
@@ -88,7 +88,7 @@ class Model(PyroModule):
                 positions.append(pyro.sample(f"flip_{step}", dist.Categorical(logits=logits)))
                 allowed = allowed & ~F.one_hot(positions[-1], allowed.shape[-1]).bool()
             costs = prefix_costs(torch.stack(torch.broadcast_tensors(*positions), -1), observed, self.gamma)
-            pyro.factor("cost", -costs.amin(-1) / self.temperature)
+            _factor("cost", -costs.amin(-1) / self.temperature)
 
 
 class Guide(PyroModule):
@@ -104,7 +104,7 @@ class Guide(PyroModule):
 
     Example:
         >>> guide = Guide(size=10, policy=FlipPolicy(false_positive=0.002, false_negative=0.1), num_flips=3)
-        >>> guide(torch.tensor([[[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]]])).shape
+        >>> guide(torch.tensor([[[1, 1], [1, 0], [0, 1]]])).shape
         torch.Size([1, 3])
     """
 
@@ -118,7 +118,7 @@ class Guide(PyroModule):
         """Sample sequences of flips and return them, int64 ``(..., B, L)``.
 
         Args:
-            x: observed matrices, ``(B, n, m)``; 1 present, 0 absent, NaN missing, -1 padding.
+            x: observed matrices, ``(B, n, m)``; 1 present, 0 absent, 3 missing, -1 padding.
             y: true matrices, of no use here.
             index: the places of the matrices in the data set, ``(B,)``.
         """
@@ -128,4 +128,12 @@ class Guide(PyroModule):
             for step in range(self.num_flips):
                 positions.append(pyro.sample(f"flip_{step}", dist.Categorical(logits=rollout.logits())))
                 rollout.flip(positions[-1])
+        self.policy.remembered.forget()  # an ELBO that stops at a site has not come so far
         return torch.stack(torch.broadcast_tensors(*positions), -1)
+
+
+def _factor(name: str, log_factor: Tensor) -> None:
+    """Do what ``pyro.factor`` does, which would move the factor to the default device."""
+    unit = dist.Unit(log_factor)
+    unit.log_factor = log_factor
+    pyro.sample(name, unit, obs=unit.sample(), infer={"is_auxiliary": True})
