@@ -33,8 +33,8 @@ class MaskedBatchNorm(nn.Module):
         | https://arxiv.org/abs/1502.03167
 
     Example:
-        >>> norm = MaskedBatchNorm(1)
-        >>> norm(torch.tensor([[[1.0], [3.0], [100.0]]]), torch.tensor([[True, True, False]])).squeeze().round(decimals=2)
+        >>> norm, mask = MaskedBatchNorm(1), torch.tensor([[True, True, False]])
+        >>> norm(torch.tensor([[[1.0], [3.0], [100.0]]]), mask).squeeze().round(decimals=2)
         tensor([-1.,  1.,  0.], grad_fn=<RoundBackward1>)
     """
 
@@ -171,7 +171,8 @@ class _Block(nn.Module):
             seen = None
         else:  # a set of padding alone sees all of it, since a softmax of nothing is not a number
             seen = (mask | ~mask.any(-1, keepdim=True))[:, None, None, :]
-        attended = F.scaled_dot_product_attention(*parts.unbind(0), attn_mask=seen).transpose(-2, -3).flatten(-2)
+        queries, keys, values = parts.unbind(0)
+        attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=seen).transpose(-2, -3).flatten(-2)
         h = self.norms[0](h + self.mix(attended), mask)
         normed: Tensor = self.norms[1](h + self.perceptron(h), mask)
         return normed

@@ -16,8 +16,8 @@ class ExchangeableLayer(nn.Module):
     .. math::  Y_{ij} = W_1 X_{ij} + W_2 \tfrac{1}{M} \sum_{j'} X_{ij'} + W_3 \tfrac{1}{N} \sum_{i'} X_{i'j}
         + W_4 \tfrac{1}{NM} \sum_{i'j'} X_{i'j'} + b,
 
-    the linear map with the most freedom of those that a permutation of rows or columns passes through. It takes matrices
-    of any size.
+    the linear map with the most freedom of those that a permutation of rows or columns passes through. It takes
+    matrices of any size.
 
     Args:
         in_features: the number of features of an entry.
@@ -55,12 +55,13 @@ class ExchangeableLayer(nn.Module):
         """
         y: Tensor = self.entry(x)
         weight = None if mask is None else mask.unsqueeze(-1).to(x.dtype)
-        for layer, dims in zip(self.means, (-2, -3, (-2, -3)), strict=True):
+        of_rows, of_columns, of_all = self.means
+        for layer, dims in ((of_rows, (-2,)), (of_columns, (-3,)), (of_all, (-2, -3))):
             y = y + layer(_mean(x, weight, dims))
         return y
 
 
-def _mean(x: Tensor, weight: Tensor | None, dims: int | tuple[int, int]) -> Tensor:
+def _mean(x: Tensor, weight: Tensor | None, dims: tuple[int, ...]) -> Tensor:
     if weight is None:
         return x.mean(dims, keepdim=True)
     return torch.sum(x * weight, dims, keepdim=True) / weight.sum(dims, keepdim=True).clamp(min=1)

@@ -36,8 +36,8 @@ class PointerState:
 class PointerDecoder(nn.Module):
     r"""An LSTM whose state is compared with the items of a set, which gives the logits of pointing at each of them.
 
-    With the state :math:`q_t` after the items pointed at so far, a glimpse at those that are left makes a query, and the
-    query the logits,
+    With the state :math:`q_t` after the items pointed at so far, a glimpse at those that are left makes a query, and
+    the query the logits,
 
     .. math::
 

@@ -126,4 +126,6 @@ def _check_data(data: Splits, num_flips: int) -> None:
         check_matrices(f"data.{part}.x", x)
         least = int((x >= 0).sum((-2, -1)).min())
         if part == "train" and least < num_flips:
-            raise ValueError(f"num_flips must be at most the number of entries of each matrix ({least}), got {num_flips}")
+            raise ValueError(
+                f"num_flips must be at most the number of entries of each matrix ({least}), got {num_flips}"
+            )

@@ -20,7 +20,7 @@ class Observed(NamedTuple):
     """Observed matrices, taken apart.
 
     Args:
-        matrix: entries 0 and 1 in the type of the rates, ``(..., n, m)``; 0 where nothing was read, or there is padding.
+        matrix: entries 0 and 1 in the type of the rates, ``(..., n, m)``; 0 for padding and where nothing was read.
         present: what is no padding, bool ``(..., n, m)``.
         missing: what was not read, bool ``(..., n, m)``.
         rates: the probability that an entry differs from the true one, given what was read: the rate of false positives
@@ -132,8 +132,8 @@ def flip_changes(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with_other, without_other = with_other * other, without_other * other
         return matrix @ (with_other - without_other).mT + without_other.sum(-1).unsqueeze(-2)
 
-    # A flip to 1 turns the gamete (0, 1) into (1, 1) where the cell has the other mutation, and (0, 0) into (1, 0) where
-    # not; a flip to 0 turns (1, 1) into (0, 1), or (1, 0) into (0, 0).
+    # A flip to 1 turns the gamete (0, 1) into (1, 1) where the cell has the other mutation, and (0, 0) into (1, 0)
+    # where not; a flip to 0 turns (1, 1) into (0, 1), or (1, 0) into (0, 0).
     on = ((both + 1, first, second - 1), (both, first + 1, second))
     off = ((both - 1, first, second + 1), (both, first - 1, second))
     present = matrix > 0
@@ -147,9 +147,7 @@ def flip_changes(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         spread(*(_all_there(*counts) - pairs for counts in off)),
         spread(*(_all_there(*counts) - pairs for counts in on)),
     )
-    involved = torch.where(
-        present, spread(first * second, both * second), spread(both * first, torch.zeros_like(both))
-    )
+    involved = torch.where(present, spread(first * second, both * second), spread(both * first, torch.zeros_like(both)))
     return 2 * graded, counted, involved
 
 

@@ -178,8 +178,8 @@ class RememberedItems:
 def entry_rows(observed: Observed) -> Tensor:
     """Return a row (cell, mutation, rate, value) for each entry, ``(B, n * m, 4)``.
 
-    Cells and mutations are numbered from 0 to 1, so that matrices of other sizes look alike. A missing value is 1/2, its
-    rate too. The rows need not be shuffled: the order of the rows is nothing that attention or the pointer could see.
+    Cells and mutations are numbered from 0 to 1, so that matrices of other sizes look alike. A missing value is 1/2,
+    its rate too. The rows need not be shuffled: their order is nothing that attention or the pointer could see.
     """
     n, m = observed.matrix.shape[-2:]
     like = observed.matrix
