@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
 
 import torch
-from torch import Tensor
 
 from pyro_ext.datasets.base import IndexedDataset, Splits, WholeObject
 from pyro_ext.datasets.locate import MissingDataError, find_file, how_to_get
-from pyro_ext.datasets.tumour.coalescent import simulate_coalescent
-from pyro_ext.datasets.tumour.linear import shuffle, simulate_linear
-from pyro_ext.datasets.tumour.noise import check_rate, observe
-from pyro_ext.datasets.tumour.subclones import simulate_subclones
-from pyro_ext.ops.mutations import fill_missing, is_conflict_free, is_linear
+from pyro_ext.datasets.tumour.simulator import Genealogy, Labels, TumourSimulator
 from pyro_ext.phylo import MutationMatrix, read_mutations
-from pyro_ext.utils.checks import nonnegative_number, one_of, positive_int
+from pyro_ext.utils.checks import positive_int
 
 __all__ = ["TUMOURS", "SimulatedTumours", "TumourMatrix", "simulated_tumours", "tumour"]
 
@@ -39,9 +33,6 @@ _FOLDER = "tumour"
 _SOURCE = (
     "the real data of scphylo-tools (https://github.com/faridrashidi/scphylo-tools, scphylo/datasets/real), as CSV,"
 )
-_TRIES = 50
-Labels = Literal["noise", "branching", "matrix"]
-Simulator = Literal["coalescent", "subclones"]
 
 
 @dataclass(kw_only=True)
@@ -53,12 +44,14 @@ class SimulatedTumours(Splits):
         false_positive: the probability that a 0 is observed as 1.
         false_negative: the probability that a 1 is observed as 0.
         missing: the probability that an entry is missing.
+        simulator: what has drawn the matrices.
     """
 
     labels: Labels
     false_positive: float
     false_negative: float
     missing: float
+    simulator: TumourSimulator
 
 
 @dataclass(kw_only=True)
@@ -107,7 +100,7 @@ def simulated_tumours(
     false_positive: float = 0.002,
     false_negative: float = 0.1,
     missing: float = 0.0,
-    simulator: Simulator = "coalescent",
+    genealogy: Genealogy = "coalescent",
     growth: float = 0.0,
     seed: int = 0,
 ) -> SimulatedTumours:
@@ -132,7 +125,7 @@ def simulated_tumours(
         false_positive: the probability that a 0 is observed as 1.
         false_negative: the probability that a 1 is observed as 0.
         missing: the probability that an entry is missing.
-        simulator: ``"coalescent"`` as in the publication, or ``"subclones"``, a population that grows in steps.
+        genealogy: ``"coalescent"`` as in the publication, or ``"subclones"``, a population that grows in steps.
         growth: the rate of exponential growth of the coalescent.
         seed: the seed of all draws.
 
@@ -153,94 +146,17 @@ def simulated_tumours(
     """
     positive_int("num_train", num_train)
     positive_int("num_valid", num_valid)
-    one_of("labels", labels, ("noise", "branching", "matrix"))
-    one_of("simulator", simulator, ("coalescent", "subclones"))
-    positive_int("cells", cells, 3)
-    positive_int("mutations", mutations, 2)
-    nonnegative_number("growth", growth)
-    if growth and simulator != "coalescent":
-        raise ValueError(f"growth is of the coalescent, got growth={growth} with simulator={simulator!r}; leave it out")
-    rates = (
-        float(check_rate("false_positive", false_positive)),
-        float(check_rate("false_negative", false_negative)),
-        float(check_rate("missing", missing)),
-    )
     positive_int("seed", seed, 0)
+    drawing = TumourSimulator(labels, cells, mutations, false_positive, false_negative, missing, genealogy, growth)
     generator = torch.Generator().manual_seed(seed)
-
-    def truth(number: int) -> Tensor:
-        if simulator == "coalescent":
-            return simulate_coalescent(number, cells, mutations, growth=growth, generator=generator, device="cpu")
-        return simulate_subclones(number, cells, mutations, generator=generator, device="cpu")
-
-    make = {"noise": _noisy_or_not, "branching": _branching_or_not, "matrix": _noisy}[labels]
-    train, valid = (IndexedDataset(*make(number, truth, rates, generator)) for number in (num_train, num_valid))
+    train, valid = (IndexedDataset(*drawing.draw(number, generator)) for number in (num_train, num_valid))
     return SimulatedTumours(
         "simulated_tumours",
         train,
         valid,
         labels=labels,
-        false_positive=rates[0],
-        false_negative=rates[1],
-        missing=rates[2],
+        false_positive=false_positive,
+        false_negative=false_negative,
+        missing=missing,
+        simulator=drawing,
     )
-
-
-class _Truth(Protocol):
-    """Draws true matrices, bool ``(number, n, m)``."""
-
-    def __call__(self, number: int) -> Tensor: ...
-
-
-_Rates = tuple[float, float, float]
-
-
-def _noisy_or_not(number: int, truth: _Truth, rates: _Rates, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    noisy = number // 2
-    observed, _ = _noisy(noisy, truth, rates, generator) if noisy else (torch.empty(0), None)
-    clean = observe(truth(number - noisy), missing=rates[2], generator=generator)
-    return _mixed(clean, observed if noisy else clean[:0], generator)
-
-
-def _branching_or_not(number: int, truth: _Truth, rates: _Rates, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    half = (number + 1) // 2
-    branching = truth(half)
-    for _ in range(_TRIES):
-        linear = is_linear(branching)
-        if not bool(linear.any()):
-            break
-        branching[linear] = truth(int(linear.sum()))
-    else:
-        raise ValueError("simulated tumours hardly ever have branches; take more cells or mutations")
-    chains = simulate_linear(branching.sum((1, 2)), *branching.shape[1:], generator=generator)
-    observed = [observe(own, *rates, generator=generator) for own in (chains, shuffle(branching, generator))]
-    return _mixed(observed[0], observed[1][: number - half], generator)
-
-
-def _noisy(number: int, truth: _Truth, rates: _Rates, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return observed matrices with conflicts, and the true ones, int8."""
-    clean = truth(number)
-    observed = observe(clean, *rates, generator=generator)
-    tries = clean[0].numel()  # for each true matrix, as in the published program, which then gives up
-    again = is_conflict_free(fill_missing(observed)).nonzero().squeeze(-1)
-    for draw in range(1, _TRIES * tries):
-        if not len(again):
-            return observed, clean.to(torch.int8)
-        if draw == tries and len(again) == number >= 100:  # hopeless
-            break
-        if draw % tries == 0:
-            clean[again] = truth(len(again))
-        drawn = observe(clean[again], *rates, generator=generator)
-        observed[again] = drawn
-        again = again[is_conflict_free(fill_missing(drawn))]
-    raise ValueError(
-        f"errors of rates false_positive={rates[0]:g}, false_negative={rates[1]:g} hardly ever make a conflict of "
-        f"{tuple(clean.shape[1:])} matrices; take larger rates, or more cells and mutations"
-    )
-
-
-def _mixed(zeros: Tensor, ones: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return matrices of both classes with their labels, in random order."""
-    order = torch.randperm(len(zeros) + len(ones), generator=generator, device="cpu")
-    labels = torch.cat([torch.zeros(len(zeros), dtype=torch.int64), torch.ones(len(ones), dtype=torch.int64)])
-    return torch.cat([zeros, ones])[order], labels[order]

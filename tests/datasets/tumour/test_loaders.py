@@ -3,7 +3,7 @@ import os
 import pytest
 import torch
 
-from pyro_ext.datasets import TUMOURS, MissingDataError, load, simulated_tumours, tumour
+from pyro_ext.datasets import TUMOURS, MissingDataError, TumourSimulator, load, simulated_tumours, tumour
 from pyro_ext.ops.mutations import MISSING, fill_missing, is_conflict_free, is_linear
 
 
@@ -42,7 +42,19 @@ def test_true_matrices():
     assert not bool((y == MISSING).any())
 
 
-@pytest.mark.parametrize("options", [{"simulator": "subclones"}, {"growth": 3.0}])
+@pytest.mark.parametrize("labels", ["noise", "branching"])
+def test_matrices_for_labels(labels):
+    simulator = TumourSimulator(labels, 6, 8, 0.0 if labels == "branching" else 0.01, 0.0)
+    y = torch.rand(60, generator=torch.Generator().manual_seed(0)) < 0.5
+    x = simulator.given(y, torch.Generator().manual_seed(1))
+    assert x.shape == (60, 6, 8)
+    assert torch.equal(is_linear(x) if labels == "branching" else is_conflict_free(x), ~y)
+    assert len(simulator.draw(1)[0]) == 1
+    with pytest.raises(ValueError, match="labels='matrix' has no labels"):
+        TumourSimulator("matrix").given(y)
+
+
+@pytest.mark.parametrize("options", [{"genealogy": "subclones"}, {"growth": 3.0}])
 def test_other_tumours(options):
     data = simulated_tumours(num_train=20, num_valid=4, **options)
     assert torch.equal(is_conflict_free(data.train.x), data.train.y == 0)
@@ -56,7 +68,7 @@ def test_other_tumours(options):
         ({"mutations": 1}, "mutations must be an integer of at least 2"),
         ({"false_positive": 1.0}, r"false_positive must be a number in \[0, 1\), got 1.0"),
         ({"missing": -0.1}, r"missing must be a number in \[0, 1\)"),
-        ({"simulator": "subclones", "growth": 1.0}, "growth is of the coalescent"),
+        ({"genealogy": "subclones", "growth": 1.0}, "growth is of the coalescent"),
         ({"num_train": 200, "false_positive": 0.0, "false_negative": 0.0}, "hardly ever make a conflict"),
     ],
 )
