@@ -52,7 +52,7 @@ ESTIMATORS: dict[str, Callable[[], ELBO] | None] = {
     "critic": None,
 }
 NETWORKS: dict[str, dict[str, Any]] = {
-    "sees the matrix": {"width": 32, "num_heads": 4, "num_blocks": 1, "state": True},
+    "sees the matrix": {"width": 16, "num_heads": 4, "num_blocks": 1, "state": True},
     "as published": {"width": 128, "num_heads": 16, "num_blocks": 3, "state": False},
 }
 

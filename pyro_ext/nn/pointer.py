@@ -42,10 +42,10 @@ class PointerDecoder(nn.Module):
     .. math::
 
         g_t = q_t + \sum_i a_{ti} h_i, \quad a_t = \mathrm{softmax}\big(v_g^\top \tanh(W_g h_i + U_g q_t)\big),
-        \qquad \ell_{ti} = C \tanh\big(v^\top \tanh(W h_i + U g_t + e_{ti})\big),
+        \qquad \ell_{ti} = C \tanh\big(v^\top \tanh(W h_i + U g_t + e_{ti}) + s_{ti}\big),
 
     which are :math:`-\infty` for items pointed at before. What may be said of an item at this step alone comes in as
-    :math:`e_{ti}`.
+    features :math:`e_{ti}` and as a score :math:`s_{ti}`.
 
     A sequence is drawn by :meth:`start`, then, in turn, :meth:`step` and :meth:`visit`. The positions may have dims on
     the left of those of the batch: many sequences for the same sets. Where nothing is left all items may be pointed at
@@ -98,12 +98,15 @@ class PointerDecoder(nn.Module):
         glimpse, pointer = (layer(items) for layer in self.keys)
         return PointerState(items, (glimpse, pointer), allowed, self.first.expand_as(zeros), (zeros, zeros))
 
-    def step(self, state: PointerState, extra: Tensor | None = None) -> tuple[PointerState, Tensor]:
+    def step(
+        self, state: PointerState, extra: Tensor | None = None, scores: Tensor | None = None
+    ) -> tuple[PointerState, Tensor]:
         """Return the state with its memory brought up to date, and the logits of what is pointed at next.
 
         Args:
             state: the state.
-            extra: what is said of each item at this step alone, ``(..., B, N, D)``; nothing if None.
+            extra: features of each item at this step alone, ``(..., B, N, D)``; none if None.
+            scores: a score of each item at this step alone, ``(..., B, N)``; 0 if None.
 
         Returns:
             The state and logits ``(..., B, N)``.
@@ -116,7 +119,8 @@ class PointerDecoder(nn.Module):
         seen = self._scores(0, state.keys[0], hidden).masked_fill(~allowed, -math.inf)
         query = hidden + torch.einsum("...bn,bnd->...bd", seen.softmax(-1), state.items)
         keys = state.keys[1] if extra is None else state.keys[1] + extra
-        logits = self.clip * self._scores(1, keys, query).tanh()
+        raw = self._scores(1, keys, query)
+        logits = self.clip * (raw if scores is None else raw + scores).tanh()
         return replace(state, memory=(hidden, cell)), logits.masked_fill(~allowed, -math.inf)
 
     def visit(self, state: PointerState, position: Tensor) -> PointerState:
