@@ -192,6 +192,30 @@ MODELS: Mapping[str, ModelEntry] = MappingProxyType(
             data="few_labels",
             defaults=MappingProxyType({"trainer.max_epochs": 100}),
         ),
+        "tumour_branching": ModelEntry(
+            module="pyro_ext.models.tumour.branching",
+            summary="whether the phylogeny of a tumour has branches, by a network trained on simulated tumours",
+            paper="Azer et al. 2020, Tumor phylogeny topology inference via deep learning, doi "
+            "10.1016/j.isci.2020.101655",
+            data="simulated_tumours",
+            defaults=MappingProxyType(
+                {
+                    "trainer.max_epochs": 30,
+                    "trainer.check_val_every_n_epoch": 5,
+                    "data.labels": "branching",
+                    "data.false_positive": 0.0,
+                    "data.false_negative": 0.0,
+                }
+            ),
+        ),
+        "tumour_noise": ModelEntry(
+            module="pyro_ext.models.tumour.noise",
+            summary="whether a mutation matrix has errors, by a network trained on simulated tumours",
+            paper="Azer et al. 2020, Tumor phylogeny topology inference via deep learning, doi "
+            "10.1016/j.isci.2020.101655",
+            data="simulated_tumours",
+            defaults=MappingProxyType({"trainer.max_epochs": 30, "trainer.check_val_every_n_epoch": 5}),
+        ),
     }
 )
 """Name of a model -> what there is to know about it."""

@@ -13,12 +13,14 @@ from pyro_ext.plotting.estimators import gradient_variance, gradient_variance_cu
 from pyro_ext.plotting.gradients import autocorrelation_curve, correlation_by_depth, gradient_trace
 from pyro_ext.plotting.graphs import draw_graph, embedding
 from pyro_ext.plotting.images import image_grid
+from pyro_ext.plotting.mutations import clone_tree, mutation_matrices
 from pyro_ext.plotting.sparsity import compression_curve, score_histogram, weight_map
 from pyro_ext.plotting.trees import branch_intervals, plot_topology_probabilities, tree_probabilities
 
 __all__ = [
     "autocorrelation_curve",
     "branch_intervals",
+    "clone_tree",
     "compression_curve",
     "confusion_matrix",
     "correlation_by_depth",
@@ -30,6 +32,7 @@ __all__ = [
     "gradient_variance_curve",
     "image_grid",
     "loss_curve",
+    "mutation_matrices",
     "plot_evidence",
     "plot_topology_probabilities",
     "reliability_diagram",

@@ -62,6 +62,12 @@ SMALL = {
         {"num_train": 8, "num_valid": 4, "cells": 4, "mutations": 4, "labels": "matrix"},
         4,
     ),
+    "tumour_branching": Small(
+        {"width": 8},
+        {"num_train": 40, "num_valid": 16, "labels": "branching", "cells": 5, "mutations": 4, "false_negative": 0.0},
+        20,
+    ),
+    "tumour_noise": Small({"width": 8}, {"num_train": 40, "num_valid": 16, "cells": 5, "mutations": 6}, 20),
     "semi_supervised_vae": Small({"warm_start": 1, "hidden": (8,), "classifier_hidden": (8,)}, {"num_labels": 20}, 740),
 }
 

@@ -139,7 +139,7 @@ def draw_flips(x: Tensor, denoised: Mapping[str, Tensor], ax: Axes | None = None
     for i, row in enumerate(rows):
         for j, matrix in enumerate(row.cpu()):
             canvas[i * (n + 1) : i * (n + 1) + n, j * (m + 1) : j * (m + 1) + m] = matrix
-    ax = given_or_new(ax, width=1 + 1.3 * number, height=0.5 + 1.3 * len(rows))
+    ax = given_or_new(ax, width=_inches(canvas.shape[1]) + 1, height=_inches(canvas.shape[0]) + 0.4)
     colours = ListedColormap(_COLOURS)
     ax.set_facecolor("dimgray")
     ax.imshow(canvas.numpy(), cmap=colours, vmin=-0.5, vmax=len(_COLOURS) - 0.5, interpolation="nearest")
@@ -148,6 +148,10 @@ def draw_flips(x: Tensor, denoised: Mapping[str, Tensor], ax: Axes | None = None
     ax.tick_params(length=0)
     ax.set_title(_LEGEND, fontsize=7)
     return ax
+
+
+def _inches(entries: int) -> float:
+    return min(12.0, max(3.0, 0.1 * entries))
 
 
 def _codes(x: Tensor, matrix: Tensor) -> Tensor:
