@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "compare": ("pyro_ext.cli.compare.command", "compare gradient estimators: bias, variance, time, bound"),
         "sbn": ("pyro_ext.cli.sbn.command", "tree distributions: fit, evaluate, sample subsplit Bayesian networks"),
         "evidence": ("pyro_ext.cli.evidence.command", "marginal likelihoods of trees, by nineteen methods"),
+        "tumour": ("pyro_ext.cli.tumour.command", "what trained networks say about the mutation matrix of a tumour"),
         "models": ("pyro_ext.cli.models", "list the models there are"),
         "completion": ("pyro_ext.cli.completion", "print a script for tab completion in your shell"),
     }

@@ -1,0 +1,1 @@
+"""``pyro-ext tumour``: what networks of tumours say about a mutation matrix."""
