@@ -38,6 +38,7 @@ __all__ = [
     "gradient_variance",
     "oracle_costs",
     "policy_costs",
+    "policy_of",
     "random_matrices",
     "simulated",
     "train",
