@@ -68,7 +68,7 @@ def mutation_matrices(
     corners = [(_GAP + (k // across) * (n + _GAP), 1 + (k % across) * (m + _GAP)) for k in range(number)]
     for tile, (top, left) in zip(tiles, corners, strict=True):
         canvas[top : top + n, left : left + m] = tile
-    scale = 0.12 if number > 1 else min(0.22, 12 / max(n, m))
+    scale = max(0.12, 1.3 / (m + _GAP)) if number > 1 else min(0.22, 12 / max(n, m))
     ax = given_or_new(ax, max(3.0, scale * canvas.shape[1] + 0.6), max(2.5, scale * canvas.shape[0] + 0.6))
     from matplotlib.colors import ListedColormap
 

@@ -13,6 +13,7 @@ __all__ = ["TASKS", "run"]
 
 TASKS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
+        "branching": ("pyro_ext.cli.tumour.branching", "the probability that the phylogeny has branches"),
         "denoise": ("pyro_ext.cli.tumour.denoise", "the matrix without noise, and its phylogeny"),
     }
 )

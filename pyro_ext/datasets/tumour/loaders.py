@@ -100,6 +100,7 @@ def simulated_tumours(
     false_positive: float = 0.002,
     false_negative: float = 0.1,
     missing: float = 0.0,
+    random_rates: bool = False,
     genealogy: Genealogy = "coalescent",
     growth: float = 0.0,
     seed: int = 0,
@@ -125,6 +126,8 @@ def simulated_tumours(
         false_positive: the probability that a 0 is observed as 1.
         false_negative: the probability that a 1 is observed as 0.
         missing: the probability that an entry is missing.
+        random_rates: whether each matrix has rates of errors of its own, both the same uniform fraction of those
+            given, for networks that are to work at all of them.
         genealogy: ``"coalescent"`` as in the publication, or ``"subclones"``, a population that grows in steps.
         growth: the rate of exponential growth of the coalescent.
         seed: the seed of all draws.
@@ -147,7 +150,9 @@ def simulated_tumours(
     positive_int("num_train", num_train)
     positive_int("num_valid", num_valid)
     positive_int("seed", seed, 0)
-    drawing = TumourSimulator(labels, cells, mutations, false_positive, false_negative, missing, genealogy, growth)
+    drawing = TumourSimulator(
+        labels, cells, mutations, false_positive, false_negative, missing, random_rates, genealogy, growth
+    )
     generator = torch.Generator().manual_seed(seed)
     train, valid = (IndexedDataset(*drawing.draw(number, generator)) for number in (num_train, num_valid))
     return SimulatedTumours(

@@ -36,6 +36,8 @@ class TumourSimulator:
         false_positive: the probability that a 0 is observed as 1.
         false_negative: the probability that a 1 is observed as 0.
         missing: the probability that an entry is missing.
+        random_rates: whether each matrix has rates of errors of its own, both the same uniform fraction of those
+            given.
         genealogy: ``"coalescent"`` as in the publication, or ``"subclones"``, a population that grows in steps.
         growth: the rate of exponential growth of the coalescent.
 
@@ -55,6 +57,7 @@ class TumourSimulator:
     false_positive: float = 0.002
     false_negative: float = 0.1
     missing: float = 0.0
+    random_rates: bool = False
     genealogy: Genealogy = "coalescent"
     growth: float = 0.0
 
@@ -136,8 +139,15 @@ class TumourSimulator:
 
     def _seen(self, truth: Tensor, generator: torch.Generator | None) -> Tensor:
         """Return what is observed of true matrices, whose cells and mutations come into a random order."""
-        rates = (self.false_positive, self.false_negative, self.missing)
-        return observe(shuffle(truth, generator), *rates, generator=generator)
+        return self._observed(shuffle(truth, generator), generator)
+
+    def _observed(self, truth: Tensor, generator: torch.Generator | None) -> Tensor:
+        share: float | Tensor = 1.0
+        if self.random_rates:
+            share = torch.rand(len(truth), 1, 1, generator=generator, device=truth.device)
+        return observe(
+            truth, share * self.false_positive, share * self.false_negative, self.missing, generator=generator
+        )
 
     def _clean(self, number: int, generator: torch.Generator | None, device: torch.device | str) -> Tensor:
         return observe(self.truth(number, generator, device), missing=self.missing, generator=generator)
@@ -156,9 +166,8 @@ class TumourSimulator:
         self, number: int, generator: torch.Generator | None, device: torch.device | str
     ) -> tuple[Tensor, Tensor]:
         """Return observed matrices with conflicts, and the true ones, int8."""
-        rates = (self.false_positive, self.false_negative, self.missing)
         clean = self.truth(number, generator, device)
-        observed = observe(clean, *rates, generator=generator)
+        observed = self._observed(clean, generator)
         tries = clean[0].numel()  # for each true matrix, as in the published program, which then gives up
         again = is_conflict_free(fill_missing(observed)).nonzero().squeeze(-1)
         for draw in range(1, _TRIES * tries):
@@ -168,10 +177,10 @@ class TumourSimulator:
                 break
             if draw % tries == 0:
                 clean[again] = self.truth(len(again), generator, device)
-            drawn = observe(clean[again], *rates, generator=generator)
+            drawn = self._observed(clean[again], generator)
             observed[again] = drawn
             again = again[is_conflict_free(fill_missing(drawn))]
         raise ValueError(
-            f"errors of rates false_positive={rates[0]:g}, false_negative={rates[1]:g} hardly ever make a conflict of "
-            f"{self.cells} x {self.mutations} matrices; take larger rates, or more cells and mutations"
+            f"errors of rates false_positive={self.false_positive:g}, false_negative={self.false_negative:g} hardly "
+            f"ever make a conflict of {self.cells} x {self.mutations} matrices; take larger rates or matrices"
         )

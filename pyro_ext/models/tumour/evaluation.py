@@ -142,10 +142,10 @@ def label_plots(network: nn.Module, data: IndexedDataset, task: Task) -> dict[st
         from pyro_ext.models.tumour.networks import sort_matrices
 
         probs = logits_of(network, x[:_SHOWN]).sigmoid().tolist()
-        titles = [
-            f"{names[label]}, P({names[1]}) = {p:.2f}" for label, p in zip(y[:_SHOWN].tolist(), probs, strict=True)
-        ]
-        return mutation_matrices(sort_matrices(x[:_SHOWN]), ax, titles=titles, columns=4)
+        titles = [f"{names[label]}, P = {p:.2f}" for label, p in zip(y[:_SHOWN].tolist(), probs, strict=True)]
+        ax = mutation_matrices(sort_matrices(x[:_SHOWN]), ax, titles=titles, columns=4)
+        ax.set_title(f"held-out matrices with their labels; P is the probability of {names[1]}", fontsize=8)
+        return ax
 
     def confusion(ax: Axes | None = None) -> Axes:
         """Draw which labels are taken for which."""

@@ -42,6 +42,16 @@ def test_true_matrices():
     assert not bool((y == MISSING).any())
 
 
+def test_rates_that_vary():
+    """Of chains whose errors are false negatives only: the share of ones that are lost is uniform from 0 to .4."""
+    simulator = TumourSimulator("branching", 20, 20, 0.0, 0.4, random_rates=True)
+    seen = simulator.given(torch.ones(400), torch.Generator().manual_seed(0))
+    fixed = TumourSimulator("branching", 20, 20, 0.0, 0.2).given(torch.ones(400), torch.Generator().manual_seed(0))
+    assert abs(seen.double().mean() - fixed.double().mean()) < 0.02
+    noisy = TumourSimulator(random_rates=True).draw(40, torch.Generator().manual_seed(1))
+    assert torch.equal(is_conflict_free(noisy[0]), noisy[1] == 0)
+
+
 @pytest.mark.parametrize("labels", ["noise", "branching"])
 def test_matrices_for_labels(labels):
     simulator = TumourSimulator(labels, 6, 8, 0.0 if labels == "branching" else 0.01, 0.0)
