@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
+import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -40,12 +40,12 @@ LEAVE_ONE_OUT, CRITIC = "leave-one-out of 4", "critic"
 SEES, PUBLISHED = tuple(NETWORKS)
 COLD = {"temperature": 0.02}
 SMALL_SETTINGS = (
-    Setting(SEES, LEAVE_ONE_OUT, 6, steps=400, batch=64, lr=3e-3, options=COLD),
-    Setting(SEES, "unordered beam of 4", 6, steps=400, batch=64, lr=3e-3, options=COLD),
-    Setting(SEES, CRITIC, 6, steps=1600, batch=64, lr=3e-3, options=COLD),
-    Setting(PUBLISHED, LEAVE_ONE_OUT, 6, steps=400, batch=64, lr=1e-3, options=COLD),
+    Setting(SEES, LEAVE_ONE_OUT, 6, steps=200, batch=64, lr=3e-3, options=COLD),
+    Setting(SEES, "unordered beam of 4", 6, steps=200, batch=64, lr=3e-3, options=COLD),
+    Setting(SEES, CRITIC, 6, steps=800, batch=64, lr=3e-3, options=COLD),
+    Setting(PUBLISHED, LEAVE_ONE_OUT, 6, steps=200, batch=64, lr=1e-3, options=COLD),
 )
-LARGE = Setting(SEES, LEAVE_ONE_OUT, 6, steps=600, batch=16, lr=3e-3, options=COLD)
+LARGE = Setting(SEES, LEAVE_ONE_OUT, 6, steps=150, batch=16, lr=3e-3, options=COLD)
 REAL: Mapping[str, tuple[float, float]] = {
     "tnbc": (1.24e-6, 0.0973),
     "acute_lymphocytic_leukemia6": (1e-6, 0.17857),
@@ -55,7 +55,7 @@ REAL: Mapping[str, tuple[float, float]] = {
 """Published rates of errors of the real matrices."""
 
 
-def oracle_4x4(report: Report, work: Path, number: int = 2000) -> None:
+def oracle_4x4(report: Report, work: Path, number: int = 1000) -> None:
     """Costs on random 4 x 4 matrices beside the least cost over all 65,536 matrices."""
     finished = FinishedRuns(work / "oracle_4x4.csv", ("network", "estimator", "steps"))
     x = random_matrices(number, 4, seed=2)
@@ -77,7 +77,7 @@ def oracle_4x4(report: Report, work: Path, number: int = 2000) -> None:
         costs = [cost for name, cost in result.items() if name not in ("least", "seconds")]
         shown = [f"{cost:.4f} ({100 * (cost / float(oracle.mean()) - 1):+.1f} %)" for cost in costs]
         rows.append([setting.network, setting.estimator, *shown, f"{setting.steps}", f"{result['seconds']:.0f}"])
-    header = ["network", "estimator", "one sequence", "most probable", "best of 128, T = 3", "best of 128, T = 1"]
+    header = ["network", "estimator", "one sequence", "most probable", "best of 128, T = 3"]
     report.table(
         f"Mean cost on {number:,} random 4 x 4 matrices", [*header, "steps", "CPU seconds of training"], rows, 2
     )
@@ -116,7 +116,7 @@ def elimination_10x10(report: Report, work: Path, number: int = 1000) -> None:
     }
     if has_scistree():
         methods["ScisTree2 0.5.1"] = lambda: score(*_timed(_scistree, data.x))
-    for temperature, samples in ((3.0, 128), (1.0, 128), (1.0, 1)):
+    for temperature, samples in ((3.0, 128), (1.0, 16), (1.0, 1)):
         name = f"network, {samples} sequence{'s' if samples > 1 else ''}, T = {temperature:g}"
         methods[name] = lambda t=temperature, s=samples: score(*_timed(_network, data.x, large(work), t, s))
     results = {name: finished.get(name, method) for name, method in methods.items()}
@@ -138,8 +138,11 @@ def elimination_10x10(report: Report, work: Path, number: int = 1000) -> None:
         [*header, "wrong entries, %", "CPU ms per matrix"],
         rows,
     )
-    report.text(f"The network ({SEES}, width 16) has been trained for {LARGE.steps} steps of {LARGE.batch} others.", "")
-    clean = min(row["clean"] for name, row in results.items() if name.startswith("network, 128"))
+    report.text(
+        f"The network ({SEES}, width 16) has been trained for {LARGE.steps} steps of {LARGE.batch} others, seen twice.",
+        "",
+    )
+    clean = results["network, 128 sequences, T = 3"]["clean"]
     report.check(clean >= 0.95, "128 sequences remove all conflicts from at least 95 % of the matrices")
     report.text("")
 
@@ -196,7 +199,7 @@ def variance(report: Report, work: Path, repeats: int = 100) -> None:
 
 def large(work: Path) -> FlipPolicy:
     """Return the network for 10 x 10 matrices, trained if it has not been."""
-    x = simulated(LARGE.steps * LARGE.batch, 10, seed=1).train.x
+    x = simulated(LARGE.steps * LARGE.batch // 2, 10, seed=1).train.x
     return train(LARGE, x, work / f"10x10-{_slug(LARGE)}.pt")[0]
 
 
@@ -220,8 +223,9 @@ def _real_row(x: Tensor, rates: tuple[float, float], call: Any) -> dict[str, Any
 
 
 def _timed(call: Any, *arguments: Any) -> tuple[Tensor, float]:
-    start = time.process_time()
-    return call(*arguments), time.process_time() - start
+    start = sum(os.times()[:4])  # that of a solver in a process of its own is among them
+    result = call(*arguments)
+    return result, sum(os.times()[:4]) - start
 
 
 def _optima(x: Tensor, alpha: float = FALSE_POSITIVE, beta: float = FALSE_NEGATIVE) -> Tensor:
