@@ -196,4 +196,5 @@ for name, model in {"noise": noise, "branching": branching}.items():
 # ## Where to go from here
 #
 # `pyro-ext fit tumour_elimination` trains on more tables, `pyro-ext fit tumour_branching` and `tumour_noise` train the
-# others; `pyro-ext compare tumour_elimination` measures the variance of gradient estimators on it.
+# others; `pyro-ext compare tumour_elimination --elbos Trace_ELBO,TraceUnorderedBeam_ELBO` measures the variance of
+# gradient estimators of whole sequences on it.

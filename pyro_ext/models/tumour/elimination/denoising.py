@@ -104,18 +104,20 @@ def denoise(
     steps = max(1, entries // 2) if max_flips is None else min(positive_int("max_flips", max_flips), entries)
     training = policy.training
     policy.eval()
-    rollout = policy.start(x, (alpha, beta), samples=(num_samples,))
-    best = _Best(rollout.observed, rollout.matrix, policy.gamma)
-    for _ in range(steps):
-        if best.done():
-            break
-        logits = rollout.logits()
-        logits = logits.expand(num_samples, *logits.shape[-2:])
-        drawn = Categorical(logits=logits / temperature, validate_args=False).sample()
-        drawn[0] = logits[0].argmax(-1)
-        rollout.flip(drawn)
-        best.note(rollout.matrix)
-    policy.train(training)
+    try:
+        rollout = policy.start(x, (alpha, beta), samples=(num_samples,))
+        best = _Best(rollout.observed, rollout.matrix, policy.gamma)
+        for _ in range(steps):
+            if best.done():
+                break
+            logits = rollout.logits()
+            logits = logits.expand(num_samples, *logits.shape[-2:])
+            drawn = Categorical(logits=logits / temperature, validate_args=False).sample()
+            drawn[0] = logits[0].argmax(-1)
+            rollout.flip(drawn)
+            best.note(rollout.matrix)
+    finally:
+        policy.train(training)
     nothing = torch.full_like(best.cost, torch.inf)
     among = torch.where(best.clean | ~best.clean.any(0), best.cost, nothing).argmin(0)
     matrix = best.matrix.take_along_dim(among[None, :, None, None], 0).squeeze(0)
