@@ -124,12 +124,12 @@ def build(
     decay = SchedulerSettings(_DECAY, start=start, end=epochs)
     adam = OptimizerSettings("Adam", lr=lr, betas=[0.5, 0.999], scheduler=decay)
     scorer = _scorer(score_network, shape, classes, score_weights, like)
-    generator, history = None, None
-    last = LastImages()
+    generator, history, last = None, None, None
     if method != "supervised":
         generator = Generator(generator_network(name, shape, generator_norm, width), latent_size(name)).to(like)
+        last = LastImages(generator)
         history = SampleHistory(generator, steps, shape, folder=samples_folder, seed=evaluation_seed)
-    judges = DiscriminatorObjective(discriminator, generator, average, last, historical_weight)
+    judges = DiscriminatorObjective(discriminator, average, last, historical_weight)
     plan = TrainingPlan(
         [Player("discriminator", judges, _trained(discriminator), adam)],
         evaluate=evaluation(discriminator, average, generator, scorer, evaluation_samples, evaluation_seed),
@@ -145,8 +145,8 @@ def build(
     plays = GeneratorObjective(generator, discriminator, loss, last, historical_weight)
     plays.samples = history  # its buffers are saved with the objective
     return replace(
-        plan,  # the generator first, so that the discriminator sees the images of the same step
-        players=[Player("generator", plays, _trained(generator), adam), *plan.players],
+        plan,  # one after the other: if both step from the same point, they turn around each other and never meet
+        players=[*plan.players, Player("generator", plays, _trained(generator), adam)],
         plots=model_plots(generator, history, unlabelled.x, shape, evaluation_seed),
         curves=plan.curves | {"belief": ("belief_real", "belief_generated"), "spread": ("spread",)},
         schedules=[history.note],

@@ -32,13 +32,13 @@ def parts(plan, kind):
 @pytest.mark.parametrize("method", METHODS)
 def test_methods(method):
     plan = build(TOY, method=method, width=0.1)
-    names = ["discriminator"] if method == "supervised" else ["generator", "discriminator"]
+    names = ["discriminator"] if method == "supervised" else ["discriminator", "generator"]
     assert [player.name for player in plan.players] == names
     assert bool(parts(plan, MinibatchDiscrimination)) == (method == "minibatch_discrimination")
     assert all(similarity.exclude_self for similarity in parts(plan, MinibatchDiscrimination))
     assert {player.optimizer.options["betas"][0] for player in plan.players} == {0.5}
     if method != "supervised":
-        assert plan.players[0].objective.loss == ("feature_matching" if method == "feature_matching" else "standard")
+        assert plan.players[1].objective.loss == ("feature_matching" if method == "feature_matching" else "standard")
     with pytest.raises(ValueError, match="this one has no ELBO"):
         plan.with_elbo(TraceSumAndSample_ELBO())
 
