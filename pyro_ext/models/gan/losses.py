@@ -185,7 +185,7 @@ class DiscriminatorObjective(_GameObjective):
         """Return the loss of a batch of unlabelled and one of labelled images."""
         x, y = labelled[:2]
         real = unlabelled[0]
-        others = () if self.last_images is None else (real, self.last_images.draw(len(real)))
+        others = () if self.last_images is None else (real, self.last_images.draw(_number(real)))
         with local_params():
             trace = poutine.trace(self.discriminator).get_trace(x, y, *others)
             total = -trace.log_prob_sum()
@@ -243,10 +243,10 @@ class GeneratorObjective(_GameObjective):
     def forward(self, unlabelled: Any, labelled: Any) -> Losses:
         """Return the loss of a batch of unlabelled images; labelled ones are of no use here."""
         x = unlabelled[0]
-        images = None if self.last_images is None else self.last_images.take(len(x), x)
+        images = None if self.last_images is None else self.last_images.take(_number(x), x)
         if images is None:
             with local_params():
-                images = self.generator(len(x))
+                images = self.generator(_number(x))
         network = self.discriminator.network
         if self.loss == "standard":
             return self.with_history(standard_loss(as_constant(network, images)), {})
@@ -265,6 +265,11 @@ def as_constant(module: nn.Module, *args: Any) -> Any:
     constants = {name: value.detach() for name, value in module.named_parameters()}
     constants |= {name: value.clone() for name, value in module.named_buffers()}
     return functional_call(module, constants, args)
+
+
+def _number(real: Tensor) -> int:
+    """Return how many images are drawn beside real ones: as many, but two for batch normalisation if there is one."""
+    return max(2, len(real))
 
 
 def _keep_parameters(module: nn.Module) -> None:
