@@ -44,12 +44,12 @@ def test_methods(method):
 
 
 def test_options_reach_their_places():
-    plan = build(TOY, width=0.1, real_target=0.9, historical_weight=0.1, generator_norm="virtual", average_weight=0.2)
+    plan = build(TOY, width=0.1, real_target=0.9, historical_weight=0.1, generator_norm="virtual", average_share=0.05)
     assert parts(plan, Discriminator)[0].real_target == 0.9
     assert len({id(history) for history in parts(plan, HistoricalAverage)}) == 2
     assert parts(plan, VirtualBatchNorm)
     averages = [m for m in parts(plan, ParameterAverage) if not isinstance(m, HistoricalAverage)]
-    assert {average.min_weight for average in averages} == {0.2}
+    assert {average.min_weight for average in averages} == {0.2}  # 100 epochs of one batch
 
 
 def test_networks_follow_the_size_of_images():
@@ -89,7 +89,7 @@ def run(method, options, every=None, **trainer):
 @pytest.mark.parametrize(
     ("method", "options"),
     [
-        ("feature_matching", {"historical_weight": 0.1, "average_weight": 0.2}),
+        ("feature_matching", {"historical_weight": 0.1, "average_share": 0.5}),
         ("minibatch_discrimination", {"generator_norm": "virtual"}),
         ("supervised", {}),
     ],
@@ -197,7 +197,7 @@ def test_a_full_step_of_the_networks_for_cifar(dtype):
         (TOY, {"method": "minibatch_discrimination", "kernels": 0}, "kernels must be an integer of at least 1, got 0"),
         (TOY, {"historical_weight": float("nan")}, "historical_weight must be a finite number"),
         (TOY, {"generator_norm": "layer"}, "norm must be one of batch, virtual; got 'layer'"),
-        (TOY, {"average_weight": 2.0}, r"average_weight must be a number in \[0, 1\], got 2.0"),
+        (TOY, {"average_share": 0.0}, r"average_share must be a number in \(0, 1\], got 0.0"),
         (TOY, {"init_images": 1}, "init_images must be an integer of at least 2"),
         (TOY, {"evaluation_samples": 1}, "num_samples must be an integer of at least 2"),
         (TOY, {"score_weights": "nothing.pt"}, "weights='nothing.pt' is no file"),
