@@ -24,6 +24,7 @@ MEMBERS = {
     "exact": lambda **kw: inference.TraceSampleSet_ELBO(estimator="exact", **kw),
     "vimco": lambda **kw: inference.TraceVIMCO_ELBO(num_particles=3, **kw),
     "disarm": lambda **kw: inference.TraceDisARM_ELBO(**kw),
+    "arms": lambda **kw: inference.TraceARMS_ELBO(3, **kw),
     "unordered_beam": lambda **kw: inference.TraceUnorderedBeam_ELBO(3, **kw),
 }
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]

@@ -91,6 +91,8 @@ ELBOS = {  # how to make them, and which programs they may refuse
     "VIMCO, vectorised": (lambda **kw: TraceVIMCO_ELBO(2, vectorize_particles=True, **kw), _never),
     "VIMCO of one": (lambda **kw: TraceVIMCO_ELBO(1, **kw), _never),
     "DisARM": (lambda **kw: TraceDisARM_ELBO(**kw), _not_independent_bernoullis),
+    "ARMS": (lambda **kw: inference.TraceARMS_ELBO(3, **kw), _not_independent_bernoullis),
+    "ARMS, particles": (lambda **kw: inference.TraceARMS_ELBO(4, **VECTORISED, **kw), _not_independent_bernoullis),
     "DisARM, particles": (lambda **kw: TraceDisARM_ELBO(**VECTORISED, **kw), _not_independent_bernoullis),
 }
 REMEDY = re.compile(r"\b(use|replace|write|remove|reorder|put|mark|merge|move|must|needs?|give)\b", re.IGNORECASE)
