@@ -25,7 +25,7 @@ from pyro_ext.inference.evidence import (
 )
 from pyro_ext.inference.geco import TraceGECO_ELBO
 from pyro_ext.inference.gumbel_softmax_reparam import GumbelSoftmaxReparam
-from pyro_ext.inference.joint_draws import TraceARMS_ELBO, TraceDisARM_ELBO
+from pyro_ext.inference.joint_draws import TraceARMS_ELBO, TraceDisARM_ELBO, TraceDoubleCV_ELBO, TraceRODEO_ELBO
 from pyro_ext.inference.relax_reparam import RelaxReparam, relax
 from pyro_ext.inference.sample_sets import (
     TraceLeaveOneOut_ELBO,
@@ -94,8 +94,10 @@ __all__ = [
     "TemperatureSchedule",
     "TraceARMS_ELBO",
     "TraceDisARM_ELBO",
+    "TraceDoubleCV_ELBO",
     "TraceGECO_ELBO",
     "TraceLeaveOneOut_ELBO",
+    "TraceRODEO_ELBO",
     "TraceSampleSet_ELBO",
     "TraceSumAndSample_ELBO",
     "TraceUnorderedBeam_ELBO",

@@ -13,6 +13,7 @@ from pyro.infer import Trace_ELBO
 from pyro_ext.inference import (
     TraceARMS_ELBO,
     TraceDisARM_ELBO,
+    TraceDoubleCV_ELBO,
     TraceLeaveOneOut_ELBO,
     TraceSumAndSample_ELBO,
     TraceUnorderedBeam_ELBO,
@@ -231,6 +232,7 @@ REMEDY = {
         (TraceUnorderedBeam_ELBO(2, vectorize_particles=True, num_particles=3), "sets"),
         (TraceDisARM_ELBO(), "sets"),
         (TraceARMS_ELBO(3), "sets"),
+        (TraceDoubleCV_ELBO(2), "sets"),
         (TraceDisARM_ELBO(vectorize_particles=True, num_particles=3), "sets"),
         (TraceVIMCO_ELBO(3, vectorize_particles=True), "particles"),
         (TraceLeaveOneOut_ELBO(2, vectorize_samples=False, vectorize_particles=True, num_particles=3), "particles"),

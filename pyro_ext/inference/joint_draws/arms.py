@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_ext.distributions.structure import unwrap
 from pyro_ext.inference._traces import Site
-from pyro_ext.inference.joint_draws.engine import Costs, JointDrawsELBO, varies
+from pyro_ext.inference.joint_draws.engine import Costs, JointDrawsELBO, Programs, varies
 
 __all__ = ["TraceARMS_ELBO", "TraceDisARM_ELBO", "antithetic_bits"]
 
@@ -85,7 +85,7 @@ class TraceARMS_ELBO(JointDrawsELBO):
                 "reparameterised sites only; use TraceUnorderedSet_ELBO or TraceLeaveOneOut_ELBO"
             )
 
-    def _draw(self, name: str, fn: Any, nesting: int) -> Tensor | None:
+    def _draw(self, name: str, fn: Any, nesting: int) -> tuple[Any, Tensor] | None:
         bernoulli = _bernoulli_of(fn)
         if bernoulli is None:
             return None
@@ -96,7 +96,10 @@ class TraceARMS_ELBO(JointDrawsELBO):
                 "draws need Bernoulli sites independent of each other; merge them into one site with .to_event(1), "
                 "or use TraceUnorderedBeam_ELBO, TraceLeaveOneOut_ELBO or Trace_ELBO"
             )
-        return antithetic_bits(bernoulli, self.num_samples)
+        return fn, antithetic_bits(bernoulli, self.num_samples)
+
+    def _surrogates(self, sites: dict[str, Site], costs: Costs, guide_trace: Any, programs: Programs) -> list[Tensor]:
+        return [self._site_surrogate(site, costs) for site in sites.values()]
 
     def _site_surrogate(self, site: Site, costs: Costs) -> Tensor:
         fn, value = site["fn"], site["value"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from pyro.infer import Trace_ELBO
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
@@ -29,7 +30,7 @@ from pyro_ext.inference._traces import (
 from pyro_ext.inference.elbo import DifferentiableELBO, ModelOrGuide, checked_loss, value_with_gradient_of
 from pyro_ext.utils.checks import positive_int
 
-__all__ = ["Costs", "JointDrawsELBO", "varies"]
+__all__ = ["Costs", "JointDrawsELBO", "Programs", "varies"]
 
 _DRAWS = (
     "the joint draws, an extra dim on the left of every value",
@@ -82,22 +83,24 @@ class JointDrawsELBO(DifferentiableELBO, Trace_ELBO):
         if self.vectorize_particles:
             model, guide = self._vectorized_num_particles(model), self._vectorized_num_particles(guide)
             repeats = 1
+        programs = Programs(model, guide, args, kwargs)
         drawing = _JointDraws(nesting, self._draw)(guide)
         with watch.explaining(args, kwargs):
-            traces = [self._get_trace(model, drawing, args, kwargs) for _ in range(repeats)]
-        losses = [self._loss(model_trace, guide_trace, nesting) for model_trace, guide_trace in traces]
+            traces = [self._get_trace(self._seen(model), drawing, args, kwargs) for _ in range(repeats)]
+        losses = [self._loss(model_trace, guide_trace, nesting, programs) for model_trace, guide_trace in traces]
         return checked_loss(total(losses) / self.num_particles, traces)
 
-    def _loss(self, model_trace: Any, guide_trace: Any, nesting: int) -> Tensor:
+    def _loss(self, model_trace: Any, guide_trace: Any, nesting: int, programs: Programs) -> Tensor:
         """Return the negative ELBO of a pair of a model and a guide trace, summed over vectorised particles."""
         sites = {name: site for name, site in sample_sites(guide_trace).items() if has_score(site)}
         for site in sites.values():
             self._check(site)
         terms = log_weight_terms(model_trace, guide_trace)
         value = total(self._mean(term.value.detach(), nesting) for term in terms)
+        if not torch.is_grad_enabled():
+            return -value
         surrogates = [self._mean(term.surrogate, nesting) for term in terms if term.surrogate is not None]
-        costs = Costs(terms, nesting, self.num_samples)
-        surrogates += [self._site_surrogate(site, costs) for site in sites.values()]
+        surrogates += self._surrogates(sites, Costs(terms, nesting, self.num_samples), guide_trace, programs)
         return value_with_gradient_of(-value, -total(surrogates))
 
     def _mean(self, x: Tensor, nesting: int) -> Tensor:
@@ -107,13 +110,29 @@ class JointDrawsELBO(DifferentiableELBO, Trace_ELBO):
     def _check(self, site: Site) -> None:
         """Raise NotImplementedError for a guide site that needs a score and that the estimator does not take."""
 
-    @abstractmethod
-    def _draw(self, name: str, fn: Any, nesting: int) -> Tensor | None:
-        """Return n draws of a latent site, ``(n,) + batch_shape + event_shape``; None for one that is not touched."""
+    def _seen(self, model: ModelOrGuide) -> ModelOrGuide:
+        """Return the model as it is run on the draws."""
+        return model
 
     @abstractmethod
-    def _site_surrogate(self, site: Site, costs: Costs) -> Tensor:
-        """Return a scalar whose gradient is the estimate for the parameters of one site."""
+    def _draw(self, name: str, fn: Any, nesting: int) -> tuple[Any, Tensor] | None:
+        """Return the distribution of a latent site and n draws, ``(n,) + batch_shape + event_shape``.
+
+        None for a site that is not touched.
+        """
+
+    @abstractmethod
+    def _surrogates(self, sites: dict[str, Site], costs: Costs, guide_trace: Any, programs: Programs) -> list[Tensor]:
+        """Return scalars whose gradients are the estimates for the parameters of the sites that need a score."""
+
+
+class Programs(NamedTuple):
+    """A model and a guide as they are run, and their arguments."""
+
+    model: ModelOrGuide
+    guide: ModelOrGuide
+    args: Any
+    kwargs: Any
 
 
 def varies(x: Tensor, nesting: int, num_samples: int) -> bool:
@@ -122,7 +141,7 @@ def varies(x: Tensor, nesting: int, num_samples: int) -> bool:
 
 
 class Costs:
-    """The summands of the log weight of n draws, in float64, without what all draws have in common.
+    """The summands of the log weight that vary over the n draws, in float64.
 
     Args:
         terms: the summands.
@@ -133,19 +152,33 @@ class Costs:
     def __init__(self, terms: list[Term], nesting: int, num_samples: int) -> None:
         self.nesting = nesting
         self.num_samples = num_samples
-        self._by_plates: dict[Plates, Tensor] = {}
-        for term in terms:
-            if varies(term.value, nesting, num_samples):
-                value = term.value.detach().double()
-                value = value.masked_fill((value == value[:1]).all(0), 0.0)  # -inf in all draws is no difference
-                before = self._by_plates.get(term.plates)
-                self._by_plates[term.plates] = value if before is None else before + value
+        self.terms = [term for term in terms if varies(term.value, nesting, num_samples)]
+        self._by_plates: dict[bool, dict[Plates, Tensor]] = {}
 
-    def of(self, site: Site) -> Tensor | None:
-        """Return the costs that the plates of a site allow it to influence, ``(n,) + plate dims``; None without any."""
+    def of(self, site: Site, compared: bool = True) -> Tensor | None:
+        """Return the costs that the plates of a site allow it to influence, ``(n,) + plate dims``; None without any.
+
+        Args:
+            site: the site.
+            compared: whether only differences between draws matter: what all have in common is then left out, so that
+                values impossible in all draws make no difference.
+        """
         plates = plates_of(site)
-        summed = [sum_to(cost, plates & of_cost, self.nesting) for of_cost, cost in self._by_plates.items()]
+        costs = self._summed(compared)
+        summed = [sum_to(cost, plates & of_cost, self.nesting) for of_cost, cost in costs.items()]
         return total(summed) if summed else None
+
+    def _summed(self, compared: bool) -> dict[Plates, Tensor]:
+        """Return the sum of the costs in each set of plates."""
+        if compared not in self._by_plates:
+            costs: dict[Plates, Tensor] = {}
+            for term in self.terms:
+                value = term.value.detach().double()
+                if compared:
+                    value = value.masked_fill((value == value[:1]).all(0), 0.0)
+                costs[term.plates] = costs[term.plates] + value if term.plates in costs else value
+            self._by_plates[compared] = costs
+        return self._by_plates[compared]
 
 
 class _JointDraws(Messenger):
@@ -156,10 +189,10 @@ class _JointDraws(Messenger):
 
     Args:
         nesting: the number of plate dims; the dim of the draws is the next one to the left.
-        draw: a function of name, distribution and ``nesting`` that returns the draws of a site, or None.
+        draw: a function of name, distribution and ``nesting`` that returns distribution and draws of a site, or None.
     """
 
-    def __init__(self, nesting: int, draw: Callable[[str, Any, int], Tensor | None]) -> None:
+    def __init__(self, nesting: int, draw: Callable[[str, Any, int], tuple[Any, Tensor] | None]) -> None:
         super().__init__()
         self._nesting = nesting
         self._draw = draw
@@ -168,6 +201,8 @@ class _JointDraws(Messenger):
         if msg["done"] or msg["is_observed"] or msg["value"] is not None or site_is_subsample(msg):
             return
         drawn = self._draw(msg["name"], msg["fn"], self._nesting)
-        if drawn is not None:
-            padding = (1,) * (self._nesting - len(msg["fn"].batch_shape))
-            msg["value"], msg["done"] = drawn.reshape(drawn.shape[:1] + padding + drawn.shape[1:]), True
+        if drawn is None:
+            return
+        msg["fn"], value = drawn
+        padding = (1,) * (self._nesting - len(msg["fn"].batch_shape))
+        msg["value"], msg["done"] = value.reshape(value.shape[:1] + padding + value.shape[1:]), True
