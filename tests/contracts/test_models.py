@@ -88,9 +88,7 @@ def test_every_model_is_here():
     "ignore:only .* are classified correctly", "ignore:the digit is found", "ignore:predictions are right in"
 )
 @pytest.mark.filterwarnings("ignore:hardly any group", "ignore:the generator")
-@pytest.mark.filterwarnings(
-    "ignore:hardly any group", "ignore:conflicts are left in", "ignore:matrices denoised by the network"
-)
+@pytest.mark.filterwarnings("ignore:conflicts are left in", "ignore:matrices denoised by the network")
 @pytest.mark.parametrize("name", SMALL)
 def test_check_model(name, tmp_path, monkeypatch, capsys):
     check_model(name, SMALL[name], tmp_path, monkeypatch)
