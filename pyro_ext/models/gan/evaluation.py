@@ -141,7 +141,9 @@ def diagnose(metrics: Mapping[str, float]) -> list[str]:
     """
     found = []
     share = metrics.get("spread", 1.0)
-    advice = "give --model.method feature_matching or minibatch_discrimination, or train with a smaller --model.lr"
+    advice = (
+        "train longer, with a smaller --model.lr, or with --model.method feature_matching or minibatch_discrimination"
+    )
     if not share >= _NARROW and not math.isnan(share):
         found.append(
             f"the generator has collapsed: its samples differ by {100 * share:.0f} % of what real images differ by, so "

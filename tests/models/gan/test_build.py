@@ -162,15 +162,14 @@ def test_images_in_colour(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_full_step_of_the_networks_for_cifar(dtype):
-    data = images(number=8, size=3 * 32 * 32, shape=(32, 32), dtype=dtype)
-    for method in METHODS[:3]:
+def test_a_full_step_of_the_networks_for_cifar():
+    data = images(number=8, size=3 * 32 * 32, shape=(32, 32))
+    for method in ("feature_matching", "minibatch_discrimination"):
         plan = build(data, method=method, lr=3e-4)
-        batch = (data.train.first.__getitems__(range(4)), data.train.second.__getitems__(range(6)))
+        batch = (data.train.first.__getitems__(range(2)), data.train.second.__getitems__(range(3)))
         for player in plan.players:
             losses = player.objective(*batch)
             losses.total.backward()
-            assert losses.total.dtype == dtype
             assert all(p.grad.isfinite().all() for p in player.parameters)
 
 
