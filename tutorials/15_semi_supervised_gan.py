@@ -55,7 +55,8 @@ warnings.simplefilter("ignore", FitWarning)
 digits = load("digits", binarize=None, mixed=True)
 data = keep_few_labels(digits, num_labels=50, labelled_batch_size=100, unlabelled="all")
 print(data.train)
-ax = image_grid(data.train.second.x[data.train.second.y.argsort()].reshape(10, 5, 8, 8).transpose(0, 1))
+_, ax = plt.subplots(figsize=(5, 2.8))
+image_grid(data.train.second.x[data.train.second.y.argsort()].reshape(10, 5, 8, 8).transpose(0, 1), ax)
 ax.set_title("all labelled images", fontsize=9)
 plt.show()
 
@@ -146,14 +147,16 @@ plt.show()
 # The generator has never seen a label.
 
 # %%
-plans["feature_matching"].plots["samples"]()
+_, ax = plt.subplots(figsize=(6, 6))
+plans["feature_matching"].plots["samples"](ax)
 plt.show()
 
 # %% [markdown]
 # The same noise in the course of training, from top to bottom:
 
 # %%
-plans["feature_matching"].plots["course"]()
+_, ax = plt.subplots(figsize=(6, 5))
+plans["feature_matching"].plots["course"](ax)
 plt.show()
 
 # %% [markdown]
