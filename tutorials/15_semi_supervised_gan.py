@@ -41,7 +41,7 @@ from pyro_ext.nn import MinibatchDiscrimination, VirtualBatchNorm, WithReference
 from pyro_ext.plotting import image_grid
 
 SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
-EPOCHS = 2 if SMOKE_TEST else 100
+EPOCHS = 1 if SMOKE_TEST else 100
 logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
 warnings.simplefilter("ignore", FitWarning)
 

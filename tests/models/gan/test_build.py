@@ -90,8 +90,8 @@ def run(method, options, every=None, **trainer):
     ("method", "options"),
     [
         ("feature_matching", {"historical_weight": 0.1, "average_share": 0.5}),
-        ("minibatch_discrimination", {"generator_norm": "virtual"}),
-        ("supervised", {}),
+        pytest.param("minibatch_discrimination", {"generator_norm": "virtual"}, marks=pytest.mark.slow),
+        pytest.param("supervised", {}, marks=pytest.mark.slow),
     ],
 )
 def test_an_interrupted_run_resumes_to_the_same_digits(method, options, tmp_path):
