@@ -15,6 +15,12 @@ distance of mean features of generated images from those of real ones (feature m
 virtual batch normalisation (3.5) are options; their layers are in :mod:`pyro_ext.nn`. No ELBO applies: a generator has
 no density.
 
+In each step the discriminator moves first, and the generator against the moved one. Three things differ from the
+published program: the generator begins at the mean of the training images, and the weights of its last layer are long,
+so that they turn slowly (otherwise its first steps turn some pixels on or off for good, by which the discriminator then
+tells generated images); averages of parameters do not begin at zero; and a step draws one batch of generated images for
+both players.
+
 Data: images of which a few keep their labels (:func:`~pyro_ext.datasets.keep_few_labels`). Headline figure: with 100
 labels of MNIST's 60,000 training images, 93 of the 10,000 test images are classified wrongly after 300 epochs (table 1
 of the paper). What shorter training and smaller data give is in ``benchmarks/gan.py``. The networks for CIFAR-10 are
