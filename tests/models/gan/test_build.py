@@ -237,5 +237,5 @@ def test_unlabelled_images_of_mnist_help():
     plan = build(data, network="mnist_small", epochs=25, lr_constant=0.0)
     once = QUIET | {"check_val_every_n_epoch": 5}
     metrics = fit(plan, data, FitSettings(max_epochs=25, seed=0), **once).metrics
-    assert metrics["error"] < 14
+    assert metrics["error"] < 12  # measured: 9.3
     assert metrics["spread"] > 0.5
