@@ -1,4 +1,7 @@
-"""Surrogates of the cost whose expectations are known exactly, as control variates of score-function estimators."""
+"""Surrogates of the cost whose expectations are known exactly, as control variates of score-function estimators.
+
+ELBOs of the sample-set and antithetic families take them as ``control_variate=``.
+"""
 
 from __future__ import annotations
 
@@ -49,12 +52,37 @@ class ControlVariates(nn.Module):
     :math:`\nabla \mathbb{E}_q c` has the mean of the estimate for f. The surrogate of a site is subtracted in the score
     term of that site only, where the distribution of its values is given.
 
+    ``"linear"`` is :class:`LinearSurrogate`: it needs no evaluation of the model, whose log-probabilities need not be
+    differentiable in the values. ``"mean"`` is :class:`MeanSurrogate`, for one more evaluation of model and guide.
+    What they learn lies in buffers, which move in ``loss_and_grads`` and ``after_step``, never in ``loss`` and
+    ``differentiable_loss``. A surrogate of your own may be any function of a site's distribution and values, in the
+    units of one datum; its parameters, if it has any, get no gradient.
+
     Args:
         given: ``"linear"`` or ``"mean"`` for all sites, or a mapping from names of sites to one of these or to a
             surrogate: a callable of distribution and values with a method ``expectation`` of the distribution.
 
     Raises:
         ValueError: naming the site, for anything else.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> class Saved:
+        ...     def __call__(self, fn, value):  # what the cost is guessed to be at the values of a site
+        ...         return -0.5 * (value - 1) ** 2
+        ...     def expectation(self, fn):  # its expected value, differentiable in the parameters of the distribution
+        ...         return -0.5 * (1 - fn.probs)
+        >>> logit = torch.zeros((), requires_grad=True)
+        >>> def model():
+        ...     z = pyro.sample("z", dist.Bernoulli(torch.tensor(0.5)))
+        ...     pyro.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.0))
+        >>> def guide():
+        ...     pyro.sample("z", dist.Bernoulli(logits=logit))
+        >>> from pyro_ext.inference import TraceLeaveOneOut_ELBO
+        >>> elbo = TraceLeaveOneOut_ELBO(num_samples=2, control_variate={"z": Saved()})
+        >>> elbo(model, guide)().backward()
+        >>> logit.grad  # the surrogate is the cost: nothing is left to chance
+        tensor(-0.1250)
     """
 
     def __init__(self, given: Given) -> None:

@@ -198,7 +198,7 @@ SETS = {
 
 @pytest.mark.parametrize("kind", [None, "linear", "mean", "user"])
 @pytest.mark.parametrize("case", [Pair, DependentPair, IntegerPair])
-@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if "," in name else name for name in SETS])
 def test_sample_sets_are_exactly_unbiased(name, case, kind):
     """The sum over all sets of all sites, model parameters included; values of the estimators differ in between."""
     if kind == "mean" and case is IntegerPair:
@@ -269,6 +269,7 @@ def variance(elbo, num=2000):
         ("DisARM", "linear"), ("DisARM", "mean"), ("ARMS", "linear"),
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_it_learns_to_take_variance_away(name, kind):
     """From none to at most half of what is left without it, where costs are nearly linear."""
     elbo = ESTIMATORS[name](control_variate=kind)
@@ -308,6 +309,17 @@ def test_only_steps_change_the_state(name, kind):
     torch.testing.assert_close(*results, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(("name", "kind"), [("leave-one-out", "linear"), ("DisARM", "mean")])
+def test_it_learns_in_few_steps(name, kind):
+    """Variance falls below 0.7 of what it is without it, where costs are nearly linear."""
+    elbo = ESTIMATORS[name](control_variate=kind)
+    plain = variance(elbo, 500)
+    _, model, guide = bits(10)
+    for _ in range(40):
+        elbo.loss_and_grads(model, guide)
+    assert variance(elbo, 500) < 0.7 * plain
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "vectorize"),
     [
@@ -316,6 +328,7 @@ def test_only_steps_change_the_state(name, kind):
         ("ARMS", "linear", True), ("ARMS", "mean", False),
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_reparameterised_sites_and_particles(name, kind, vectorize):
     """A normal upstream of a bit and one downstream, against leave-one-out: |z| < 4.5 in 6 coordinates."""
     copies = 10_000

@@ -41,6 +41,7 @@ class SlopeELBO(JointDrawsELBO):
             NotImplementedError: naming a model site to be summed out; if the guide is a ``GuideMessenger``.
             ValueError: if a latent model site is absent from the guide, or a program does not broadcast over the draws.
         """
+        self._notes = []
         loss = super().differentiable_loss(model, guide, *args, **kwargs)
         notes, self._notes = self._notes, []
         if notes and loss.requires_grad:

@@ -132,9 +132,7 @@ class TraceSampleSet_ELBO(DifferentiableELBO, TraceEnum_ELBO):
         """
         if torch.compiler.is_compiling():
             return torch.compiler.disable(self._estimate)(model, guide, args, kwargs)
-        loss = self._estimate(model, guide, args, kwargs)
-        self.control_variates.learn_from(loss)
-        return loss
+        return self._estimate(model, guide, args, kwargs)
 
     def after_step(self) -> None:
         """Move what the control variates learn, by the last loss that went backward."""
@@ -160,7 +158,9 @@ class TraceSampleSet_ELBO(DifferentiableELBO, TraceEnum_ELBO):
             surrogates.append(surrogate)
         value = -torch.stack(values).sum() / self.num_particles
         surrogate = -torch.stack(surrogates).sum() / self.num_particles
-        return checked_loss(value_with_gradient_of(value.to(dtype), surrogate.to(dtype)), traces)
+        loss = checked_loss(value_with_gradient_of(value.to(dtype), surrogate.to(dtype)), traces)
+        self.control_variates.learn_from(loss)
+        return loss
 
     def _slopes_at_means(
         self, model: ModelOrGuide, guide: ModelOrGuide, args: Any, kwargs: Any, model_trace: Any, guide_trace: Any

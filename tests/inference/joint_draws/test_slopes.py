@@ -193,6 +193,7 @@ def test_double_cv_learns_its_weight():
     assert variance(elbo) < 0.3 * plain
 
 
+@pytest.mark.slow
 def test_rodeo_learns():
     elbo = TraceRODEO_ELBO(2, hidden=20, lr=0.01, max_plate_nesting=1)
     plain = variance(elbo)
