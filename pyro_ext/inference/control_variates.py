@@ -259,6 +259,12 @@ class LinearSurrogate(nn.Module):
 
     Args:
         size: the number of entries of an event.
+
+    Example:
+        >>> fn = torch.distributions.OneHotCategorical(torch.ones(3))
+        >>> surrogate = LinearSurrogate(3)
+        >>> surrogate(fn, fn.sample((2,))), surrogate.expectation(fn)  # nothing is learned yet
+        (tensor([0., 0.]), tensor(0.))
     """
 
     def __init__(self, size: int) -> None:
@@ -306,6 +312,10 @@ class MeanSurrogate(nn.Module):
     r"""The surrogate :math:`c(z) = t \, g \cdot z` with the slope g of the costs at the mean of the site.
 
     The scalar t starts at 0 and minimises moving averages of the squared differences between costs less c.
+
+    Example:
+        >>> MeanSurrogate().weight
+        tensor(0., dtype=torch.float64)
     """
 
     cross: Tensor
