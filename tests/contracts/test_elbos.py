@@ -25,14 +25,19 @@ MEMBERS = {
     "vimco": lambda **kw: inference.TraceVIMCO_ELBO(num_particles=3, **kw),
     "disarm": lambda **kw: inference.TraceDisARM_ELBO(**kw),
     "double_cv": lambda **kw: inference.TraceDoubleCV_ELBO(3, **kw),
+    "leave_one_out, linear": lambda **kw: inference.TraceLeaveOneOut_ELBO(3, control_variate="linear", **kw),
+    "unordered_set, mean": lambda **kw: inference.TraceUnorderedSet_ELBO(3, control_variate="mean", **kw),
+    "arms, linear": lambda **kw: inference.TraceARMS_ELBO(3, control_variate="linear", **kw),
+    "disarm, mean": lambda **kw: inference.TraceDisARM_ELBO(control_variate="mean", **kw),
     "rodeo": lambda **kw: inference.TraceRODEO_ELBO(2, hidden=8, **kw),
     "arms": lambda **kw: inference.TraceARMS_ELBO(3, **kw),
     "unordered_beam": lambda **kw: inference.TraceUnorderedBeam_ELBO(3, **kw),
 }
+SLOW = {"unordered_set, mean", "arms, linear", "disarm, mean"}  # their parts are those of other members
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
-@pytest.fixture(params=MEMBERS)
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in MEMBERS])
 def make_elbo(request):
     return MEMBERS[request.param]
 

@@ -54,7 +54,7 @@ def _double_cv(*args, **kwargs):
 def _rodeo(*args, **kwargs):
     def make(**kw):
         elbo = inference.TraceRODEO_ELBO(*args, hidden=3, **kwargs, **kw)
-        elbo.get_buffer("_values")[:2] = 0.7
+        elbo.adam.values[:2] = 0.7
         return elbo
 
     return make

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_ext.distributions.structure import unwrap
-from pyro_ext.inference._traces import Site
+from pyro_ext.inference._traces import SharedSubsample, Site
+from pyro_ext.inference.control_variates import ControlVariates
+from pyro_ext.inference.elbo import ModelOrGuide
 from pyro_ext.inference.joint_draws.engine import Costs, JointDrawsELBO, Programs, varies
+from pyro_ext.inference.joint_draws.slopes import origins_of_costs
 
 __all__ = ["TraceARMS_ELBO", "TraceDisARM_ELBO", "antithetic_bits"]
 
@@ -44,6 +48,10 @@ class TraceARMS_ELBO(JointDrawsELBO):
         num_particles: the number of independent sets of n draws averaged.
         max_plate_nesting: the number of plate dims; guessed from one run when infinite.
         vectorize_particles: whether the particles are one outermost plate or repeated runs.
+        control_variate: a surrogate of the cost with a known expectation, which is subtracted and added back:
+            ``"linear"`` in the values, by a network of the site's logits that is trained on the way; ``"mean"``, the
+            slope at the mean, for one more evaluation of model and guide; or a mapping from names of sites to one of
+            these or to a surrogate of your own, see :class:`pyro_ext.inference.control_variates.ControlVariates`.
         **kwargs: passed on to :class:`pyro.infer.ELBO`.
 
     Raises:
@@ -73,9 +81,32 @@ class TraceARMS_ELBO(JointDrawsELBO):
         num_particles: int = 1,
         max_plate_nesting: float = math.inf,
         vectorize_particles: bool = False,
+        control_variate: str | Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(num_samples, num_particles, max_plate_nesting, vectorize_particles, **kwargs)
+        self.control_variates = ControlVariates(control_variate)
+        self._reached: dict[frozenset[str], set[str]] = {}
+
+    def differentiable_loss(self, model: ModelOrGuide, guide: ModelOrGuide, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the negative ELBO, averaged over the draws; its gradient is the estimator.
+
+        Raises:
+            NotImplementedError: naming a guide site that is neither Bernoulli nor reparameterised or depends on another
+                Bernoulli site, or a model site to be summed out; if the guide is a ``GuideMessenger``.
+            ValueError: if a latent model site is absent from the guide, a program does not broadcast over the draws,
+                or a control variate does not apply to a site.
+        """
+        if self.control_variates.need_means:
+            shared = SharedSubsample()  # the run at the means sees the same data
+            model, guide = shared(model), shared(guide)
+        loss = super().differentiable_loss(model, guide, *args, **kwargs)
+        self.control_variates.learn_from(loss)
+        return loss
+
+    def after_step(self) -> None:
+        """Move what the control variates learn, by the last loss that went backward."""
+        self.control_variates.after_step()
 
     def _check(self, site: Site) -> None:
         if _bernoulli_of(site["fn"]) is None:
@@ -99,17 +130,45 @@ class TraceARMS_ELBO(JointDrawsELBO):
         return fn, antithetic_bits(bernoulli, self.num_samples)
 
     def _surrogates(self, sites: dict[str, Site], costs: Costs, guide_trace: Any, programs: Programs) -> list[Tensor]:
-        return [self._site_surrogate(site, costs) for site in sites.values()]
+        slopes: dict[str, Tensor] = {}
+        if self.control_variates.need_means:
+            reached = self._sites_reached(sites, costs, guide_trace, programs)
+            slopes = self.control_variates.slopes_at_means(
+                programs.model, programs.guide, guide_trace, programs.args, programs.kwargs, costs.nesting, reached
+            )
+        return [self._site_surrogate(site, costs, slopes) for site in sites.values()]
 
-    def _site_surrogate(self, site: Site, costs: Costs) -> Tensor:
+    def _sites_reached(self, sites: dict[str, Site], costs: Costs, guide_trace: Any, programs: Programs) -> set[str]:
+        """Return the sites on whose values other costs than their own depend; found out once."""
+        key = frozenset(sites)
+        if key not in self._reached:
+            if len(sites) == 1:
+                self._reached[key] = {name for name in sites if any(term.name != name for term in costs.terms)}
+            else:
+                values = {name: site["value"] for name, site in sites.items()}
+                origins = origins_of_costs(values, costs, guide_trace, programs)
+                pairs = [pair for of_role in origins.values() for pair in of_role.items()]
+                self._reached[key] = {name for name in sites if any(name in o and name != cost for cost, o in pairs)}
+        return self._reached[key]
+
+    def _site_surrogate(self, site: Site, costs: Costs, slopes: dict[str, Tensor]) -> Tensor:
         fn, value = site["fn"], site["value"]
         bernoulli, cost = _bernoulli_of(fn), costs.of(site)
         in_batch = value.detach()[(..., *(0,) * fn.event_dim)]
         if bernoulli is None or cost is None or not varies(in_batch, costs.nesting, self.num_samples):
             return value.new_zeros(())
+        expected = value.new_zeros(())
+        variate = self.control_variates.of(site, slopes)
+        if variate is not None:
+            cost = cost.expand(torch.broadcast_shapes(cost.shape, variate.values.shape))
+            weight = torch.full_like(cost, 1 / self.num_samples)
+            variate.learn(torch.where(cost.isfinite(), cost, 0.0), weight, -1 - costs.nesting)
+            expected = variate.expected(value.new_ones(fn.batch_shape))
+            cost = cost - variate.values
         centred = cost - cost.mean(0)
         centred = torch.where(centred.isfinite(), centred, 0.0)  # no gradient where one draw is impossible
-        return _surrogate(bernoulli, value.detach(), centred.reshape(centred.shape + (1,) * fn.event_dim))
+        centred = centred.reshape(centred.shape + (1,) * fn.event_dim)
+        return _surrogate(bernoulli, value.detach(), centred) + expected
 
 
 class TraceDisARM_ELBO(TraceARMS_ELBO):
@@ -130,6 +189,10 @@ class TraceDisARM_ELBO(TraceARMS_ELBO):
         num_particles: the number of independent pairs averaged.
         max_plate_nesting: the number of plate dims; guessed from one run when infinite.
         vectorize_particles: whether the pairs are one outermost plate or repeated runs.
+        control_variate: a surrogate of the cost with a known expectation, which is subtracted and added back:
+            ``"linear"`` in the values, by a network of the site's logits that is trained on the way; ``"mean"``, the
+            slope at the mean, for one more evaluation of model and guide; or a mapping from names of sites to one of
+            these or to a surrogate of your own, see :class:`pyro_ext.inference.control_variates.ControlVariates`.
         **kwargs: passed on to :class:`pyro.infer.ELBO`.
 
     Raises:
@@ -156,9 +219,10 @@ class TraceDisARM_ELBO(TraceARMS_ELBO):
         num_particles: int = 1,
         max_plate_nesting: float = math.inf,
         vectorize_particles: bool = False,
+        control_variate: str | Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(2, num_particles, max_plate_nesting, vectorize_particles, **kwargs)
+        super().__init__(2, num_particles, max_plate_nesting, vectorize_particles, control_variate, **kwargs)
 
 
 def _bernoulli_of(fn: Any) -> torch.distributions.Bernoulli | None:

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_ext.inference._online import OnlineAdam
 from pyro_ext.inference.joint_draws.slopes import Draws, SlopeELBO, remainder
 from pyro_ext.utils.checks import positive_int, positive_number
 
 __all__ = ["TraceRODEO_ELBO"]
 
-_BETAS, _EPS = (0.9, 0.999), 1e-8  # of Adam
 _NEGATIVE_SLOPE = 0.3  # of the leaky ReLU
 
 
@@ -71,14 +71,9 @@ class TraceRODEO_ELBO(SlopeELBO):
     ...     pyro.sample("z", dist.Bernoulli(logits=logit).to_event(1))
     >>> elbo = TraceRODEO_ELBO(num_samples=2, hidden=8)
     >>> loss = elbo.loss_and_grads(model, guide)
-    >>> logit.grad.shape, sorted(elbo.state_dict())
-    (torch.Size([3]), ['_first', '_num_steps', '_second', '_values'])
+    >>> logit.grad.shape, elbo.adam.values[:2].abs() > 0  # a and b have left 0
+    (torch.Size([3]), tensor([True, True]))
     """
-
-    _values: Tensor
-    _first: Tensor
-    _second: Tensor
-    _num_steps: Tensor
 
     def __init__(
         self,
@@ -97,14 +92,11 @@ class TraceRODEO_ELBO(SlopeELBO):
         bounds = [(3 * hidden, 2**-0.5), (2 * hidden + 2, hidden**-0.5)]
         drawn = [torch.rand(size, dtype=torch.float32, device="cpu").mul(2).sub(1).mul(bound) for size, bound in bounds]
         values = torch.cat([torch.zeros(2, dtype=torch.float32, device="cpu"), *drawn])
-        self.register_buffer("_values", values)
-        self.register_buffer("_first", torch.zeros_like(values))
-        self.register_buffer("_second", torch.zeros_like(values))
-        self.register_buffer("_num_steps", torch.zeros((), dtype=torch.long, device="cpu"))
+        self.adam = OnlineAdam(values, self.lr)
 
     def _estimate(self, draws: Draws) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
-            values = self._values.detach().to(draws.value.dtype).requires_grad_()
+            values = self.adam.leaf(draws.value.dtype)
             of_costs, of_scores = self._corrections(draws, values[2:])
             # the draw's own correction has no place in its gradient, only those of the others
             others = (of_costs - of_costs.sum(0)) / (len(of_costs) - 1) / len(of_costs)
@@ -112,7 +104,7 @@ class TraceRODEO_ELBO(SlopeELBO):
             gradient = weight[..., None, None] * draws.score + values[1] * of_scores / len(of_scores)
             squared = (gradient.sum(0) if draws.shared else gradient).square().mean()
             (direction,) = torch.autograd.grad(squared, values)
-        return draws.scale * gradient, direction.to(self._values.dtype)
+        return draws.scale * gradient, direction
 
     def _corrections(self, draws: Draws, network: Tensor) -> tuple[Tensor, Tensor]:
         """Return the corrections of costs, ``(n,) + plate dims``, and of scores, in the shape of ``draws.value``."""
@@ -156,10 +148,4 @@ class TraceRODEO_ELBO(SlopeELBO):
         return here, torch.where(stays, here[..., None, None, :], flipped[..., None, :])
 
     def _learn(self, note: Tensor) -> None:
-        """Take one step of Adam."""
-        self._num_steps.add_(1)
-        self._first.mul_(_BETAS[0]).add_((1 - _BETAS[0]) * note)
-        self._second.mul_(_BETAS[1]).add_((1 - _BETAS[1]) * note.square())
-        first = self._first / (1 - _BETAS[0] ** self._num_steps)
-        second = self._second / (1 - _BETAS[1] ** self._num_steps)
-        self._values.sub_(self.lr * first / (second.sqrt() + _EPS))
+        self.adam.step(note)

@@ -7,19 +7,17 @@ from abc import abstractmethod
 from typing import Any, NamedTuple
 
 import torch
-from pyro.distributions import OneHotCategorical
 from pyro.ops.provenance import track_provenance
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_ext.distributions.structure import unwrap, with_base
+from pyro_ext.distributions.structure import unwrap
 from pyro_ext.inference._traces import Site, origins_of, plates_of, score_function, subsampling_scale
 from pyro_ext.inference.elbo import ModelOrGuide
 from pyro_ext.inference.joint_draws.engine import Costs, JointDrawsELBO, Programs, varies
-from pyro_ext.ops.relaxed import categorical_score
+from pyro_ext.inference.linear_one_hots import LinearOneHots, linear_one_hot
 from pyro_ext.utils.processes import mean_over_processes
 
-__all__ = ["Draws", "SlopeELBO", "others_mean", "remainder"]
+__all__ = ["Draws", "SlopeELBO", "origins_of_costs", "others_mean", "remainder"]
 
 
 class SlopeELBO(JointDrawsELBO):
@@ -43,6 +41,7 @@ class SlopeELBO(JointDrawsELBO):
             NotImplementedError: naming a model site to be summed out; if the guide is a ``GuideMessenger``.
             ValueError: if a latent model site is absent from the guide, or a program does not broadcast over the draws.
         """
+        self._notes = []
         loss = super().differentiable_loss(model, guide, *args, **kwargs)
         notes, self._notes = self._notes, []
         if notes and loss.requires_grad:
@@ -80,13 +79,13 @@ class SlopeELBO(JointDrawsELBO):
         """Move the buffers, given the mean of the second results of :meth:`_estimate`."""
 
     def _seen(self, model: ModelOrGuide) -> ModelOrGuide:
-        watched: ModelOrGuide = _LinearOneHots()(model)
+        watched: ModelOrGuide = LinearOneHots()(model)
         return watched
 
     def _draw(self, name: str, fn: Any, nesting: int) -> tuple[Any, Tensor] | None:
         if getattr(fn, "has_rsample", True):
             return None
-        fn = _linear(fn)
+        fn = linear_one_hot(fn)
         if len(fn.batch_shape) <= nesting:
             value = fn.sample(torch.Size([self.num_samples]))
         elif fn.batch_shape[0] == self.num_samples and len(fn.batch_shape) == nesting + 1:
@@ -181,7 +180,7 @@ def _blind_terms(
     blind: dict[str, str] = {}
     if not values:
         return blind
-    origins = {} if single else _origins(values, costs, guide_trace, programs)
+    origins = {} if single else origins_of_costs(values, costs, guide_trace, programs)
     for term in costs.terms:
         depends = values.keys() if single else origins[term.of_guide].get(term.name, frozenset()) & values.keys()
         leaves = {name: values[name] for name in depends - {term.name}}
@@ -194,7 +193,7 @@ def _blind_terms(
     return blind
 
 
-def _origins(
+def origins_of_costs(
     values: dict[str, Tensor], costs: Costs, guide_trace: Any, programs: Programs
 ) -> dict[bool, dict[str, frozenset[str]]]:
     """Return the sites that each cost depends on, those of the model under False, those of the guide under True."""
@@ -311,28 +310,3 @@ def _logits_of(fn: Any) -> Tensor | None:
         logits: Tensor = base.logits
         return logits
     return None
-
-
-class _LinearOneHotCategorical(OneHotCategorical):
-    """The categorical distribution of one-hot vectors, its log-probability linear in the value."""
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        return categorical_score(value, self.logits)
-
-
-def _linear(fn: Any) -> Any:
-    """Return the distribution with a log-probability that is differentiable in one-hot values."""
-    base = unwrap(fn).base
-    if not isinstance(base, torch.distributions.OneHotCategorical) or base.has_rsample:
-        return fn
-    return with_base(fn, _LinearOneHotCategorical(logits=base.logits, validate_args=base._validate_args))
-
-
-class _LinearOneHots(Messenger):
-    """Makes the log-probabilities of latent one-hot sites differentiable in their values."""
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if not msg["is_observed"] and hasattr(msg["fn"], "event_dim"):
-            msg["fn"] = _linear(msg["fn"])

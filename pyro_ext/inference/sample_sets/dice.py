@@ -21,6 +21,7 @@ from torch.distributions import Independent, kl_divergence
 
 from pyro_ext.distributions.structure import masks_of, unwrap
 from pyro_ext.inference._traces import plates_of, score_function
+from pyro_ext.inference.control_variates import ControlVariates
 from pyro_ext.inference.sample_sets.messenger import SET_KEY, SiteSet
 
 __all__ = ["expected_elbo", "plate_escape_message"]
@@ -28,19 +29,29 @@ __all__ = ["expected_elbo", "plate_escape_message"]
 Costs = dict[frozenset[str], list[Tensor]]
 
 
-def expected_elbo(model_trace: Any, guide_trace: Any, baseline: bool, analytic_kl: bool) -> tuple[Tensor, Tensor]:
+def expected_elbo(
+    model_trace: Any,
+    guide_trace: Any,
+    baseline: bool,
+    analytic_kl: bool,
+    variates: ControlVariates | None = None,
+    slopes: dict[str, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
     r"""Return the ELBO estimate of a pair of packed traces and a surrogate whose gradient is the estimator.
 
     With :math:`E = \sum_s w_s f(s)` (nested over sites, plates and particles) and u added to a site's log-weights,
     :math:`\partial E / \partial u_s` is :math:`w_s f(s)` with the cost downstream and the weights upstream of the
     site, for every plate and upstream set at once. The surrogate is
-    :math:`E + \sum_s [w_s (f(s) - b_s)] \log q(s)` with the bracket held fixed.
+    :math:`E + \sum_s [w_s (f(s) - b_s)] \log q(s)` with the bracket held fixed. A control variate c takes the place of
+    f in :math:`-\sum_s [w_s (c(s) - b_s)] \log q(s)`, and its expectation is added.
 
     Args:
         model_trace: the packed trace of the model.
         guide_trace: the packed trace of the guide.
         baseline: whether to subtract the built-in baseline.
         analytic_kl: whether Kullback-Leibler divergences known in closed form replace sampled ones.
+        variates: the control variates of the sites.
+        slopes: the derivatives of the costs at the means of sites, for those control variates that need them.
 
     Returns:
         The estimate and the surrogate, both of shape ``()``.
@@ -59,7 +70,48 @@ def expected_elbo(model_trace: Any, guide_trace: Any, baseline: bool, analytic_k
         elbo = expectation if isinstance(expectation, Tensor) else torch.as_tensor(expectation)
         if not torch.is_grad_enabled():
             return elbo, elbo
-        return elbo, elbo + _score_terms(elbo, guide_trace, sets, baseline)
+        control = _Control(variates, slopes or {}, dice, ordering, elbo.dtype) if variates else None
+        return elbo, elbo + _score_terms(elbo, guide_trace, sets, baseline, control)
+
+
+class _Control:
+    """The control variates of the set sites of one guide trace."""
+
+    def __init__(
+        self,
+        variates: ControlVariates,
+        slopes: dict[str, Tensor],
+        dice: Dice,
+        ordering: dict[str, frozenset[str]],
+        dtype: torch.dtype,
+    ) -> None:
+        self._variates, self._slopes, self._dice, self._ordering, self._dtype = variates, slopes, dice, ordering, dtype
+
+    def weighted(self, site: Any, weighted_cost: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return w c, in the shape of w f, and a scalar with the gradient of the expectation of c; None without c."""
+        variate = self._variates.of(site, self._slopes)
+        if variate is None:
+            return None
+        weight = self._weight(site)
+        dim = site["infer"][SET_KEY].dim
+        # the weights of the site's own set add up to 1
+        upstream = weight if dim is None else weight.sum(dim, keepdim=True)
+        if dim is not None:
+            own = torch.where(upstream > 0, weight / upstream, 0.0)
+            cost = torch.where(weight > 0, weighted_cost / weight, 0.0)
+            variate.learn(torch.where(cost.isfinite(), cost, 0.0), own, dim)
+        shape = torch.broadcast_shapes(site["fn"].batch_shape, upstream.shape)
+        upstream = upstream.expand(shape)[(0,) * (len(shape) - len(site["fn"].batch_shape))]
+        return weight * variate.values, variate.expected(upstream)
+
+    def _weight(self, site: Any) -> Tensor:
+        """Return the weight of each value of a site, times those of the values that it depends on."""
+        perturbation = site["infer"][SET_KEY].perturbation
+        ones = torch.ones_like(perturbation, dtype=self._dtype)
+        cost = packed.pack(ones, site["infer"]["_dim_to_symbol"])
+        expectation = self._dice.compute_expectation({self._ordering[site["name"]]: [cost]})
+        (weight,) = torch.autograd.grad(expectation, perturbation, retain_graph=True)
+        return weight.to(self._dtype)
 
 
 def _wants_gradient(model_trace: Any, guide_trace: Any) -> bool:
@@ -165,8 +217,10 @@ def _guide_cost(site: Any) -> Tensor:
     return cost
 
 
-def _score_terms(elbo: Tensor, guide_trace: Any, sets: dict[str, SiteSet], baseline: bool) -> Tensor:
-    """Return the sum over set sites of w (f - b), held fixed, times log q."""
+def _score_terms(
+    elbo: Tensor, guide_trace: Any, sets: dict[str, SiteSet], baseline: bool, control: _Control | None
+) -> Tensor:
+    """Return the sum over set sites of w (f - b), held fixed, times log q; f is the cost less the control variate."""
     total = torch.zeros_like(elbo)
     if not sets or not elbo.requires_grad:
         return total
@@ -176,6 +230,9 @@ def _score_terms(elbo: Tensor, guide_trace: Any, sets: dict[str, SiteSet], basel
         score = score_function(guide_trace.nodes[name])
         if weighted_cost is None or not isinstance(score, Tensor) or not score.requires_grad:
             continue
+        controlled = None if control is None else control.weighted(guide_trace.nodes[name], weighted_cost)
+        if controlled is not None:
+            weighted_cost, total = weighted_cost - controlled[0], total + controlled[1]
         if baseline:
             weighted_cost = drawn.minus_baseline(weighted_cost)
         # an infinite cost has no gradient: its element of the plate is left out

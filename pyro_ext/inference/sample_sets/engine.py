@@ -6,7 +6,7 @@ import functools
 import math
 import queue
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,7 +16,8 @@ from pyro.infer.enum import iter_discrete_escape, iter_discrete_extend
 from torch import Tensor
 
 from pyro_ext.inference._programs import ProgramWatch
-from pyro_ext.inference._traces import refuse_guide_messenger
+from pyro_ext.inference._traces import SharedSubsample, refuse_guide_messenger
+from pyro_ext.inference.control_variates import ControlVariates
 from pyro_ext.inference.elbo import DifferentiableELBO, ModelOrGuide, checked_loss, value_with_gradient_of
 from pyro_ext.inference.sample_sets.dice import expected_elbo
 from pyro_ext.inference.sample_sets.draw import SampleSet, SetOptions, draw_sample_set
@@ -56,6 +57,10 @@ class TraceSampleSet_ELBO(DifferentiableELBO, TraceEnum_ELBO):
         num_summed: how many of the k values ``"sum_and_sample"`` sums, the rest being sampled; ``"optimal"`` chooses
             the number for each batch element.
         max_leaves: the largest number of joint values at one site, counting the sets it depends on.
+        control_variate: a surrogate of the cost with a known expectation, which is subtracted and added back:
+            ``"linear"`` in the values, by a network of the site's logits that is trained on the way; ``"mean"``, the
+            slope at the mean, for one more evaluation of model and guide; or a mapping from names of sites to one of
+            these or to a surrogate of your own, see :class:`pyro_ext.inference.control_variates.ControlVariates`.
         num_particles: the number of independent sets averaged.
         max_plate_nesting: the number of plate dims; guessed from one run when infinite.
         vectorize_particles: whether the sets are drawn in one outermost plate or in repeated runs.
@@ -96,6 +101,7 @@ class TraceSampleSet_ELBO(DifferentiableELBO, TraceEnum_ELBO):
         analytic_kl: bool = False,
         num_summed: int | str = "optimal",
         max_leaves: int = 2**16,
+        control_variate: str | Mapping[str, Any] | None = None,
         num_particles: int = 1,
         max_plate_nesting: float = math.inf,
         vectorize_particles: bool = False,
@@ -112,6 +118,7 @@ class TraceSampleSet_ELBO(DifferentiableELBO, TraceEnum_ELBO):
         self.options = checked_options(SetOptions(estimator, num_samples, num_summed, max_leaves))
         self.baseline = baseline
         self.analytic_kl = analytic_kl
+        self.control_variates = ControlVariates(control_variate)
 
     def extra_repr(self) -> str:
         """Return the estimator and its sizes, for ``repr``."""
@@ -127,17 +134,57 @@ class TraceSampleSet_ELBO(DifferentiableELBO, TraceEnum_ELBO):
             return torch.compiler.disable(self._estimate)(model, guide, args, kwargs)
         return self._estimate(model, guide, args, kwargs)
 
+    def after_step(self) -> None:
+        """Move what the control variates learn, by the last loss that went backward."""
+        self.control_variates.after_step()
+
     def _estimate(self, model: ModelOrGuide, guide: ModelOrGuide, args: Any, kwargs: Any) -> Tensor:
         values, surrogates = [], []
+        if self.control_variates.need_means:
+            shared = SharedSubsample()  # the run at the means sees the same data
+            model, guide = shared(model), shared(guide)
         traces = list(self._get_traces(model, guide, args, kwargs))
         dtype = _widest_dtype(traces)
         for model_trace, guide_trace in traces:
-            value, surrogate = expected_elbo(model_trace, guide_trace, self.baseline, self.analytic_kl)
+            value, surrogate = expected_elbo(
+                model_trace,
+                guide_trace,
+                self.baseline,
+                self.analytic_kl,
+                self.control_variates,
+                self._slopes_at_means(model, guide, args, kwargs, model_trace, guide_trace),
+            )
             values.append(value.detach())
             surrogates.append(surrogate)
         value = -torch.stack(values).sum() / self.num_particles
         surrogate = -torch.stack(surrogates).sum() / self.num_particles
-        return checked_loss(value_with_gradient_of(value.to(dtype), surrogate.to(dtype)), traces)
+        loss = checked_loss(value_with_gradient_of(value.to(dtype), surrogate.to(dtype)), traces)
+        self.control_variates.learn_from(loss)
+        return loss
+
+    def _slopes_at_means(
+        self, model: ModelOrGuide, guide: ModelOrGuide, args: Any, kwargs: Any, model_trace: Any, guide_trace: Any
+    ) -> dict[str, Tensor]:
+        """Return the derivatives of the costs at the means of the sites whose control variates need them."""
+        if not (self.control_variates.need_means and torch.is_grad_enabled()):
+            return {}
+        if self.vectorize_particles:
+            model, guide = self._vectorized_num_particles(model), self._vectorized_num_particles(guide)
+        symbols = {
+            site["infer"]["_enumerate_symbol"]: name
+            for name, site in guide_trace.nodes.items()
+            if site["type"] == "sample" and "_enumerate_symbol" in site["infer"]
+        }
+        reached = {
+            symbols[symbol]
+            for trace in (model_trace, guide_trace)
+            for name, site in trace.nodes.items()
+            if site["type"] == "sample"
+            for symbol in site["packed"]["log_prob"]._pyro_dims
+            if symbols.get(symbol, name) != name
+        }
+        nesting = int(self.max_plate_nesting)
+        return self.control_variates.slopes_at_means(model, guide, guide_trace, args, kwargs, nesting, reached)
 
     def _draw(self, fn: Any, options: SetOptions) -> SampleSet:
         """Draw the sample set of a site."""

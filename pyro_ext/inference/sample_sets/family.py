@@ -37,7 +37,7 @@ class TraceUnorderedSet_ELBO(TraceSampleSet_ELBO):
         num_samples: the size k of the set of each site.
         baseline: whether to subtract the built-in baseline.
         analytic_kl: whether to use closed-form Kullback-Leibler divergences where Pyro knows them.
-        **kwargs: further arguments of :class:`TraceSampleSet_ELBO`, ``num_particles`` among them.
+        **kwargs: further arguments of :class:`TraceSampleSet_ELBO`, such as ``control_variate`` and ``num_particles``.
 
     References:
         | Estimating Gradients for Discrete Random Variables by Sampling without Replacement (Kool et al., 2020)
@@ -74,7 +74,7 @@ class TraceSumAndSample_ELBO(TraceSampleSet_ELBO):
             variance without a baseline, for each batch element.
         baseline: whether to subtract the built-in baseline.
         analytic_kl: whether to use closed-form Kullback-Leibler divergences where Pyro knows them.
-        **kwargs: further arguments of :class:`TraceSampleSet_ELBO`, ``num_particles`` among them.
+        **kwargs: further arguments of :class:`TraceSampleSet_ELBO`, such as ``control_variate`` and ``num_particles``.
 
     References:
         | Rao-Blackwellized Stochastic Gradients for Discrete Distributions (Liu et al., 2019)
@@ -127,7 +127,7 @@ class TraceLeaveOneOut_ELBO(TraceSampleSet_ELBO):
         analytic_kl: whether to use closed-form Kullback-Leibler divergences where Pyro knows them.
         vectorize_samples: whether the k draws of a site are one dim in a single run of the program, or k runs of it,
             which share the data drawn by subsampling plates.
-        **kwargs: further arguments of :class:`TraceSampleSet_ELBO`, ``num_particles`` among them.
+        **kwargs: further arguments of :class:`TraceSampleSet_ELBO`, such as ``control_variate`` and ``num_particles``.
 
     Raises:
         ValueError: also if ``analytic_kl`` is combined with ``vectorize_samples=False``, or a site is marked with
@@ -159,6 +159,11 @@ class TraceLeaveOneOut_ELBO(TraceSampleSet_ELBO):
         if analytic_kl and not vectorize_samples:
             raise ValueError(
                 "analytic_kl=True needs vectorize_samples=True: runs of the program are compared by samples"
+            )
+        if kwargs.get("control_variate") is not None and not vectorize_samples:
+            raise ValueError(
+                "control_variate needs vectorize_samples=True: runs of the program that draw each site once have no "
+                "site whose values could be compared"
             )
         super().__init__(num_samples, estimator="leave_one_out", baseline=baseline, analytic_kl=analytic_kl, **kwargs)
         self.vectorize_samples = vectorize_samples

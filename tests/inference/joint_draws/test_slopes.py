@@ -31,7 +31,7 @@ def double_cv(n, **kwargs):
 def rodeo(n, **kwargs):
     """Return the ELBO with weights and a network that are not small."""
     elbo = TraceRODEO_ELBO(n, hidden=5, **kwargs)
-    elbo._values.copy_(torch.randn(len(elbo._values), generator=torch.Generator().manual_seed(0)))
+    elbo.adam.values.copy_(torch.randn(len(elbo.adam.values), generator=torch.Generator().manual_seed(0)))
     return elbo
 
 
@@ -193,6 +193,7 @@ def test_double_cv_learns_its_weight():
     assert variance(elbo) < 0.3 * plain
 
 
+@pytest.mark.slow
 def test_rodeo_learns():
     elbo = TraceRODEO_ELBO(2, hidden=20, lr=0.01, max_plate_nesting=1)
     plain = variance(elbo)
