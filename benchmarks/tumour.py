@@ -2,8 +2,8 @@
 
 * ``branching``: does the phylogeny have branches? Accuracies of several networks on simulated 10 x 10 matrices, trained
   without errors and with, and tested with 0 to 35 % of false positives and false negatives; beside the exact test.
-* ``real``: the probability of branches of the matrices of patients, found under ``PYRO_EXT_DATA``: by networks that
-  were trained for matrices of their size, and by those for 10 x 10, on samples.
+  Then the probability of branches of the matrices of patients, where they are found under ``PYRO_EXT_DATA``: by
+  networks that were trained for matrices of their size, and by those for 10 x 10, on samples.
 * ``noise``: has the matrix errors? Accuracies at 20,000 training matrices, and up to 500,000.
 
 Finished runs are kept in ``runs/tumour/labels.csv``, so that an interrupted benchmark continues when it is started
@@ -25,10 +25,10 @@ import torch
 from matplotlib.figure import Figure
 from support.report import Report
 from support.rows import FinishedRuns
-from support.tumour_labels import SIZES, branching_part, noise_part, real_part
+from support.tumour_labels import SIZES, branching_part, noise_part
 
 WORK = Path(__file__).resolve().parents[1] / "runs" / "tumour"
-PARTS = ("branching", "noise", "real")
+PARTS = ("branching", "noise")
 
 
 def main() -> None:
@@ -44,8 +44,6 @@ def main() -> None:
         branching_part(report, labels, options, left)
     if "noise" in options.parts:
         noise_part(report, labels, options, right)
-    if "real" in options.parts:
-        real_part(report, labels, options)
     options.work.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.work / "labels.png", dpi=80)
     print(f"figure in {options.work / 'labels.png'}")
@@ -60,9 +58,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what is measured (default: all)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each network (default: 3)")
     parser.add_argument("--num_train", type=int, default=10_000, help="training matrices 10 x 10 of branching")
-    parser.add_argument("--epochs", type=int, default=20, help="epochs on these")
-    parser.add_argument("--num_real", type=int, default=8000, help="training matrices of the size of real ones")
-    parser.add_argument("--epochs_real", type=int, default=15, help="epochs on these")
+    parser.add_argument("--epochs", type=int, default=15, help="epochs on these")
+    parser.add_argument("--num_real", type=int, default=3000, help="training matrices of the size of real ones")
+    parser.add_argument("--epochs_real", type=int, default=8, help="epochs on these")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of matrices of the curve of noise")
     parser.add_argument("--work", type=Path, default=WORK, help="the folder of finished runs")
     parser.add_argument("--save", action="store_true", help="write the report into benchmarks/results")
