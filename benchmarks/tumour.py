@@ -2,8 +2,8 @@
 
 * ``branching``: does the phylogeny have branches? Accuracies of several networks on simulated 10 x 10 matrices, trained
   without errors and with, and tested with 0 to 35 % of false positives and false negatives; beside the exact test.
-  Then the probability of branches of the matrices of patients, where they are found under ``PYRO_EXT_DATA``: by
-  networks that were trained for matrices of their size, and by those for 10 x 10, on samples.
+* ``real``: the probability of branches of the matrices of patients, found under ``PYRO_EXT_DATA``: by networks that
+  were trained for matrices of their size, and by those for 10 x 10, on samples.
 * ``noise``: has the matrix errors? Accuracies at 20,000 training matrices, and up to 500,000.
 
 Finished runs are kept in ``runs/tumour/labels.csv``, so that an interrupted benchmark continues when it is started
@@ -25,10 +25,10 @@ import torch
 from matplotlib.figure import Figure
 from support.report import Report
 from support.rows import FinishedRuns
-from support.tumour_labels import SIZES, branching_part, noise_part
+from support.tumour_labels import SIZES, branching_part, noise_part, real_part
 
 WORK = Path(__file__).resolve().parents[1] / "runs" / "tumour"
-PARTS = ("branching", "noise")
+PARTS = ("branching", "noise", "real")
 
 
 def main() -> None:
@@ -44,6 +44,8 @@ def main() -> None:
         branching_part(report, labels, options, left)
     if "noise" in options.parts:
         noise_part(report, labels, options, right)
+    if "real" in options.parts:
+        real_part(report, labels, options)
     options.work.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.work / "labels.png", dpi=80)
     print(f"figure in {options.work / 'labels.png'}")

@@ -309,6 +309,7 @@ def test_networks_of_tumours_are_tabulated(tmp_path, capsys, monkeypatch):
     numbers = {"num_train": 10, "epochs": 1, "num_real": 5, "epochs_real": 1}
     options = argparse.Namespace(seeds=2, sizes=[20_000, 50_000], **numbers)
     script.branching_part(report, finished, options, axes(None))
+    script.real_part(report, finished, options)
     script.noise_part(report, finished, options, axes(None))
     shown = capsys.readouterr().out
     assert "PASS: two layers, sorted: at least .95 with every seed: 0.9700" in shown

@@ -105,8 +105,7 @@ Runs = dict[tuple[str, str], list[dict[str, Any]]]
 """Network and errors in its training -> results by seed."""
 
 
-def branching_part(report: Report, finished: FinishedRuns, options: Any, axes: Any) -> None:
-    """Tabulate accuracies of branching, with errors in the test from 0 to 35 %, and draw them; then real matrices."""
+def _branching_runs(finished: FinishedRuns, options: Any) -> Runs:
     planned = {(name, "none"): (own, 0.0) for name, own in BRANCHING.items()}
     planned |= {(name, "0 - 35 %"): (BRANCHING[name], LARGEST_RATE) for name in WITH_ERRORS}
     runs: Runs = {}
@@ -115,6 +114,12 @@ def branching_part(report: Report, finished: FinishedRuns, options: Any, axes: A
             key = ("branching", name, f"{options.num_train} x {options.epochs}, errors {errors}", seed)
             run = partial(train_branching, own, rate, options.num_train, options.epochs, seed)
             runs.setdefault((name, errors), []).append(finished.get(key, run))
+    return runs
+
+
+def branching_part(report: Report, finished: FinishedRuns, options: Any, axes: Any) -> None:
+    """Tabulate accuracies of branching, with errors in the test from 0 to 35 %, and draw them."""
+    runs = _branching_runs(finished, options)
     rows, curves = [], {}
     for (name, errors), own in runs.items():
         mean_curve = [mean(values) for values in zip(*(run["curve"] for run in own), strict=True)]
@@ -131,7 +136,6 @@ def branching_part(report: Report, finished: FinishedRuns, options: Any, axes: A
     unsorted = min(run["accuracy"] for run in runs["two layers, not sorted", "none"])
     report.check(unsorted >= 0.95, f"two layers, not sorted: at least .95 with every seed: {unsorted:.4f}")
     report.text("")
-    _tabulate_real(report, finished, runs, options)
 
 
 class _Exact:
@@ -179,9 +183,10 @@ def train_for_matrix(name: str, with_errors: bool, num_train: int, epochs: int, 
     }
 
 
-def _tabulate_real(report: Report, finished: FinishedRuns, small: Runs, options: Any) -> None:
+def real_part(report: Report, finished: FinishedRuns, options: Any) -> None:
     """Tabulate probabilities of branches of the real matrices that are there."""
     rows = []
+    small = _branching_runs(finished, options)
     for name, matrix in _real_matrices().items():
         size = " x ".join(map(str, matrix.shape))
         for with_errors, errors in ((True, "as in the matrix"), (False, "none")):
