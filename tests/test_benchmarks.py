@@ -297,7 +297,7 @@ def test_networks_of_tumours_are_tabulated(tmp_path, capsys, monkeypatch):
             **dict.fromkeys(("train_accuracy", "sensitivity", "specificity", "cpu_seconds"), 1),
         }
 
-    def real(name, with_errors, num_train, epochs, seed):
+    def real(name, network, with_errors, num_train, epochs, seed):
         return {"probability": 0.25 + 0.5 * seed, "held_out_accuracy": 0.9, "cpu_seconds": 1.0}
 
     matrix = script.MutationMatrix.of([[1, 0], [1, 1], [0, 0]])

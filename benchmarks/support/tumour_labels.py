@@ -158,8 +158,10 @@ class _Exact:
         """Do nothing."""
 
 
-def train_for_matrix(name: str, with_errors: bool, num_train: int, epochs: int, seed: int) -> dict[str, float]:
-    """Train networks of branching for the size of a real matrix; return what they say of it."""
+def train_for_matrix(
+    name: str, network: str, with_errors: bool, num_train: int, epochs: int, seed: int
+) -> dict[str, float]:
+    """Train a network of branching for the size of a real matrix; return what it says of that."""
     matrix, (alpha, beta) = tumour(name).matrix, REAL[name]
     cells, mutations = matrix.shape
     rates = (alpha, beta) if with_errors else (0.0, 0.0)
@@ -175,9 +177,9 @@ def train_for_matrix(name: str, with_errors: bool, num_train: int, epochs: int, 
         missing=missing,
         seed=seed,
     )
-    network, metrics = _fitted(branching, data, {}, epochs, seed)
+    trained, metrics = _fitted(branching, data, BRANCHING[network], epochs, seed)
     return {
-        "probability": predict_label(network, matrix.values).probability,
+        "probability": predict_label(trained, matrix.values).probability,
         "held_out_accuracy": metrics["accuracy"],
         "cpu_seconds": metrics["cpu_seconds"],
     }
@@ -189,12 +191,13 @@ def real_part(report: Report, finished: FinishedRuns, options: Any) -> None:
     small = _branching_runs(finished, options)
     for name, matrix in _real_matrices().items():
         size = " x ".join(map(str, matrix.shape))
-        for with_errors, errors in ((True, "as in the matrix"), (False, "none")):
-            key = f"{options.num_real} x {options.epochs_real}, errors {errors}"
-            train = partial(train_for_matrix, name, with_errors, options.num_real, options.epochs_real)
+        for network, with_errors in (("pairs", True), ("two layers, sorted", True), ("pairs", False)):
+            errors = "as in the matrix" if with_errors else "none"
+            key = f"{network}, {options.num_real} x {options.epochs_real}, errors {errors}"
+            train = partial(train_for_matrix, name, network, with_errors, options.num_real, options.epochs_real)
             own = [finished.get(("real", name, key, seed), partial(train, seed)) for seed in range(options.seeds)]
             values, accuracy = [run["probability"] for run in own], mean(run["held_out_accuracy"] for run in own)
-            rows.append([name, size, "two layers, for this size", errors, *_spread(values), f"{accuracy:.3f}"])
+            rows.append([name, size, f"{network}, for this size", errors, *_spread(values), f"{accuracy:.3f}"])
         for (network, errors), own in small.items():
             values = [run[name] for run in own if name in run]
             if network in WITH_ERRORS and values:
