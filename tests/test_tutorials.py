@@ -17,7 +17,8 @@ def test_there_are_tutorials() -> None:
 @pytest.mark.filterwarnings("ignore:the chains of the posterior disagree")  # they are too short then
 @pytest.mark.filterwarnings("ignore:the constraint is still")  # as is training
 @pytest.mark.filterwarnings("ignore:the digit is found", "ignore:only .* are classified correctly")  # as is training
-@pytest.mark.filterwarnings("ignore:predictions are right in")
+@pytest.mark.filterwarnings("ignore:predictions are right in", "ignore:matrices denoised by the network cost")
+@pytest.mark.filterwarnings("ignore:conflicts are left in")
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
 def test_tutorial_runs(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     plt = pytest.importorskip("matplotlib.pyplot")

@@ -183,6 +183,23 @@ MODELS: Mapping[str, ModelEntry] = MappingProxyType(
             data="digits",
             defaults=MappingProxyType({"trainer.max_epochs": 100, "trainer.check_val_every_n_epoch": 10}),
         ),
+        "tumour_elimination": ModelEntry(
+            module="pyro_ext.models.tumour.elimination",
+            summary="flips of single entries that rid the mutation matrix of a tumour of its conflicts, one after the "
+            "other, by a pointer network",
+            paper="Azer et al. 2020, Tumor phylogeny topology inference via deep learning, iScience 23(11)",
+            data="simulated_tumours",
+            defaults=MappingProxyType(
+                {
+                    "batch_size": 64,
+                    "trainer.max_epochs": 6,
+                    "trainer.gradient_clip_val": 1.0,
+                    "data.labels": "matrix",
+                    "data.num_train": 6400,
+                    "data.num_valid": 200,
+                }
+            ),
+        ),
         "semi_supervised_vae": ModelEntry(
             module="pyro_ext.models.semi_supervised_vae",
             summary="variational autoencoder of images with a class and a style, learnt from few labels; how the class "

@@ -1,6 +1,7 @@
 """Layers, initialisations and guides for neural networks, used like those of torch.nn and pyro.nn."""
 
 from pyro_ext.nn.additive import AutoAdditiveNormal, AutoMultiplicativeNormal
+from pyro_ext.nn.attention import AttentionEncoder, MaskedBatchNorm
 from pyro_ext.nn.compression import (
     CSRLinear,
     GradualMagnitudePruning,
@@ -20,6 +21,7 @@ from pyro_ext.nn.compression import (
 )
 from pyro_ext.nn.convert import bayesianize
 from pyro_ext.nn.data_dependent import DataDependentLayer, initialize_from_data_
+from pyro_ext.nn.exchangeable import ExchangeableLayer
 from pyro_ext.nn.gradients import autocorrelation, gradient_autocorrelation, gradient_correlation, input_gradients
 from pyro_ext.nn.graph_convolution import ChebyshevConvolution, GraphConvolution, SparseBuffer, glorot_uniform
 from pyro_ext.nn.group_guide import AutoGroupSparse, PosteriorNetwork, export_posterior
@@ -45,11 +47,13 @@ from pyro_ext.nn.local_log_normal import LocalLogNormal, drawn_per_row, log_para
 from pyro_ext.nn.looks_linear import CReLU, assert_looks_linear, looks_linear_
 from pyro_ext.nn.minibatch_discrimination import MinibatchDiscrimination, batch_similarity
 from pyro_ext.nn.parameter_averages import HistoricalAverage, ParameterAverage
+from pyro_ext.nn.pointer import PointerDecoder, PointerState
 from pyro_ext.nn.virtual_batch_norm import VirtualBatchNorm, WithReferenceBatch
 from pyro_ext.nn.weight_norm import WeightNorm
 from pyro_ext.ops.graphs import normalize_adjacency
 
 __all__ = [
+    "AttentionEncoder",
     "AutoAdditiveNormal",
     "AutoGroupSparse",
     "AutoMultiplicativeNormal",
@@ -58,6 +62,7 @@ __all__ = [
     "CSRLinear",
     "ChebyshevConvolution",
     "DataDependentLayer",
+    "ExchangeableLayer",
     "GradualMagnitudePruning",
     "GraphConvolution",
     "GroupScale",
@@ -71,9 +76,12 @@ __all__ = [
     "LayerSparsity",
     "LocalLogNormal",
     "LocalNormal",
+    "MaskedBatchNorm",
     "MinibatchDiscrimination",
     "NormalJeffreys",
     "ParameterAverage",
+    "PointerDecoder",
+    "PointerState",
     "PosteriorNetwork",
     "SelectInputs",
     "SparseBuffer",

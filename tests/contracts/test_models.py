@@ -62,6 +62,11 @@ SMALL = {
     "point_matching": Small({"evaluation_samples": 20}, {"num_problems": 4}, 2),
     "sparse_lenet": Small({"epochs": 2}, {"num_train": 160, "binarize": None}, 80),
     "structured_output": Small({"units": 8, "samples": 1, "evaluation_samples": 4}, {"num_train": 160}, 80),
+    "tumour_elimination": Small(
+        {"num_flips": 3, "width": 8, "num_heads": 2, "evaluation_samples": 2},
+        {"num_train": 8, "num_valid": 4, "cells": 4, "mutations": 4, "labels": "matrix"},
+        4,
+    ),
     "tumour_branching": Small(
         {"width": 8},
         {"num_train": 40, "num_valid": 16, "labels": "branching", "cells": 5, "mutations": 4, "false_negative": 0.0},
@@ -83,6 +88,7 @@ def test_every_model_is_here():
     "ignore:only .* are classified correctly", "ignore:the digit is found", "ignore:predictions are right in"
 )
 @pytest.mark.filterwarnings("ignore:hardly any group", "ignore:the generator")
+@pytest.mark.filterwarnings("ignore:conflicts are left in", "ignore:matrices denoised by the network")
 @pytest.mark.parametrize("name", SMALL)
 def test_check_model(name, tmp_path, monkeypatch, capsys):
     check_model(name, SMALL[name], tmp_path, monkeypatch)

@@ -99,6 +99,7 @@ MODEL_WAITS = {
     },
     "sparse_lenet": {FLOAT: 11, "pyro.util.warn_if_nan": 2},
     "structured_output": {CHECK: 1},
+    "tumour_elimination": {CHECK: 1},
     "semi_supervised_vae": ANALYTIC,
 }  # fmt: skip
 """The waits of a step of training."""

@@ -14,6 +14,7 @@ __all__ = ["TASKS", "run"]
 TASKS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "branching": ("pyro_ext.cli.tumour.branching", "the probability that the phylogeny has branches"),
+        "denoise": ("pyro_ext.cli.tumour.denoise", "the matrix without noise, and its phylogeny"),
     }
 )
 """Name of a task -> its module, which has ``parser()`` and ``run(options)``, and its line in the help."""
