@@ -60,6 +60,7 @@ def test_a_smaller_matrix_is_filled_up(run, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "filled up with zeros: 2 cells, 2 mutations" in shown
     assert "a chain of mutations" in shown
+    assert "the network was not trained on matrices filled up with zeros" in shown
 
 
 def test_without_the_solver(run, matrix, tmp_path, capsys, monkeypatch):

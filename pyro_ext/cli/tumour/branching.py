@@ -87,6 +87,11 @@ def run(options: Namespace) -> None:
     optimum = None if out is None else best_tree(matrix, options)
     width = max(len(name) for name, _ in facts) + 1
     print("\n".join(f"{name + ':':<{width}} {value}" for name, value in facts))
+    if any(result.padded):
+        print(
+            "the network was not trained on matrices filled up with zeros, of which it may say anything: train one for "
+            "this size (--data.cells, --data.mutations), or one that takes any size (--model.network pairs)"
+        )
     if out is not None:
         _write(out, matrix, facts, optimum, options)
         print(f"results are in {out}")

@@ -75,7 +75,9 @@ def predict_label(network: nn.Module, matrix: Tensor, num_samples: int = 200, se
     """Return the probability that a matrix has label 1: errors, or branches, by what the network was trained for.
 
     A matrix with fewer cells or mutations than the network takes is filled up with zeros. Of a matrix with more, random
-    cells and mutations are taken, and probabilities averaged over samples.
+    cells and mutations are taken, and probabilities averaged over samples. Zeros change neither conflicts nor branches,
+    but a network that has not been trained on such matrices may say anything of one that is mostly zeros: rather train
+    for the size of the matrix, or take :class:`~pyro_ext.models.tumour.networks.PairNetwork`, which takes any size.
 
     Args:
         network: from matrices ``(B, n, m)`` to log-odds ``(B,)``, with the attribute ``shape``, which is None if it
