@@ -276,3 +276,76 @@ def test_steps_of_graph_convolution_learn():
     _, step = runs.plain_step(data, 0)
     losses = [step() for _ in range(30)]
     assert sum(losses[-5:]) < sum(losses[:5])
+
+
+def test_networks_of_tumours_are_tabulated(tmp_path, capsys, monkeypatch):
+    script = importlib.import_module("support.tumour_labels")
+    report = importlib.import_module("support.report").Report("tumour", "title")
+    finished = importlib.import_module("support.rows").FinishedRuns(
+        tmp_path / "runs.csv", ("part", "run", "setting", "seed")
+    )
+    axes = importlib.import_module("pyro_ext.plotting").given_or_new
+
+    def branching(options, rate, num_train, epochs, seed):
+        accuracy = 0.97 if "sort" not in options else 0.9 + 0.1 * seed
+        return {"accuracy": accuracy, "curve": [accuracy] * 8, "cpu_seconds": 2.0}
+
+    def noise(options, num_train, seed):
+        accuracy = 0.7 + num_train / 1e6 if options.get("sort") == "mutations" else 0.75
+        return {
+            "accuracy": accuracy,
+            **dict.fromkeys(("train_accuracy", "sensitivity", "specificity", "cpu_seconds"), 1),
+        }
+
+    monkeypatch.setattr(script, "train_branching", branching)
+    monkeypatch.setattr(script, "train_noise", noise)
+    monkeypatch.setattr(script, "_NUM_TEST", 20)
+    options = argparse.Namespace(seeds=2, num_train=10, epochs=1, sizes=[20_000, 50_000])
+    script.branching_part(report, finished, options, axes(None))
+    script.noise_part(report, finished, options, axes(None))
+    shown = capsys.readouterr().out
+    assert "PASS: two layers, sorted: at least .95 with every seed: 0.9700" in shown
+    assert "FAIL: two layers, not sorted: at least .95 with every seed: 0.9000" in shown
+    assert "FAIL: rectifier 2 x 400, sorted mutations: mean of 2 seeds at least .73: 0.720" in shown
+    assert "PASS: rectifier 2 x 400, sorted mutations: rising with the number of matrices" in shown
+    assert "FAIL: rectifier 2 x 400, sorted mutations and cells: rising" in shown
+
+
+@pytest.mark.filterwarnings("ignore:only .* are classified correctly")
+def test_a_network_of_branches_is_trained_and_tested_with_errors(monkeypatch):
+    script = importlib.import_module("support.tumour_labels")
+    monkeypatch.setattr(script, "_NUM_TEST", 40)
+    results = script.train_branching(script.BRANCHING["pairs"], 0.3, 20, 1, 0)
+    assert len(results["curve"]) == 8
+    assert 0 <= results["accuracy"] <= 1
+
+
+@pytest.mark.slow
+def test_noise_elimination_is_tabulated(tmp_path, capsys, monkeypatch):
+    script, runs = (importlib.import_module(f"support.elimination_{name}") for name in ("parts", "runs"))
+    report = importlib.import_module("support.report").Report("tumour", "title")
+    monkeypatch.setitem(runs.NETWORKS, script.SEES, {"width": 4, "num_heads": 2, "num_blocks": 0, "state": True})
+    small = {"steps": 2, "batch": 4, "options": script.COLD}
+    settings = tuple(runs.Setting(script.SEES, name, 3, **small) for name in (script.LEAVE_ONE_OUT, script.CRITIC))
+    monkeypatch.setattr(script, "SMALL_SETTINGS", settings)
+    monkeypatch.setattr(script, "LARGE", settings[0])
+    monkeypatch.setattr(script, "has_scistree", lambda: False)
+    script.oracle_4x4(report, tmp_path, number=12)
+    script.elimination_10x10(report, tmp_path, number=3)
+    script.variance(report, tmp_path, repeats=2, critic_steps=1)
+    shown = capsys.readouterr().out
+    assert "PASS: no cost is below the oracle's" in shown
+    assert "| exact optimum (MaxSAT)" in shown
+    assert "| network, 128 sequences, T = 3" in shown
+    assert shown.count("| unordered beam of 4") == 2
+    script.oracle_4x4(report, tmp_path, number=12)
+    assert "..." not in capsys.readouterr().out  # finished rows are not carried out again
+
+
+def test_oracle_of_small_matrices():
+    script = importlib.import_module("support.elimination_runs")
+    x = script.random_matrices(3, 4, seed=0)
+    assert torch.equal(x, script.random_matrices(3, 4, seed=0))
+    free = torch.tensor([[[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]]])
+    nats = -(12 * math.log(0.998) + 4 * math.log(0.9))
+    assert script.oracle_costs(free).item() == pytest.approx(0.04 * nats, rel=1e-4)

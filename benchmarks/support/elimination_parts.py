@@ -34,7 +34,7 @@ from support.report import Report
 from support.rows import FinishedRuns
 from support.tumour_peers import has_scistree, scistree
 
-__all__ = ["elimination_10x10", "oracle_4x4", "real", "variance"]
+__all__ = ["elimination_10x10", "elimination_real", "oracle_4x4", "variance"]
 
 LEAVE_ONE_OUT, CRITIC = "leave-one-out of 4", "critic"
 SEES, PUBLISHED = tuple(NETWORKS)
@@ -147,9 +147,9 @@ def elimination_10x10(report: Report, work: Path, number: int = 1000) -> None:
     report.text("")
 
 
-def real(report: Report, work: Path) -> None:
+def elimination_real(report: Report, work: Path) -> None:
     """The real matrices, whole, by the network that was trained on simulated 10 x 10 ones."""
-    finished = FinishedRuns(work / "real.csv", ("matrix", "method"))
+    finished = FinishedRuns(work / "elimination_real.csv", ("matrix", "method"))
     rows = []
     for name, rates in REAL.items():
         x = tumour(name).matrix.values
@@ -172,7 +172,7 @@ def real(report: Report, work: Path) -> None:
     report.text("No matrix is padded or cut: the network takes any size. Flips of missing entries are not counted.", "")
 
 
-def variance(report: Report, work: Path, repeats: int = 100) -> None:
+def variance(report: Report, work: Path, repeats: int = 100, critic_steps: int = 400) -> None:
     """The variance of gradients of a network at the same weights, by several estimators."""
     finished = FinishedRuns(work / "variance.csv", ("weights", "estimator"))
     x = random_matrices(16, 4, seed=3)
@@ -184,7 +184,7 @@ def variance(report: Report, work: Path, repeats: int = 100) -> None:
         policy = train(SMALL_SETTINGS[0], own, file)[0] if weights == "trained" else _start(fresh, x)
         for estimator in ESTIMATORS:
             setting = Setting(SEES, estimator, 6, 1, 1, options=COLD)
-            run = partial(gradient_variance, setting, x, policy, critic_steps=400, repeats=repeats)
+            run = partial(gradient_variance, setting, x, policy, critic_steps=critic_steps, repeats=repeats)
             row = finished.get((weights, estimator), run)
             per_time = row["variance"] * row["cpu_ms"]
             rows.append([weights, estimator, f"{row['variance']:.4g}", f"{row['cpu_ms']:.0f}", f"{per_time:.4g}"])
@@ -192,7 +192,8 @@ def variance(report: Report, work: Path, repeats: int = 100) -> None:
     report.table("Gradients for 16 random 4 x 4 matrices, sequences of 6 flips", header, rows, 2)
     report.text(
         f"Variances are summed over all weights, from {repeats} estimates each. The critic draws one sequence for each "
-        "matrix, the others four; it has learnt the costs of these weights and matrices in 400 steps before.",
+        "matrix, the others four; it has learnt the costs of these weights and matrices before, in "
+        f"{critic_steps} steps.",
         "",
     )
 

@@ -5,29 +5,42 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Literal, get_args
 
 import torch
 
 from pyro_ext.datasets.base import IndexedDataset, Splits, TwoStreams
 from pyro_ext.datasets.bundled import digits
 from pyro_ext.datasets.mnist_files import mnist
+from pyro_ext.datasets.pixels import Binarization
 from pyro_ext.utils.checks import one_of, positive_int
 
 __all__ = ["choose_labelled", "few_labels", "keep_few_labels"]
 
+Unlabelled = Literal["others", "all"]
 _SOURCES: Mapping[str, Callable[..., Splits]] = MappingProxyType({"digits": digits, "mnist": mnist})
 
 
 def few_labels(
-    source: str = "digits", num_labels: int = 100, labelled_batch_size: int | None = None, label_seed: int = 0
+    source: str = "digits",
+    num_labels: int = 100,
+    labelled_batch_size: int | None = None,
+    label_seed: int = 0,
+    unlabelled: Unlabelled = "others",
+    binarize: Binarization | None = "threshold",
+    protocol: str = "auto",
 ) -> Splits:
     """Load images of which a few keep their labels; see :func:`keep_few_labels`.
 
     Args:
-        source: the data set the images come from, with its default options: ``"digits"`` or ``"mnist"``.
+        source: the data set the images come from: ``"digits"`` or ``"mnist"``.
         num_labels: the number of training images that keep their labels, equally many of each class.
         labelled_batch_size: the number of labelled images in a batch; as many as unlabelled ones if None.
         label_seed: the seed by which the images that keep their labels are chosen.
+        unlabelled: the stream without labels: the ``"others"``, or ``"all"`` images.
+        binarize: what becomes of the shades of pixels, ``"threshold"``, ``"dynamic"``, or None to keep them; as in the
+            loader of the source.
+        protocol: the split of MNIST, ``"full"``, ``"split"`` or ``"auto"``, as in its loader; of no use for digits.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -37,22 +50,32 @@ def few_labels(
         >>> few_labels(num_labels=50).train
         TwoStreams(IndexedDataset(x (1450, 64), no labels), IndexedDataset(x (50, 64), labels (50,)))
     """
-    splits = _SOURCES[one_of("source", source, _SOURCES)]()
-    return keep_few_labels(splits, num_labels, labelled_batch_size, label_seed)
+    load = _SOURCES[one_of("source", source, _SOURCES)]
+    splits = load(binarize=binarize, protocol=protocol) if source == "mnist" else load(binarize=binarize)
+    if source != "mnist" and protocol != "auto":
+        raise ValueError(f"protocol={protocol!r} is for source='mnist', got source={source!r}; leave it out")
+    return keep_few_labels(splits, num_labels, labelled_batch_size, label_seed, unlabelled)
 
 
 def keep_few_labels(
-    splits: Splits, num_labels: int, labelled_batch_size: int | None = None, label_seed: int = 0
+    splits: Splits,
+    num_labels: int,
+    labelled_batch_size: int | None = None,
+    label_seed: int = 0,
+    unlabelled: Unlabelled = "others",
 ) -> Splits:
     """Return splits whose training data are two streams: unlabelled data points, and the few that keep their labels.
 
-    No data point is in both. Held-out data stay as they are, and images whose pixels are redrawn go on being redrawn.
+    No data point is in both, unless ``unlabelled="all"``. Held-out data stay as they are, and images whose pixels are
+    redrawn go on being redrawn.
 
     Args:
         splits: a data set with labels 0 .. C - 1.
         num_labels: the number of training data points that keep their labels, equally many of each class.
         labelled_batch_size: the number of labelled data points in a batch; as many as unlabelled ones if None.
         label_seed: the seed by which the data points that keep their labels are chosen.
+        unlabelled: the stream without labels: the ``"others"``, or ``"all"`` data points, those that keep their labels
+            included, for models to which a data point without its label is one more example of images.
 
     Raises:
         ValueError: if there are no labels, too few of a class, or no data points would be left without one.
@@ -67,9 +90,10 @@ def keep_few_labels(
     rows = _chosen_rows(data, num_labels, int(data.y.max()) + 1, label_seed)
     if len(rows) == len(data):
         raise ValueError(f"num_labels must be less than {len(data)}, the number of data points, got {num_labels}")
-    unlabelled = torch.ones(len(data), dtype=torch.bool, device=rows.device)
-    unlabelled[rows] = False
-    streams = TwoStreams(data.subset(unlabelled, labels=False), data.subset(rows), labelled_batch_size)
+    first = torch.ones(len(data), dtype=torch.bool, device=rows.device)
+    if one_of("unlabelled", unlabelled, get_args(Unlabelled)) == "others":
+        first[rows] = False
+    streams = TwoStreams(data.subset(first, labels=False), data.subset(rows), labelled_batch_size)
     return replace(splits, name=f"{splits.name}-{num_labels}-labels", train=streams)
 
 

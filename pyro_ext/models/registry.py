@@ -77,6 +77,22 @@ MODELS: Mapping[str, ModelEntry] = MappingProxyType(
             data="digits",
             defaults=MappingProxyType({"trainer.max_epochs": 40, "data.binarize": None}),
         ),
+        "gan": ModelEntry(
+            module="pyro_ext.models.gan",
+            summary="generator of images, and a discriminator that learns classes from few labels and from telling "
+            "real images from generated ones",
+            paper="Salimans et al. 2016, Improved techniques for training GANs, arXiv 1606.03498",
+            data="few_labels",
+            defaults=MappingProxyType(
+                {
+                    "trainer.max_epochs": 100,
+                    "trainer.check_val_every_n_epoch": 10,
+                    "data.num_labels": 50,
+                    "data.unlabelled": "all",
+                    "data.binarize": None,
+                }
+            ),
+        ),
         "gcn": ModelEntry(
             module="pyro_ext.models.gcn",
             summary="graph convolutional network that gives the nodes of a graph classes, from a few labels; the most "

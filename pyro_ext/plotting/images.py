@@ -20,11 +20,11 @@ __all__ = ["image_grid"]
 def image_grid(
     images: torch.Tensor | np.ndarray, ax: Axes | None = None, *, columns: int | None = None, padding: int = 1
 ) -> Axes:
-    """Draw grey images in rows and columns, black at 0 and white at 1.
+    """Draw images in rows and columns, grey ones with black at 0 and white at 1.
 
     Args:
         images: pixels in [0, 1], shape ``(N, height, width)``, or ``(rows, columns, height, width)`` to say which
-            goes where.
+            goes where, or ``(rows, columns, height, width, 3)`` in red, green and blue.
         ax: the axes to draw on; new ones if ``None``.
         columns: the number of images in a row; about the square root of ``N`` if ``None``.
         padding: pixels between neighbours and around the whole.
@@ -42,11 +42,11 @@ def image_grid(
     """
     pixels = images.detach().cpu().numpy() if isinstance(images, torch.Tensor) else np.asarray(images)
     tiles = _tiles(pixels.astype(float), columns)
-    rows, across, height, width = tiles.shape
-    canvas = np.full((rows, across, height + padding, width + padding), 0.5)
-    canvas[..., padding:, padding:] = tiles
-    whole = canvas.transpose(0, 2, 1, 3).reshape(rows * (height + padding), across * (width + padding))
-    whole = np.pad(whole, ((0, padding), (0, padding)), constant_values=0.5)
+    rows, across, height, width, *colours = tiles.shape
+    canvas = np.full((rows, across, height + padding, width + padding, *colours), 0.5)
+    canvas[:, :, padding:, padding:] = tiles
+    whole = canvas.swapaxes(1, 2).reshape(rows * (height + padding), across * (width + padding), *colours)
+    whole = np.pad(whole, ((0, padding), (0, padding), *((0, 0) for _ in colours)), constant_values=0.5)
     across_inches = 0.7 * across
     title = 0.35  # inches for a title, which would make the images smaller otherwise
     ax = given_or_new(ax, width=across_inches, height=across_inches * whole.shape[0] / whole.shape[1] + title)
@@ -56,12 +56,13 @@ def image_grid(
 
 
 def _tiles(pixels: np.ndarray, columns: int | None) -> np.ndarray:
-    """Return the images as ``(rows, columns, height, width)``, the last row filled up with grey."""
-    if pixels.ndim not in (3, 4) or pixels.size == 0:
+    """Return the images in rows and columns, the last row of those that came without filled up with grey."""
+    if pixels.ndim not in (3, 4, 5) or pixels.size == 0 or (pixels.ndim == 5 and pixels.shape[-1] != 3):
         raise ValueError(
-            f"images must have shape (N, height, width) or (rows, columns, height, width), got {pixels.shape}"
+            "images must have shape (N, height, width) or (rows, columns, height, width), perhaps followed by 3 "
+            f"colours, got {pixels.shape}"
         )
-    if pixels.ndim == 4:
+    if pixels.ndim > 3:
         return pixels
     number = len(pixels)
     columns = math.ceil(math.sqrt(number)) if columns is None else columns

@@ -40,6 +40,11 @@ SMALL = {
     "compressed_lenet": Small({"threshold_images": 20}, {"num_train": 160, "binarize": None}, 80),
     "disentangling": Small({"hidden": 8}, {"num_train": 160, "binarize": None}, 80),
     "drmm": Small({"num_labels": 20}, {"num_train": 80, "binarize": None}, 40),
+    "gan": Small(
+        {"width": 0.1, "batch_size": 750, "epochs": 2, "evaluation_samples": 20},
+        {"num_labels": 20, "unlabelled": "all", "binarize": None},
+        750,
+    ),
     "gcn": Small({"hidden": (4,), "evaluation_samples": 2}, {"steps_per_epoch": 2}),
     "geco_vae": Small({"num_latents": 2, "hidden": (6,)}, {"num_train": 160, "binarize": None}, 80),
     "hard_attention": Small(
@@ -82,9 +87,8 @@ def test_every_model_is_here():
 @pytest.mark.filterwarnings(
     "ignore:only .* are classified correctly", "ignore:the digit is found", "ignore:predictions are right in"
 )
-@pytest.mark.filterwarnings(
-    "ignore:hardly any group", "ignore:conflicts are left in", "ignore:matrices denoised by the network"
-)
+@pytest.mark.filterwarnings("ignore:hardly any group", "ignore:the generator")
+@pytest.mark.filterwarnings("ignore:conflicts are left in", "ignore:matrices denoised by the network")
 @pytest.mark.parametrize("name", SMALL)
 def test_check_model(name, tmp_path, monkeypatch, capsys):
     check_model(name, SMALL[name], tmp_path, monkeypatch)

@@ -14,6 +14,7 @@ from pyro_ext.ops import (
     compression,
     gamma_quantiles,
     graphs,
+    inception_score,
     log_uniform,
     mutations,
     permanent,
@@ -108,6 +109,7 @@ OPS = {
     "compression.exponent_bits": (lambda x: compression.exponent_bits(x.matrix), 0),
     "compression.round_to_bits": (lambda x: compression.round_to_bits(x.matrix, 3), 0),
     "compression.significand_bits": (lambda x: compression.significand_bits(x.simplex, x.hard > 0), 0),
+    "inception_score.inception_score": (lambda x: inception_score.inception_score(x.simplex, splits=2), 1),
     "log_uniform.log_alpha": (lambda x: log_uniform.log_alpha(x.matrix, x.matrix), 0),
     "log_uniform.log_uniform_kl": (
         lambda x: (log_uniform.log_uniform_kl(x.matrix), log_uniform.log_uniform_kl(x.matrix, "exact")),

@@ -53,6 +53,23 @@ def test_no_data_point_is_in_both_streams():
     assert kept.valid is rows
 
 
+def test_labelled_data_points_without_their_labels_among_the_others():
+    rows = IndexedDataset(torch.arange(9.0)[:, None], LABELS.y)
+    few, same = (keep_few_labels(Splits("nine", rows), 4, unlabelled=which).train for which in ("others", "all"))
+    assert same.first.x.flatten().tolist() == list(range(9))
+    assert same.first.y is None
+    assert torch.equal(same.second.x, few.second.x)
+    with pytest.raises(ValueError, match="unlabelled must be one of others, all; got 'none'"):
+        keep_few_labels(Splits("nine", rows), 4, unlabelled="none")
+
+
+def test_shades_and_protocols_are_those_of_the_source():
+    assert few_labels(binarize=None).train.first.x.unique().numel() > 2
+    assert few_labels().train.first.x.unique().tolist() == [0.0, 1.0]
+    with pytest.raises(ValueError, match="protocol='split' is for source='mnist', got source='digits'"):
+        few_labels(protocol="split")
+
+
 def test_images_go_on_being_redrawn():
     data = digits("dynamic", num_train=200)
     kept = keep_few_labels(data, num_labels=20).train

@@ -111,6 +111,16 @@ def test_image_grid_keeps_given_rows():
     np.testing.assert_array_equal(pixels, np.repeat([[0.0], [1.0]], 2, axis=0).repeat(6, axis=1))
 
 
+def test_image_grid_in_colour():
+    rows = torch.rand(2, 3, 4, 5, 3)
+    pixels = image_grid(rows, padding=0).images[0].get_array()
+    assert pixels.shape == (8, 15, 3)
+    np.testing.assert_allclose(pixels[4:, 5:10], rows[1, 1])
+    assert (image_grid(rows).images[0].get_array()[0] == 0.5).all()
+    with pytest.raises(ValueError, match=r"perhaps followed by 3 colours, got \(2, 3, 4, 5, 2\)"):
+        image_grid(rows[..., :2])
+
+
 def test_image_grid_fills_the_last_row():
     assert image_grid(np.ones((5, 2, 2)), columns=3, padding=1).images[0].get_array().shape == (7, 10)
 

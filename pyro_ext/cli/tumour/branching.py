@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pyro_ext.models.tumour.prediction import LabelProbability
-    from pyro_ext.phylo import MutationMatrix
+    from pyro_ext.phylo import MutationMatrix, OptimalPhylogeny
 
 __all__ = ["parser", "run"]
 
@@ -65,6 +65,13 @@ def add_input(made: ArgumentParser, model: str) -> None:
     made.add_argument(
         "--false_negative", type=float, default=0.1, help="the probability that a 1 is observed as 0, in the same way"
     )
+    made.add_argument(
+        "--tree",
+        type=bool,
+        default=True,
+        metavar="{true,false}",
+        help="whether to look for that tree, which takes seconds to minutes, and for some large matrices does not end",
+    )
 
 
 def run(options: Namespace) -> None:
@@ -77,10 +84,11 @@ def run(options: Namespace) -> None:
     network = _network(options.run)
     result = predict_label(network, matrix.values, options.samples, options.seed)
     facts = _facts(options.matrix, matrix, result)
+    optimum = None if out is None else best_tree(matrix, options)
     width = max(len(name) for name, _ in facts) + 1
     print("\n".join(f"{name + ':':<{width}} {value}" for name, value in facts))
     if out is not None:
-        _write(out, matrix, facts, options)
+        _write(out, matrix, facts, optimum, options)
         print(f"results are in {out}")
 
 
@@ -136,53 +144,61 @@ def _facts(path: str, matrix: MutationMatrix, result: LabelProbability) -> list[
     ]
 
 
-def _write(out: Path, matrix: MutationMatrix, facts: list[tuple[str, str]], options: Namespace) -> None:
+def _write(
+    out: Path,
+    matrix: MutationMatrix,
+    facts: list[tuple[str, str]],
+    optimum: OptimalPhylogeny | None,
+    options: Namespace,
+) -> None:
     from pyro_ext.models.tumour.networks import sort_matrices
     from pyro_ext.plotting import mutation_matrices, save
 
-    plots = [save(mutation_matrices(sort_matrices(matrix.values)), _made(out) / "matrix.png").name]
-    tree_facts = draw_tree(out, matrix, options.false_positive, options.false_negative)
-    text = "\n\n".join(
-        [
-            "# Branches in the phylogeny of a tumour",
-            markdown_table([*facts, *tree_facts], ("", ""), left=(0, 1)),
-            *(f"![{name.removesuffix('.png')}]({name})" for name in (*plots, *(["tree.png"] if tree_facts else []))),
+    out.mkdir(parents=True, exist_ok=True)
+    plots = [save(mutation_matrices(sort_matrices(matrix.values)), out / "matrix.png").name]
+    if optimum is not None:
+        draw_tree(out, optimum)
+        plots.append("tree.png")
+        flips = f"{optimum.gained} zeros taken as ones, {optimum.lost} ones as zeros"
+        facts = [
+            *facts,
+            ("most probable tree", f"{optimum.negative_log_likelihood:.3f} nats, {flips}"),
+            (
+                "by rates of errors",
+                f"false positives {options.false_positive:g}, false negatives {options.false_negative:g}",
+            ),
         ]
-    )
-    write_text(out / "report.md", text + "\n")
+    pictures = [f"![{name.removesuffix('.png')}]({name})" for name in plots]
+    table = markdown_table(facts, ("", ""), left=(0, 1))
+    write_text(out / "report.md", "\n\n".join(["# Branches in the phylogeny of a tumour", table, *pictures]) + "\n")
 
 
-def draw_tree(out: Path, matrix: MutationMatrix, false_positive: float, false_negative: float) -> list[tuple[str, str]]:
-    """Draw the tree of a matrix without conflicts, or of the most probable one, and write it as Newick.
+def best_tree(matrix: MutationMatrix, options: Namespace) -> OptimalPhylogeny | None:
+    """Return the most probable matrix that has a tree, by the options of :func:`add_input`; None where none is wanted.
 
-    Args:
-        out: the folder for ``tree.png`` and ``tree.nwk``.
-        matrix: what was observed.
-        false_positive: the probability that a 0 is observed as 1.
-        false_negative: the probability that a 1 is observed as 0.
-
-    Returns:
-        Facts about the tree, none where there are conflicts and no solver is installed.
+    Without the solver that finds it, a line says so.
     """
-    from pyro_ext.phylo import maximum_likelihood_phylogeny, perfect_phylogeny, phylogeny_newick
-    from pyro_ext.plotting import clone_tree, save
+    from pyro_ext.phylo import maximum_likelihood_phylogeny
 
+    if not options.tree:
+        return None
     try:
-        optimum = maximum_likelihood_phylogeny(matrix, false_positive, false_negative)
+        return maximum_likelihood_phylogeny(matrix, options.false_positive, options.false_negative)
     except ImportError as error:
         print(f"no tree is drawn: {error}")
-        return []
+        return None
+
+
+def draw_tree(out: Path, optimum: OptimalPhylogeny) -> None:
+    """Draw the tree of a matrix without conflicts as ``tree.png``, and write it as ``tree.nwk``.
+
+    Args:
+        out: the folder, which exists.
+        optimum: the matrix.
+    """
+    from pyro_ext.phylo import perfect_phylogeny, phylogeny_newick
+    from pyro_ext.plotting import clone_tree, save
+
     tree = perfect_phylogeny(optimum.matrix)
     save(clone_tree(tree), out / "tree.png")
     write_text(out / "tree.nwk", phylogeny_newick(tree) + "\n")
-    flips = f"{optimum.gained} zeros taken as ones, {optimum.lost} ones as zeros"
-    rates = f"false positives {false_positive:g}, false negatives {false_negative:g}"
-    return [
-        ("most probable tree", f"{optimum.negative_log_likelihood:.3f} nats, {flips}"),
-        ("by rates of errors", rates),
-    ]
-
-
-def _made(out: Path) -> Path:
-    out.mkdir(parents=True, exist_ok=True)
-    return out

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyro_ext.datasets import IndexedDataset, Splits, TwoStreams
+from pyro_ext.datasets import Splits
 from pyro_ext.inference import (
     ELBOObjective,
     LossObjective,
@@ -23,7 +22,7 @@ from pyro_ext.inference import (
 )
 from pyro_ext.models.semi_supervised_vae.evaluation import diagnose, held_out_metrics, model_plots
 from pyro_ext.models.semi_supervised_vae.model import Guide, Model
-from pyro_ext.models.toolkit import Relaxation, check_images, mean_metrics
+from pyro_ext.models.toolkit import Relaxation, labelled_streams, mean_metrics
 from pyro_ext.utils.checks import nonnegative_number, positive_int
 
 __all__ = ["build"]
@@ -85,7 +84,7 @@ def build(
     positive_int("evaluation_samples", evaluation_samples)
     if marginalise and relaxation is not None:
         raise ValueError("marginalise and relaxation exclude each other: they are ways to treat the class; give one")
-    unlabelled, labelled, classes = _streams(data)
+    unlabelled, labelled, classes = labelled_streams(data)
     sizes = (len(unlabelled), len(labelled), labelled.x.shape[-1], classes, latent_dim, hidden)
     model = Model(*sizes)
     model.start_at_base_rates(unlabelled.x)
@@ -122,45 +121,3 @@ def classification_loss(unlabelled: Any, labelled: Any, guide: Guide) -> Tensor:
     """
     x, y = labelled[:2]
     return F.cross_entropy(guide.classify(x), y)
-
-
-def _streams(data: Splits) -> tuple[IndexedDataset, IndexedDataset, int]:
-    """Return unlabelled and labelled images, and the number of classes."""
-    streams = data.train
-    if not isinstance(streams, TwoStreams) or not isinstance(streams.first, IndexedDataset):
-        raise ValueError(
-            f"data.train must be two streams, of unlabelled and labelled images, got {streams}; use the data set "
-            "few_labels, or keep_few_labels(data, num_labels) of pyro_ext.datasets"
-        )
-    unlabelled, labelled = streams.first, streams.second
-    check_images("the unlabelled data.train.x", unlabelled.x)
-    if not isinstance(labelled, IndexedDataset) or labelled.y is None:
-        raise ValueError(f"the second stream of data.train must have labels, got none in {labelled}")
-    if data.valid is None:
-        raise ValueError("data.valid must hold images with labels, by which the classifier is judged, got None")
-    for name, part in (
-        ("the labelled data.train", labelled),
-        ("data.valid", data.valid),
-        *([] if data.test is None else [("data.test", data.test)]),
-    ):
-        check_images(f"{name}.x", part.x)
-        if part.x.shape[-1] != unlabelled.x.shape[-1]:
-            raise ValueError(
-                f"{name}.x must have {unlabelled.x.shape[-1]} pixels like the unlabelled images, got {part.x.shape[-1]}"
-            )
-        if part.y is None or part.y.dim() != 1 or part.y.is_floating_point() or part.y.dtype == torch.bool:
-            kind = "none" if part.y is None else f"{part.y.dtype} of shape {tuple(part.y.shape)}"
-            raise ValueError(f"{name} must have one integer label for each image, got {kind}")
-    classes = int(labelled.y.max()) + 1
-    if labelled.y.unique().tolist() != [*range(max(classes, 2))]:
-        raise ValueError(
-            f"the labels of data.train must be classes 0 .. C - 1, each of them once at least and two or more, got "
-            f"{labelled.y.unique().tolist()}"
-        )
-    for name, part in (("valid", data.valid), ("test", data.test)):
-        if part is not None and bool(((part.y < 0) | (part.y >= classes)).any()):
-            raise ValueError(
-                f"data.{name} must have labels 0 .. {classes - 1}, those of the training images, got "
-                f"{part.y.unique().tolist()}"
-            )
-    return unlabelled, labelled, classes

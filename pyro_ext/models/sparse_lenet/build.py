@@ -114,7 +114,7 @@ def build(
     )
 
 
-_DECAY = "pyro_ext.models.sparse_lenet.schedules.ConstantThenLinear"
+_DECAY = "pyro_ext.models.toolkit.schedules.ConstantThenLinear"
 
 
 def _guide(estimator: Estimator, model: SparseClassifier, init_log_variance: float, threshold: float) -> Any:

@@ -15,10 +15,13 @@ from pyro_ext.models.toolkit.data import check_image_data, check_images, data_pl
 from pyro_ext.models.toolkit.images import image_rows, sample_images
 from pyro_ext.models.toolkit.moments import RunningMoments
 from pyro_ext.models.toolkit.networks import base_rate_logits, perceptron
+from pyro_ext.models.toolkit.schedules import ConstantThenLinear
+from pyro_ext.models.toolkit.streams import labelled_streams
 
 __all__ = [
     "CLASSIFIERS",
     "Classifier",
+    "ConstantThenLinear",
     "ImageClassifier",
     "Relaxation",
     "RunningMoments",
@@ -29,6 +32,7 @@ __all__ = [
     "data_plate",
     "image_rows",
     "labelled_images",
+    "labelled_streams",
     "lenet_5",
     "lenet_300_100",
     "linear_ramp",

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 __all__ = ["image_rows", "sample_images"]
 
 
-def image_rows(rows: Callable[[], Sequence[Tensor]], shape: tuple[int, int], title: str = "") -> Callable[..., Axes]:
+def image_rows(rows: Callable[[], Sequence[Tensor]], shape: tuple[int, ...], title: str = "") -> Callable[..., Axes]:
     """Return a plot of rows of images above each other, such as images and their reconstructions.
 
     Args:
         rows: called when the plot is drawn, without gradients; returns tensors of pixels in [0, 1], each of shape
             ``(columns, height * width)`` or ``(columns, height, width)``.
-        shape: height and width.
+        shape: height and width, followed by 3 if the pixels of each place are red, green and blue.
         title: what stands above.
 
     Example:

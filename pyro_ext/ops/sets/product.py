@@ -72,19 +72,19 @@ def product_gumbel_topk(log_probs: Tensor, k: int) -> ProductSet:
     levels = [kept]
     blocks = []
     for block in _ranked_children(log_probs, k):
-        for t in range(block.gap.shape[-3]):
+        for gap, log_prob in zip(block.gap, block.log_prob, strict=True):
             m = g.shape[-1]
-            shift = (g - score).unsqueeze(-1) + block.gap[..., t, :m, :]
+            shift = (g - score).unsqueeze(-1) + gap[..., :m, :]
             rank = (g.unsqueeze(-1) - torch.logaddexp(shift, block.zero)).flatten(-2)
             g, kept = rank.topk(min(k, rank.shape[-1]), dim=-1)
-            score = (score.unsqueeze(-1) + block.log_prob[..., t, :m, :]).flatten(-2).gather(-1, kept)
+            score = (score.unsqueeze(-1) + log_prob[..., :m, :]).flatten(-2).gather(-1, kept)
             levels.append(kept)
         blocks.append(block.category)
     return ProductSet(_backtrace(levels, blocks), unfloored(score))
 
 
 class _Children(NamedTuple):
-    """The perturbed children of every possible beam, best first: ``batch_shape + (levels, k, min(k, C))`` each."""
+    """The perturbed children of every possible beam, best first: ``(levels,) + batch_shape + (k, min(k, C))`` each."""
 
     gap: Tensor  # log(1 - exp(g - max g)) - g, the part of the conditioned Gumbel that no parent changes
     log_prob: Tensor
@@ -98,7 +98,7 @@ def _ranked_children(log_probs: Tensor, k: int) -> Iterator[_Children]:
     per_level = max(1, log_probs[..., 0, :].numel() * k)
     step = max(1, _CHUNK // per_level)
     for start in range(1, n, step):
-        block = log_probs[..., start : start + step, :].unsqueeze(-2).expand(*batch, -1, k, c)
+        block = log_probs[..., start : start + step, :].movedim(-2, 0).unsqueeze(-2).expand(-1, *batch, k, c)
         ranked, category = perturb(block).topk(min(k, c), dim=-1)
         gap = torch.log1p((ranked - ranked[..., :1]).exp_().neg_()).sub_(ranked)
         yield _Children(gap, block.gather(-1, category), category, gap.new_zeros(()))
@@ -109,20 +109,20 @@ def _backtrace(levels: list[Tensor], categories: list[Tensor]) -> Tensor:
 
     Args:
         levels: for each level, the positions of the kept children among all children, parent by parent.
-        categories: the categories of the children from the second level on, ``batch_shape + (levels, k, width)``.
+        categories: the categories of the children from the second level on, ``(levels,) + batch_shape + (k, width)``.
     """
     if not categories:
         return levels[0].unsqueeze(-1)
-    table = torch.cat(categories, dim=-3) if len(categories) > 1 else categories[0]
+    table = torch.cat(categories) if len(categories) > 1 else categories[0]
     width = table.shape[-1]
     position = levels[-1]
     path = [position]
     for level in reversed(levels[:-1]):
         position = level.gather(-1, torch.div(position, width, rounding_mode="floor"))
         path.append(position)
-    first, rest = path[-1], torch.stack(path[-2::-1], dim=-2)
+    first, rest = path[-1], torch.stack(path[-2::-1])
     chosen = table.flatten(-2).gather(-1, rest)
-    return torch.cat([first.unsqueeze(-2), chosen], dim=-2).movedim(-2, -1)
+    return torch.cat([first.unsqueeze(0), chosen]).movedim(0, -1)
 
 
 @torch.no_grad()
@@ -183,7 +183,7 @@ def product_remainder(log_probs: Tensor, index: Tensor) -> Tensor:
     k, c = index.shape[-2], log_probs.shape[-1]
     same = (index.unsqueeze(-2) == index.unsqueeze(-3)).movedim(-1, -3)  # (N, k, k)
     shared = torch.ones_like(same)
-    shared[..., 1:, :, :] = same[..., :-1, :, :].cumprod(dim=-3).bool()  # same prefix before coordinate t
+    shared[..., 1:, :, :] = same[..., :-1, :, :].cumprod(dim=-3, dtype=torch.uint8).bool()  # same prefix before t
     category = index.movedim(-1, -2).unsqueeze(-2).expand(shared.shape)
     taken = shared.new_zeros((*shared.shape[:-1], c), dtype=torch.uint8)
     taken = taken.scatter_add_(-1, category, shared.to(torch.uint8)).bool()  # (N, k, C)
