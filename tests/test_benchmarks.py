@@ -349,3 +349,19 @@ def test_oracle_of_small_matrices():
     free = torch.tensor([[[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]]])
     nats = -(12 * math.log(0.998) + 4 * math.log(0.9))
     assert script.oracle_costs(free).item() == pytest.approx(0.04 * nats, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_sequences_without_replacement_have_less_variance_than_a_critic(tmp_path):
+    """30 gradients each, for 16 matrices 4 x 4 at the weights of the start; variances differ by a factor of two."""
+    script, runs = (importlib.import_module(f"support.elimination_{name}") for name in ("parts", "runs"))
+    x = runs.random_matrices(16, 4, seed=3)
+    options = {**script.COLD, "false_positive": runs.FALSE_POSITIVE, "false_negative": runs.FALSE_NEGATIVE}
+    policy = script._start(runs.Setting(script.SEES, script.LEAVE_ONE_OUT, 6, 1, 1, options=options), x)
+    results = {}
+    for name in runs.ESTIMATORS:
+        setting = runs.Setting(script.SEES, name, 6, 1, 1, options=script.COLD)
+        results[name] = runs.gradient_variance(setting, x, policy, critic_steps=150, repeats=30)
+        print(name, results[name])
+    beam, critic = (results[name]["variance"] for name in ("unordered beam of 4", script.CRITIC))
+    assert beam < critic / 2

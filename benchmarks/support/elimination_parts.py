@@ -116,7 +116,7 @@ def elimination_10x10(report: Report, work: Path, number: int = 1000) -> None:
     }
     if has_scistree():
         methods["ScisTree2 0.5.1"] = lambda: score(*_timed(_scistree, data.x))
-    for temperature, samples in ((3.0, 128), (1.0, 16), (1.0, 1)):
+    for temperature, samples in ((1.0, 1), (1.0, 16), (3.0, 128)):
         name = f"network, {samples} sequence{'s' if samples > 1 else ''}, T = {temperature:g}"
         methods[name] = lambda t=temperature, s=samples: score(*_timed(_network, data.x, large(work), t, s))
     results = {name: finished.get(name, method) for name, method in methods.items()}
