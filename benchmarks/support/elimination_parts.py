@@ -20,6 +20,7 @@ from support.elimination_runs import (
     ESTIMATORS,
     FALSE_NEGATIVE,
     FALSE_POSITIVE,
+    GAMMA,
     NETWORKS,
     Setting,
     gradient_variance,
@@ -156,8 +157,9 @@ def elimination_real(report: Report, work: Path) -> None:
         methods: dict[str, Any] = {
             "exact optimum (MaxSAT)": partial(_optima, x[None], *rates),
             "greedy search": partial(_greedy, x[None], *rates),
-            "network, 16 sequences, T = 3": partial(_network, x[None], large(work), 3.0, 16, rates),
-            "network, 16 sequences, T = 1": partial(_network, x[None], large(work), 1.0, 16, rates),
+            "greedy search, gamma = 100": partial(_greedy, x[None], *rates, 100.0),
+            "network, 16 sequences": partial(_network, x[None], large(work), 1.0, 16, rates),
+            "network, 16 sequences, gamma = 100": partial(_network, x[None], large(work), 1.0, 16, rates, 100.0),
         }
         if has_scistree():
             methods["ScisTree2 0.5.1"] = partial(_scistree, x[None], *rates)
@@ -234,8 +236,8 @@ def _optima(x: Tensor, alpha: float = FALSE_POSITIVE, beta: float = FALSE_NEGATI
     return torch.stack(found).bool()
 
 
-def _greedy(x: Tensor, alpha: float = FALSE_POSITIVE, beta: float = FALSE_NEGATIVE) -> Tensor:
-    return torch.cat([greedy_search(rows, alpha, beta).matrix for rows in x.split(500)])
+def _greedy(x: Tensor, alpha: float = FALSE_POSITIVE, beta: float = FALSE_NEGATIVE, gamma: float = GAMMA) -> Tensor:
+    return torch.cat([greedy_search(rows, alpha, beta, gamma).matrix for rows in x.split(500)])
 
 
 def _scistree(x: Tensor, alpha: float = FALSE_POSITIVE, beta: float = FALSE_NEGATIVE) -> Tensor:
@@ -243,11 +245,16 @@ def _scistree(x: Tensor, alpha: float = FALSE_POSITIVE, beta: float = FALSE_NEGA
 
 
 def _network(
-    x: Tensor, policy: FlipPolicy, temperature: float, samples: int, rates: tuple[float, float] | None = None
+    x: Tensor,
+    policy: FlipPolicy,
+    temperature: float,
+    samples: int,
+    rates: tuple[float, float] | None = None,
+    gamma: float | None = None,
 ) -> Tensor:
     torch.manual_seed(0)
     parts = x.split(max(1, 2**18 // (samples * x[0].numel())))
-    return torch.cat([denoise(policy, part, rates, samples, temperature).matrix for part in parts])
+    return torch.cat([denoise(policy, part, rates, samples, temperature, gamma=gamma).matrix for part in parts])
 
 
 def _slug(setting: Setting) -> str:
