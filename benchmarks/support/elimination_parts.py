@@ -171,7 +171,12 @@ def elimination_real(report: Report, work: Path) -> None:
             rows.append([name, method, size, f"{conflicts}", *facts])
     header = ["matrix", "method", "cells x mutations", "conflicting pairs before", "negative log-likelihood, nats"]
     report.table("Real matrices", [*header, "flips", "conflicting pairs after", "CPU seconds"], rows, 2)
-    report.text("No matrix is padded or cut: the network takes any size. Flips of missing entries are not counted.", "")
+    report.text(
+        "No matrix is padded or cut: the network takes any size. Flips of missing entries are not counted. The network "
+        f"has seen rates of {FALSE_POSITIVE:g} and {FALSE_NEGATIVE:g} in training; gamma, the weight of a nat against a "
+        f"conflict, is {GAMMA:g} where nothing is said.",
+        "",
+    )
 
 
 def variance(report: Report, work: Path, repeats: int = 100, critic_steps: int = 400) -> None:
