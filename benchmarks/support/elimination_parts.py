@@ -173,8 +173,8 @@ def elimination_real(report: Report, work: Path) -> None:
     report.table("Real matrices", [*header, "flips", "conflicting pairs after", "CPU seconds"], rows, 2)
     report.text(
         "No matrix is padded or cut: the network takes any size. Flips of missing entries are not counted. The network "
-        f"has seen rates of {FALSE_POSITIVE:g} and {FALSE_NEGATIVE:g} in training; gamma, the weight of a nat against a "
-        f"conflict, is {GAMMA:g} where nothing is said.",
+        f"has seen rates of {FALSE_POSITIVE:g} and {FALSE_NEGATIVE:g} in training; gamma, the weight of a nat against "
+        f"a conflict, is {GAMMA:g} where nothing is said.",
         "",
     )
 
