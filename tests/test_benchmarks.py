@@ -288,7 +288,7 @@ def test_networks_of_tumours_are_tabulated(tmp_path, capsys, monkeypatch):
 
     def branching(options, rate, num_train, epochs, seed):
         accuracy = 0.97 if "sort" not in options else 0.9 + 0.1 * seed
-        return {"accuracy": accuracy, "curve": [accuracy] * 8, "cpu_seconds": 2.0}
+        return {"accuracy": accuracy, "curve": [accuracy] * 8, "cpu_seconds": 2.0, "tnbc": 0.125}
 
     def noise(options, num_train, seed):
         accuracy = 0.7 + num_train / 1e6 if options.get("sort") == "mutations" else 0.75
@@ -297,11 +297,19 @@ def test_networks_of_tumours_are_tabulated(tmp_path, capsys, monkeypatch):
             **dict.fromkeys(("train_accuracy", "sensitivity", "specificity", "cpu_seconds"), 1),
         }
 
+    def real(name, network, with_errors, num_train, epochs, seed):
+        return {"probability": 0.25 + 0.5 * seed, "held_out_accuracy": 0.9, "cpu_seconds": 1.0}
+
+    matrix = script.MutationMatrix.of([[1, 0], [1, 1], [0, 0]])
+    monkeypatch.setattr(script, "_real_matrices", lambda: {"tnbc": matrix})
+    monkeypatch.setattr(script, "train_for_matrix", real)
     monkeypatch.setattr(script, "train_branching", branching)
     monkeypatch.setattr(script, "train_noise", noise)
     monkeypatch.setattr(script, "_NUM_TEST", 20)
-    options = argparse.Namespace(seeds=2, num_train=10, epochs=1, sizes=[20_000, 50_000])
+    numbers = {"num_train": 10, "epochs": 1, "num_real": 5, "epochs_real": 1}
+    options = argparse.Namespace(seeds=2, sizes=[20_000, 50_000], **numbers)
     script.branching_part(report, finished, options, axes(None))
+    script.real_part(report, finished, options)
     script.noise_part(report, finished, options, axes(None))
     shown = capsys.readouterr().out
     assert "PASS: two layers, sorted: at least .95 with every seed: 0.9700" in shown
@@ -309,6 +317,9 @@ def test_networks_of_tumours_are_tabulated(tmp_path, capsys, monkeypatch):
     assert "FAIL: rectifier 2 x 400, sorted mutations: mean of 2 seeds at least .73: 0.720" in shown
     assert "PASS: rectifier 2 x 400, sorted mutations: rising with the number of matrices" in shown
     assert "FAIL: rectifier 2 x 400, sorted mutations and cells: rising" in shown
+    assert "| tnbc   | 3 x 2 |" in shown
+    assert "0.500 |   0.250 to 0.750 |" in shown
+    assert "0.125 |   0.125 to 0.125 |" in shown
 
 
 @pytest.mark.filterwarnings("ignore:only .* are classified correctly")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 from math import sqrt
@@ -12,12 +13,13 @@ from typing import Any
 
 import pyro
 
-from pyro_ext.datasets import IndexedDataset, SimulatedTumours, load, simulated_tumours, tumour
+from pyro_ext.datasets import IndexedDataset, MissingDataError, SimulatedTumours, load, simulated_tumours, tumour
 from pyro_ext.inference import FitSettings, fit
 from pyro_ext.models.tumour import branching, noise
 from pyro_ext.models.tumour.evaluation import NOISE_RATES, accuracy_by_noise, logits_of, noise_curve
 from pyro_ext.models.tumour.prediction import predict_label
 from pyro_ext.ops.mutations import fill_missing, is_linear
+from pyro_ext.phylo import MutationMatrix
 from support.report import Report
 from support.rows import FinishedRuns
 
@@ -71,7 +73,10 @@ def _test_of_branching() -> IndexedDataset:
 
 
 def train_branching(options: Mapping[str, Any], rate: float, num_train: int, epochs: int, seed: int) -> dict[str, Any]:
-    """Train one network of branching; return accuracies by the rate of errors in the test, and the processor time."""
+    """Train one network of branching; return accuracies by the rate of errors in the test, and the processor time.
+
+    Besides, what it says of samples of the real matrices that are there.
+    """
     data = simulated_tumours(
         num_train=num_train,
         num_valid=500,
@@ -83,19 +88,38 @@ def train_branching(options: Mapping[str, Any], rate: float, num_train: int, epo
     )
     network, metrics = _fitted(branching, data, options, epochs, seed)
     curve = accuracy_by_noise(network, _test_of_branching())
-    return {"accuracy": curve[0.0], "curve": [*curve.values()], "cpu_seconds": metrics["cpu_seconds"]}
+    real = {name: predict_label(network, matrix.values).probability for name, matrix in _real_matrices().items()}
+    return {"accuracy": curve[0.0], "curve": [*curve.values()], "cpu_seconds": metrics["cpu_seconds"], **real}
+
+
+def _real_matrices() -> dict[str, MutationMatrix]:
+    """Return the real matrices whose files are there."""
+    found = {}
+    for name in REAL:
+        with suppress(MissingDataError):
+            found[name] = tumour(name).matrix
+    return found
+
+
+Runs = dict[tuple[str, str], list[dict[str, Any]]]
+"""Network and errors in its training -> results by seed."""
+
+
+def _branching_runs(finished: FinishedRuns, options: Any) -> Runs:
+    planned = {(name, "none"): (own, 0.0) for name, own in BRANCHING.items()}
+    planned |= {(name, "0 - 35 %"): (BRANCHING[name], LARGEST_RATE) for name in WITH_ERRORS}
+    runs: Runs = {}
+    for (name, errors), (own, rate) in planned.items():
+        for seed in range(options.seeds):
+            key = ("branching", name, f"{options.num_train} x {options.epochs}, errors {errors}", seed)
+            run = partial(train_branching, own, rate, options.num_train, options.epochs, seed)
+            runs.setdefault((name, errors), []).append(finished.get(key, run))
+    return runs
 
 
 def branching_part(report: Report, finished: FinishedRuns, options: Any, axes: Any) -> None:
     """Tabulate accuracies of branching, with errors in the test from 0 to 35 %, and draw them."""
-    planned = {(name, "none"): (own, 0.0) for name, own in BRANCHING.items()}
-    planned |= {(name, "0 - 35 %"): (BRANCHING[name], LARGEST_RATE) for name in WITH_ERRORS}
-    runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for (name, errors), (own, rate) in planned.items():
-        for seed in range(options.seeds):
-            key = ("branching", name, f"{options.num_train}, errors {errors}", seed)
-            run = partial(train_branching, own, rate, options.num_train, options.epochs, seed)
-            runs.setdefault((name, errors), []).append(finished.get(key, run))
+    runs = _branching_runs(finished, options)
     rows, curves = [], {}
     for (name, errors), own in runs.items():
         mean_curve = [mean(values) for values in zip(*(run["curve"] for run in own), strict=True)]
@@ -134,8 +158,10 @@ class _Exact:
         """Do nothing."""
 
 
-def train_for_matrix(name: str, with_errors: bool, num_train: int, epochs: int, seed: int) -> dict[str, float]:
-    """Train networks of branching for the size of a real matrix; return what they say of it."""
+def train_for_matrix(
+    name: str, network: str, with_errors: bool, num_train: int, epochs: int, seed: int
+) -> dict[str, float]:
+    """Train a network of branching for the size of a real matrix; return what it says of that."""
     matrix, (alpha, beta) = tumour(name).matrix, REAL[name]
     cells, mutations = matrix.shape
     rates = (alpha, beta) if with_errors else (0.0, 0.0)
@@ -151,66 +177,32 @@ def train_for_matrix(name: str, with_errors: bool, num_train: int, epochs: int, 
         missing=missing,
         seed=seed,
     )
-    network, metrics = _fitted(branching, data, {}, epochs, seed)
+    trained, metrics = _fitted(branching, data, BRANCHING[network], epochs, seed)
     return {
-        "probability": predict_label(network, matrix.values).probability,
+        "probability": predict_label(trained, matrix.values).probability,
         "held_out_accuracy": metrics["accuracy"],
         "cpu_seconds": metrics["cpu_seconds"],
     }
 
 
-def train_small(with_errors: bool, network: str, num_train: int, epochs: int, seed: int) -> dict[str, float]:
-    """Train a network on 10 x 10 matrices; return what it says of random samples of the real ones."""
-    rate = LARGEST_RATE if with_errors else 0.0
-    data = simulated_tumours(
-        num_train=num_train,
-        num_valid=500,
-        labels="branching",
-        false_positive=rate,
-        false_negative=rate,
-        random_rates=with_errors,
-        seed=seed,
-    )
-    trained, metrics = _fitted(branching, data, BRANCHING[network], epochs, seed)
-    values = {name: predict_label(trained, tumour(name).matrix.values).probability for name in REAL}
-    return {**values, "cpu_seconds": metrics["cpu_seconds"]}
-
-
 def real_part(report: Report, finished: FinishedRuns, options: Any) -> None:
-    """Tabulate probabilities of branches of real matrices."""
+    """Tabulate probabilities of branches of the real matrices that are there."""
     rows = []
-    kinds = {False: "none", True: "as in the matrix"}
-    for with_errors, errors in kinds.items():
-        for name in REAL:
-            own = [
-                finished.get(
-                    ("real", name, f"own size, errors {errors}", seed),
-                    partial(train_for_matrix, name, with_errors, options.num_real, options.epochs_real, seed),
-                )
-                for seed in range(options.seeds)
-            ]
-            values = [run["probability"] for run in own]
-            accuracy = mean(run["held_out_accuracy"] for run in own)
-            spread = f"{min(values):.3f} to {max(values):.3f}"
-            size = " x ".join(map(str, tumour(name).matrix.shape))
-            way = "two layers, trained at this size"
-            rows.append([name, size, way, errors, f"{mean(values):.3f}", spread, f"{accuracy:.3f}"])
-    small = {False: "none", True: "0 - 35 %"}
-    for network in ("two layers, sorted", "pairs"):
-        for with_errors, errors in small.items():
-            own = [
-                finished.get(
-                    ("real", network, f"10 x 10, errors {errors}", seed),
-                    partial(train_small, with_errors, network, options.num_train, options.epochs, seed),
-                )
-                for seed in range(options.seeds)
-            ]
-            way = "pairs, trained on 10 x 10" if network == "pairs" else "two layers, 200 random samples of 10 x 10"
-            for name in REAL:
-                values = [run[name] for run in own]
-                spread = f"{min(values):.3f} to {max(values):.3f}"
-                size = " x ".join(map(str, tumour(name).matrix.shape))
-                rows.append([name, size, way, errors, f"{mean(values):.3f}", spread, ""])
+    small = _branching_runs(finished, options)
+    for name, matrix in _real_matrices().items():
+        size = " x ".join(map(str, matrix.shape))
+        for network, with_errors in (("pairs", True), ("two layers, sorted", True), ("pairs", False)):
+            errors = "as in the matrix" if with_errors else "none"
+            key = f"{network}, {options.num_real} x {options.epochs_real}, errors {errors}"
+            train = partial(train_for_matrix, name, network, with_errors, options.num_real, options.epochs_real)
+            own = [finished.get(("real", name, key, seed), partial(train, seed)) for seed in range(options.seeds)]
+            values, accuracy = [run["probability"] for run in own], mean(run["held_out_accuracy"] for run in own)
+            rows.append([name, size, f"{network}, for this size", errors, *_spread(values), f"{accuracy:.3f}"])
+        for (network, errors), own in small.items():
+            values = [run[name] for run in own if name in run]
+            if network in WITH_ERRORS and values:
+                way = network if network == "pairs" else f"{network}, 200 samples of 10 x 10"
+                rows.append([name, size, way, errors, *_spread(values), ""])
     header = [
         "matrix",
         "size",
@@ -220,7 +212,12 @@ def real_part(report: Report, finished: FinishedRuns, options: Any) -> None:
         "least to largest",
         "held-out accuracy",
     ]
-    report.table(f"Branches of real matrices, mean of {options.seeds} seeds", header, sorted(rows), labels=4)
+    if rows:
+        report.table(f"Branches of real matrices, mean of {options.seeds} seeds", header, rows, labels=4)
+
+
+def _spread(values: list[float]) -> tuple[str, str]:
+    return f"{mean(values):.3f}", f"{min(values):.3f} to {max(values):.3f}"
 
 
 def train_noise(options: Mapping[str, Any], num_train: int, seed: int) -> dict[str, float]:

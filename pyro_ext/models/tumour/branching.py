@@ -5,12 +5,14 @@ r"""Does the phylogeny of a tumour have branches? A network that is trained on s
 
 The model simulates a tumour by the coalescent where :math:`y = 1`, and where :math:`y = 0` a chain of mutations with
 the same number of ones. The guide is a network, trained to maximise :math:`E_p \log q(y \mid A')`, which is inference
-compilation. It is trained without errors, as in the publication, or with those that matrices are expected to have;
-then it tells branches where the exact test, which sees them in every conflict, cannot.
+compilation. It is trained without errors, as in the publication, or with those that matrices are expected to have.
+That matters: a network that was trained without errors takes most errors for branches, as the exact test does. With 10
+and 20 % of false positives and of false negatives, two sorted layers that were trained without are right for .73 and
+.53 of 10 x 10 matrices, ``network="pairs"`` that was trained with rates from 0 to 35 % for .96 and .86.
 
 Data: simulated 10 x 10 matrices, and :func:`~pyro_ext.datasets.tumour` for real ones. The publication trains on
-100 x 100 matrices. The headline figure is an accuracy of at least .95 on 10 x 10 matrices, where one hidden layer with
-a dropout of .9, as in the published program, has .85.
+100 x 100 matrices. The headline figure is an accuracy of at least .95 on 10 x 10 matrices, where the
+network of the published program, one hidden layer with a dropout of .9, has .68 after 15 epochs on 8,000 of them.
 
 References:
     | Tumor phylogeny topology inference via deep learning (Azer et al., 2020)

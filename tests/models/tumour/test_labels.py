@@ -1,4 +1,5 @@
 import math
+import os
 from dataclasses import replace
 
 import pyro
@@ -58,6 +59,47 @@ def test_published_sizes():
     assert trained(branching, data, 15).metrics["accuracy"] > 0.95
     published = trained(branching, data, 15, network="one_layer", dropout=0.9, sort="none", decay=1.0)
     assert 0.6 < published.metrics["accuracy"] < 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "least"),
+    [({}, {0.0: 0.93, 0.1: 0.88, 0.2: 0.78}), ({"network": "pairs", "lr": 3e-3}, {0.0: 0.97, 0.1: 0.94, 0.2: 0.82})],
+)
+def test_training_with_errors_makes_branching_robust(options, least):
+    """Trained at rates from 0 to 35 %, networks tell branches where the exact test, at 10 %, is right for half."""
+    test = load("simulated_tumours", labels="branching", num_train=2000, num_valid=1, seed=99, **CLEAN).train
+    errors = {"false_positive": 0.35, "false_negative": 0.35, "random_rates": True}
+    data = load("simulated_tumours", labels="branching", num_train=10_000, num_valid=500, **errors)
+    plan = trained(branching, data, 12, **options).plan
+    curve = accuracy_by_noise(plan.players[0].objective.modules_by_name["guide"].network, test, [*least])
+    assert all(curve[rate] > accuracy for rate, accuracy in least.items())
+    assert accuracy_by_noise(Exact(), test, [0.1])[0.1] < 0.55
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "rates", "branches"),
+    [
+        ("renal_cell_carcinoma", (2.67e-5, 0.1643), False),
+        ("acute_lymphocytic_leukemia6", (1e-6, 0.17857), False),
+        ("colorectal1", (0.0152, 0.0789), False),
+        ("colorectal2", (0.0174, 0.1256), True),
+    ],
+)
+def test_real_matrices(name, rates, branches):
+    """A network trained for the size and the errors of a matrix; measured .001, .000, .021 and .971."""
+    if not os.environ.get("PYRO_EXT_DATA"):
+        pytest.skip("PYRO_EXT_DATA is not set")
+    matrix = load("tumour", matrix=name).matrix
+    missing = float((~matrix.observed).double().mean())
+    options = {"cells": matrix.shape[0], "mutations": matrix.shape[1], "missing": missing}
+    options |= {"false_positive": rates[0], "false_negative": rates[1], "num_train": 1500, "num_valid": 300}
+    result = trained(branching, load("simulated_tumours", labels="branching", **options), 6, network="pairs", lr=3e-3)
+    network = result.plan.players[0].objective.modules_by_name["guide"].network
+    assert result.metrics["accuracy"] > 0.95
+    assert (predict_label(network, matrix.values).probability > 0.5) == branches
 
 
 @pytest.mark.slow
