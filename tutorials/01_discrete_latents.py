@@ -183,7 +183,7 @@ plt.show()
 # | many values, or several variables in one `.to_event` site | `TraceUnorderedSet_ELBO(num_samples=4)` |
 # | nearly all probability on a few values | `TraceSumAndSample_ELBO` |
 # | infinite support (Poisson), or spaces so large that draws hardly ever repeat | `TraceLeaveOneOut_ELBO` |
-# | binary | `TraceDisARM_ELBO`: two evaluations |
+# | binary | `TraceARMS_ELBO`: n antithetic evaluations; `TraceDisARM_ELBO`: two |
 # | several sites, each depending on the one before | `TraceUnorderedBeam_ELBO` |
 # | any of these, if you need a tighter bound | `TraceVIMCO_ELBO` |
 #

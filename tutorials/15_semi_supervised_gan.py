@@ -165,7 +165,7 @@ plt.show()
 # generator, and 100 copies of one real image.
 
 # %%
-generator = plans["feature_matching"].players[0].objective.generator
+generator = plans["feature_matching"].players[1].objective.generator
 torch.manual_seed(0)
 layer = MinibatchDiscrimination(64, kernels=50, exclude_self=True)
 real = data.valid.x[:100]
@@ -212,7 +212,7 @@ for _ in range(5 if SMOKE_TEST else 200):
     F.cross_entropy(classifier(digits.train.x), digits.train.y).backward()
     optimizer.step()
 for method in ("feature_matching", "standard"):
-    samples = draw_samples(plans[method].players[0].objective.generator, 1000)
+    samples = draw_samples(plans[method].players[1].objective.generator, 1000)
     scores = classifier_scores(classifier, samples, data.valid.x)
     print(f"{method:17s}", ", ".join(f"{name} {value:.2f}" for name, value in scores._asdict().items()))
 

@@ -85,7 +85,7 @@ PARTS = {
         50,
         3,
         ("supervised", "feature matching", "standard"),
-        {"network": "mnist_small"},
+        {"network": "mnist_small", "lr_constant": 0.0},
         10,
         mnist_validation,
     ),

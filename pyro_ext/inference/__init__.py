@@ -13,7 +13,6 @@ from pyro_ext.inference.constraints import (
     PatchCorrelationConstraint,
     ReconstructionConstraint,
 )
-from pyro_ext.inference.disarm import TraceDisARM_ELBO
 from pyro_ext.inference.elbo import DifferentiableELBO
 from pyro_ext.inference.evidence import (
     EVIDENCE_METHODS,
@@ -26,6 +25,7 @@ from pyro_ext.inference.evidence import (
 )
 from pyro_ext.inference.geco import TraceGECO_ELBO
 from pyro_ext.inference.gumbel_softmax_reparam import GumbelSoftmaxReparam
+from pyro_ext.inference.joint_draws import TraceARMS_ELBO, TraceDisARM_ELBO, TraceDoubleCV_ELBO, TraceRODEO_ELBO
 from pyro_ext.inference.relax_reparam import RelaxReparam, relax
 from pyro_ext.inference.sample_sets import (
     TraceLeaveOneOut_ELBO,
@@ -92,9 +92,12 @@ __all__ = [
     "SchedulerSettings",
     "SumObjective",
     "TemperatureSchedule",
+    "TraceARMS_ELBO",
     "TraceDisARM_ELBO",
+    "TraceDoubleCV_ELBO",
     "TraceGECO_ELBO",
     "TraceLeaveOneOut_ELBO",
+    "TraceRODEO_ELBO",
     "TraceSampleSet_ELBO",
     "TraceSumAndSample_ELBO",
     "TraceUnorderedBeam_ELBO",

@@ -6,9 +6,11 @@ import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.distributions.util import is_identically_zero
+from pyro.ops.provenance import get_provenance
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -30,6 +32,7 @@ class Term(NamedTuple):
         surrogate: what a single-sample bound differentiates in place of ``value``, zero where that is infinite; None
             where its gradient has mean zero.
         latent: whether the site is latent or in the guide.
+        of_guide: whether the site is the guide's.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Term(NamedTuple):
     value: Tensor
     surrogate: Tensor | None
     latent: bool
+    of_guide: bool
 
 
 def sample_sites(trace: Any) -> dict[str, Site]:
@@ -104,12 +108,12 @@ def log_weight_terms(model_trace: Any, guide_trace: Any) -> list[Term]:
         if not site["is_observed"] and name not in guide:
             raise _absent(site)
         value = site["log_prob"]
-        terms.append(Term(name, plates_of(site), value, _finite(value), not site["is_observed"]))
+        terms.append(Term(name, plates_of(site), value, _finite(value), not site["is_observed"], False))
     for name, site in guide.items():
         value = -site["log_prob"]
         entropy = site["score_parts"].entropy_term
         surrogate = None if is_identically_zero(entropy) else _finite(-entropy)
-        terms.append(Term(name, plates_of(site), value, surrogate, True))
+        terms.append(Term(name, plates_of(site), value, surrogate, True, True))
     return terms
 
 
@@ -159,6 +163,24 @@ def refuse_guide_messenger(guide: ModelOrGuide, elbo: Any) -> None:
         raise NotImplementedError(
             f"{type(elbo).__name__} does not take a GuideMessenger: write the guide as a function or PyroModule"
         )
+
+
+def origins_of(
+    program: ModelOrGuide, tracked: Any, names: set[str], args: Any, kwargs: Any
+) -> dict[str, frozenset[str]]:
+    """Return the sites that the log-probability of each of ``names`` depends on, by one more run of a program.
+
+    Args:
+        program: the model or the guide.
+        tracked: a trace of the guide in which the values of the sites asked about track their provenance, the name.
+        names: the names of the sites whose log-probabilities are looked at.
+        args: the positional arguments of the program.
+        kwargs: the keyword arguments of the program.
+    """
+    with torch.no_grad(), pyro.validation_enabled(False):
+        trace = poutine.trace(poutine.replay(program, trace=tracked)).get_trace(*args, **kwargs)
+        trace.compute_log_prob(lambda name, site: name in names)
+    return {name: get_provenance(trace.nodes[name]["log_prob"]) for name in names if name in trace.nodes}
 
 
 class SharedSubsample(Messenger):

@@ -10,7 +10,7 @@ import networkx as nx
 import torch
 from torch import Tensor
 
-from pyro_ext.ops.mutations import conflicting_pairs, fill_missing
+from pyro_ext.ops.mutations import MISSING, conflicting_pairs, fill_missing
 from pyro_ext.plotting.axes import given_or_new
 from pyro_ext.utils.checks import positive_int
 
@@ -82,6 +82,7 @@ def mutation_matrices(
     ax.set_axis_off()
     if number == 1:
         _name(ax, cells, mutations, len(canvas))
+    _legend(ax, bool((tiles == MISSING).any()), bool(places), beside=number == 1)
     return ax
 
 
@@ -140,6 +141,7 @@ def clone_tree(tree: nx.DiGraph, ax: Axes | None = None, *, most_names: int = 3)
     ax.set_xlim(-0.7, width - 0.3)
     ax.set_ylim(0.5 - depth, 0.4)
     ax.set_axis_off()
+    ax.set_title("numbers of cells, and the mutations before them", fontsize=8)
     return ax
 
 
@@ -164,3 +166,21 @@ def _name(ax: Axes, cells: Sequence[str], mutations: Sequence[str], height: int)
     if 0 < len(mutations) <= _MOST_NAMES:
         for column, name in enumerate(mutations):
             ax.text(1 + column, height - 0.3, name, fontsize=6, rotation=90, ha="center", va="top")
+
+
+def _legend(ax: Axes, missing: bool, conflict: bool, beside: bool) -> None:
+    """Say what colours and marks mean, beside the only matrix or below several."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Patch | Line2D] = [
+        Patch(color=_COLOURS[1], label="cell (row) has mutation (column)"),
+        Patch(color=_COLOURS[0], label="has not"),
+    ]
+    if missing:
+        handles.append(Patch(color=_COLOURS[MISSING], label="not observed"))
+    if conflict:
+        mark = Line2D([], [], marker="v", color="tab:red", linestyle="none", markersize=4, label="in conflict")
+        handles.append(mark)
+    place = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if beside else {"loc": "upper center", "ncols": 2}
+    ax.legend(handles=handles, fontsize=6, frameon=False, **({"bbox_to_anchor": (0.5, 0)} | place))

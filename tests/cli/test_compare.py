@@ -93,6 +93,9 @@ def test_estimators_spend_equally():
     assert vimco.num_particles == 6
     with pytest.raises(NotImplementedError, match="--evaluations=5 is odd"):
         estimators("TraceDisARM_ELBO")[0].make(5)
+    assert estimators("TraceARMS_ELBO")[0].make(5).num_samples == 5
+    with pytest.raises(NotImplementedError, match="at least two draws, and --evaluations=1 gives it one"):
+        estimators("TraceARMS_ELBO")[0].make(1)
     assert estimators("Trace_ELBO")[0].make(1).vectorize_particles is False
 
 

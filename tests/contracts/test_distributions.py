@@ -16,6 +16,7 @@ from pyro_ext.distributions import (
     GumbelSinkhorn,
     LogitRelaxedBernoulli,
     LogUniform,
+    OneHotCategoricalReinMax,
     PermutationMatching,
     PlackettLuce,
     RelaxedBernoulli,
@@ -107,6 +108,15 @@ MEMBERS = {
     "GumbelRaoOneHotCategorical, an impossible category": Member(
         lambda logits: GumbelRaoOneHotCategorical(0.5, logits), [[0.3, -INF, 0.7, 0.0]]
     ),
+    "OneHotCategoricalReinMax": Member(
+        lambda logits: OneHotCategoricalReinMax(logits=logits), [[[0.3, -1.0, 0.7, 0.0]] * 2]
+    ),
+    "OneHotCategoricalReinMax, Rao-Blackwellised": Member(
+        lambda probs: OneHotCategoricalReinMax(0.7, probs, variant="rao", num_inner=5), [[0.2, 0.3, 0.5]]
+    ),
+    "OneHotCategoricalReinMax, control variate, an impossible category": Member(
+        lambda logits: OneHotCategoricalReinMax(0.5, logits=logits, variant="cv"), [[0.3, -INF, 0.7, 0.0]]
+    ),
     "LogUniform": Member(LogUniform, [[0.1, 1e-3], [1.0]], IMPROPER),
     "RelaxedBernoulli": Member(
         lambda t, logits: RelaxedBernoulli(t, logits=logits), [[[0.5], [2.0]], [-1.0, 0.3, 2.0]]
@@ -173,6 +183,7 @@ SINGLE = {
     "ExpRelaxedOneHotCategorical": lambda zero: ExpRelaxedOneHotCategorical(0.5, logits=zero),
     "RelaxedOneHotCategoricalStraightThrough": lambda zero: RelaxedOneHotCategoricalStraightThrough(0.5, logits=zero),
     "GumbelRaoOneHotCategorical": lambda zero: GumbelRaoOneHotCategorical(0.5, zero),
+    "OneHotCategoricalReinMax": lambda zero: OneHotCategoricalReinMax(logits=zero),
     "RelaxedTopK": lambda zero: RelaxedTopK(1, 0.5, zero),
     "RelaxedStickBreakingPermutation": lambda zero: RelaxedStickBreakingPermutation(zero.new_zeros(0, 0), 1.0, 0.5),
     "StickBreakingPermutation": lambda zero: StickBreakingPermutation(zero.new_zeros(0, 0)),
@@ -224,7 +235,7 @@ def test_supports_are_known_of_the_class(name):
     assert family.support.event_dim == event_dim
     if family is not RelaxedTopK:  # whose samples are k-hot or not
         assert family.support.is_discrete == (
-            name in {"UnorderedSet", "PlackettLuce", "GumbelRaoOneHotCategorical"}
+            name in {"UnorderedSet", "PlackettLuce", "GumbelRaoOneHotCategorical", "OneHotCategoricalReinMax"}
             or "StraightThrough" in name
             or issubclass(family, PermutationDistribution)
         )

@@ -24,6 +24,9 @@ MEMBERS = {
     "exact": lambda **kw: inference.TraceSampleSet_ELBO(estimator="exact", **kw),
     "vimco": lambda **kw: inference.TraceVIMCO_ELBO(num_particles=3, **kw),
     "disarm": lambda **kw: inference.TraceDisARM_ELBO(**kw),
+    "double_cv": lambda **kw: inference.TraceDoubleCV_ELBO(3, **kw),
+    "rodeo": lambda **kw: inference.TraceRODEO_ELBO(2, hidden=8, **kw),
+    "arms": lambda **kw: inference.TraceARMS_ELBO(3, **kw),
     "unordered_beam": lambda **kw: inference.TraceUnorderedBeam_ELBO(3, **kw),
 }
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -183,9 +186,10 @@ def test_scale_multiplies_the_loss(make_elbo, index):
     elbo = make_elbo(max_plate_nesting=1)
     if isinstance(elbo, inference.TraceVIMCO_ELBO):
         pytest.skip("a scale that is not a plate's stays inside the multi-sample bound")
-    results = []
+    results, state = [], copy.deepcopy(elbo.state_dict())
     for scale in (1.0, 3.0):
         model, guide = Model(), Guide()
+        elbo.load_state_dict(state)  # without what the run before has taught it
         pyro.set_rng_seed(1)
         loss = elbo.loss_and_grads(poutine.scale(model, scale), poutine.scale(guide, scale), index)
         results.append((loss, [p.grad for p in parameters(model, guide)]))

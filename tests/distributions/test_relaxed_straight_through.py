@@ -9,6 +9,7 @@ from torch.distributions import kl_divergence
 
 from pyro_ext.distributions import (
     GumbelRaoOneHotCategorical,
+    OneHotCategoricalReinMax,
     RelaxedBernoulliStraightThrough,
     RelaxedOneHotCategoricalStraightThrough,
     RelaxedTopK,
@@ -19,6 +20,9 @@ from pyro_ext.ops.relaxed import conditional_perturbed_logits, gumbel_log_softma
 LOGITS = torch.tensor([0.5, -1.0, 2.0, 0.0], dtype=torch.float64)
 HARD = {
     "straight-through": lambda t, logits: RelaxedOneHotCategoricalStraightThrough(t, logits=logits),
+    "ReinMax": lambda t, logits: OneHotCategoricalReinMax(t, logits=logits),
+    "ReinMax, Rao-Blackwellised": lambda t, logits: OneHotCategoricalReinMax(t, logits=logits, variant="rao"),
+    "ReinMax, control variate": lambda t, logits: OneHotCategoricalReinMax(t, logits=logits, variant="cv"),
     "Gumbel-Rao": lambda t, logits: GumbelRaoOneHotCategorical(t, logits, num_inner=20),
 }
 

@@ -31,6 +31,9 @@ ELBOS = {
     "beam": lambda: inference.TraceUnorderedBeam_ELBO(3, max_plate_nesting=1),
     "VIMCO": lambda: inference.TraceVIMCO_ELBO(1, max_plate_nesting=1),
     "DisARM": lambda: inference.TraceDisARM_ELBO(max_plate_nesting=1),
+    "double CV": lambda: inference.TraceDoubleCV_ELBO(2, max_plate_nesting=1),
+    "RODEO": lambda: inference.TraceRODEO_ELBO(2, hidden=4, max_plate_nesting=1),
+    "ARMS": lambda: inference.TraceARMS_ELBO(3, max_plate_nesting=1),
 }
 
 

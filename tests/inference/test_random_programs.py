@@ -42,6 +42,24 @@ def _beam(*args, **kwargs):
     return lambda **kw: TraceUnorderedBeam_ELBO(*args, **kwargs, **kw)
 
 
+def _double_cv(*args, **kwargs):
+    def make(**kw):
+        elbo = inference.TraceDoubleCV_ELBO(*args, **kwargs, **kw)
+        elbo.load_state_dict({"_cross": torch.tensor(0.8), "_square": torch.tensor(1.0)})
+        return elbo
+
+    return make
+
+
+def _rodeo(*args, **kwargs):
+    def make(**kw):
+        elbo = inference.TraceRODEO_ELBO(*args, hidden=3, **kwargs, **kw)
+        elbo.get_buffer("_values")[:2] = 0.7
+        return elbo
+
+    return make
+
+
 def _escapes(program):
     return program.escaping()
 
@@ -91,11 +109,18 @@ ELBOS = {  # how to make them, and which programs they may refuse
     "VIMCO, vectorised": (lambda **kw: TraceVIMCO_ELBO(2, vectorize_particles=True, **kw), _never),
     "VIMCO of one": (lambda **kw: TraceVIMCO_ELBO(1, **kw), _never),
     "DisARM": (lambda **kw: TraceDisARM_ELBO(**kw), _not_independent_bernoullis),
+    "ARMS": (lambda **kw: inference.TraceARMS_ELBO(3, **kw), _not_independent_bernoullis),
+    "ARMS, particles": (lambda **kw: inference.TraceARMS_ELBO(4, **VECTORISED, **kw), _not_independent_bernoullis),
+    "double CV": (_double_cv(2), _never),
+    "double CV, particles": (_double_cv(3, **VECTORISED), _never),
+    "RODEO": (_rodeo(2), _never),
+    "RODEO, repeated": (_rodeo(3, num_particles=2), _never),
     "DisARM, particles": (lambda **kw: TraceDisARM_ELBO(**VECTORISED, **kw), _not_independent_bernoullis),
 }
 REMEDY = re.compile(r"\b(use|replace|write|remove|reorder|put|mark|merge|move|must|needs?|give)\b", re.IGNORECASE)
 HARMLESS = (
     "(?s).*possibly invalid dependency",  # a site outside a plate after one inside it, independent or not
+    "(?s).*falls back to leave-one-out",  # sites that are no bits or one-hot vectors, or by which the model indexes
     "(?s).*you need to use TraceEnum_ELBO",  # a mark that ELBOs of single draws need not heed
 )
 

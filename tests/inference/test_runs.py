@@ -11,7 +11,9 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 
 from pyro_ext.inference import (
+    TraceARMS_ELBO,
     TraceDisARM_ELBO,
+    TraceDoubleCV_ELBO,
     TraceLeaveOneOut_ELBO,
     TraceSumAndSample_ELBO,
     TraceUnorderedBeam_ELBO,
@@ -229,6 +231,8 @@ REMEDY = {
         (TraceUnorderedBeam_ELBO(2), "sets"),
         (TraceUnorderedBeam_ELBO(2, vectorize_particles=True, num_particles=3), "sets"),
         (TraceDisARM_ELBO(), "sets"),
+        (TraceARMS_ELBO(3), "sets"),
+        (TraceDoubleCV_ELBO(2), "sets"),
         (TraceDisARM_ELBO(vectorize_particles=True, num_particles=3), "sets"),
         (TraceVIMCO_ELBO(3, vectorize_particles=True), "particles"),
         (TraceLeaveOneOut_ELBO(2, vectorize_samples=False, vectorize_particles=True, num_particles=3), "particles"),

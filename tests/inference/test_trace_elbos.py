@@ -7,12 +7,22 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_ext.inference import TraceDisARM_ELBO, TraceUnorderedBeam_ELBO, TraceVIMCO_ELBO
+from pyro_ext.inference import (
+    TraceARMS_ELBO,
+    TraceDisARM_ELBO,
+    TraceDoubleCV_ELBO,
+    TraceRODEO_ELBO,
+    TraceUnorderedBeam_ELBO,
+    TraceVIMCO_ELBO,
+)
 from tests.inference.feeding import gradients, max_z
 
 ELBOS = {
     "disarm": lambda **kwargs: TraceDisARM_ELBO(**kwargs),
     "disarm of two pairs": lambda **kwargs: TraceDisARM_ELBO(2, vectorize_particles=True, **kwargs),
+    "double cv": lambda **kwargs: TraceDoubleCV_ELBO(2, **kwargs),
+    "rodeo": lambda **kwargs: TraceRODEO_ELBO(2, hidden=4, **kwargs),
+    "arms": lambda **kwargs: TraceARMS_ELBO(3, **kwargs),
     "beam of one": lambda **kwargs: TraceUnorderedBeam_ELBO(1, **kwargs),
     "beam": lambda **kwargs: TraceUnorderedBeam_ELBO(2, **kwargs),
     "two beams": lambda **kwargs: TraceUnorderedBeam_ELBO(2, num_particles=2, **kwargs),

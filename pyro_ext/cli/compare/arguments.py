@@ -26,6 +26,7 @@ from pyro_ext.cli.program_options import (
     with_data_of,
 )
 from pyro_ext.inference import TraceDisARM_ELBO
+from pyro_ext.inference.joint_draws.engine import JointDrawsELBO
 
 __all__ = ["Arguments", "Estimator", "compare_parser", "estimators"]
 
@@ -257,6 +258,8 @@ def _options(label: str, settings: Sequence[str]) -> Iterator[tuple[str, Any]]:
 
 def _spending(kind: type[ELBO], evaluations: int) -> dict[str, Any]:
     """Return the arguments that make an ELBO of this class evaluate the model so many times."""
+    if issubclass(kind, JointDrawsELBO) and evaluations < 2:
+        raise NotImplementedError(f"it compares at least two draws, and --evaluations={evaluations} gives it one")
     if issubclass(kind, TraceDisARM_ELBO):
         if evaluations % 2:
             raise NotImplementedError(f"it evaluates in pairs, and --evaluations={evaluations} is odd")

@@ -13,6 +13,7 @@ from pyro_ext.distributions.relaxed.bernoulli import (
 )
 from pyro_ext.distributions.relaxed.objectives import OBJECTIVES, Objective, kl_divergence, log_space
 from pyro_ext.distributions.relaxed.one_hot import ExpRelaxedOneHotCategorical, RelaxedOneHotCategorical
+from pyro_ext.distributions.relaxed.reinmax import OneHotCategoricalReinMax
 from pyro_ext.distributions.relaxed.straight_through import (
     GumbelRaoOneHotCategorical,
     RelaxedOneHotCategoricalStraightThrough,
@@ -25,6 +26,7 @@ __all__ = [
     "GumbelRaoOneHotCategorical",
     "LogitRelaxedBernoulli",
     "Objective",
+    "OneHotCategoricalReinMax",
     "RelaxedBernoulli",
     "RelaxedBernoulliStraightThrough",
     "RelaxedOneHotCategorical",

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import pyro
-import torch
-from pyro import poutine
-from pyro.ops.provenance import get_provenance, track_provenance
-from torch import Tensor
+from pyro.ops.provenance import track_provenance
 
-from pyro_ext.inference._traces import plates_of, sample_sites
+from pyro_ext.inference._traces import origins_of, plates_of, sample_sites
 from pyro_ext.inference.elbo import ModelOrGuide
 from pyro_ext.inference.sample_sets.dice import plate_escape_message
 from pyro_ext.inference.sample_sets.messenger import SET_KEY
@@ -49,7 +45,7 @@ def check_single_values(
         tracked.nodes[name] = {**site, "value": track_provenance(site["value"].detach(), frozenset({name}))}
     for i, program in enumerate((model, guide)):
         names = {name for pair in suspects.values() for name in pair[i]}
-        origins = _origins(program, tracked, names, args, kwargs) if names else {}
+        origins = origins_of(program, tracked, names, args, kwargs) if names else {}
         for name, pair in suspects.items():
             for dependent in pair[i]:
                 if name in origins.get(dependent, ()):
@@ -68,12 +64,3 @@ def _later_outside(name: str, site: Any, sites: dict[str, Any]) -> list[str]:
     names = list(sites)
     start = names.index(name) + 1 if name in sites else 0
     return [other for other in names[start:] if not plates_of(sites[other]) >= plates_of(site)]
-
-
-def _origins(program: ModelOrGuide, tracked: Any, names: set[str], args: Any, kwargs: Any) -> dict[str, frozenset[str]]:
-    """Return the single-valued sites that the log-probability of each of ``names`` depends on."""
-    with torch.no_grad(), pyro.validation_enabled(False):
-        trace = poutine.trace(poutine.replay(program, trace=tracked)).get_trace(*args, **kwargs)
-        trace.compute_log_prob(lambda name, site: name in names)
-    terms: dict[str, Tensor] = {name: trace.nodes[name]["log_prob"] for name in names if name in trace.nodes}
-    return {name: get_provenance(term) for name, term in terms.items()}

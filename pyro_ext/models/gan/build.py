@@ -19,6 +19,7 @@ from pyro_ext.models.gan.networks import (
     discriminator_network,
     generator_network,
     latent_size,
+    start_at_mean_,
 )
 from pyro_ext.models.gan.plots import SampleHistory, model_plots
 from pyro_ext.models.gan.programs import Discriminator, Generator
@@ -56,7 +57,7 @@ def build(
     kernels: int = 50,
     historical_weight: float = 0.0,
     generator_norm: GeneratorNorm = "batch",
-    average_weight: float = 1e-3,
+    average_share: float = 0.05,
     init_images: int = 500,
     evaluation_samples: int = 500,
     evaluation_seed: int = 0,
@@ -92,8 +93,8 @@ def build(
             steps.
         generator_norm: whether the generator normalises by the ``"batch"``, or by a fixed reference batch of 100 draws
             (``"virtual"``).
-        average_weight: the least weight of the latest parameters in their running mean, with which images are
-            classified; 1e-4 in the paper, whose training is longer.
+        average_share: the share of all steps that the running mean of parameters, with which images are classified,
+            looks back over; in the published program about 10,000 steps of 180,000.
         init_images: the number of training images by which the discriminator's scales and biases are initialised.
         evaluation_samples: the number of generated images that are measured.
         evaluation_seed: the seed of generated images in evaluation and in plots.
@@ -107,7 +108,7 @@ def build(
             not of all classes, no held-out images with labels, no image shape.
     """
     one_of("method", method, get_args(Method))
-    average_weight = number_between("average_weight", average_weight, 0, 1)
+    number_between("average_share", average_share, 0, 1, "(]")
     positive_number("lr", lr)
     unlabelled, _, classes = labelled_streams(data, binary=False)
     shape = _image_shape(data, unlabelled.x.shape[1])
@@ -118,18 +119,19 @@ def build(
     first = unlabelled.x[: positive_int("init_images", init_images, minimum=2)]
     initialize_from_data_(net, first)
     discriminator = Discriminator(net, real_target, unlabelled_weight)
-    average = ParameterAverage(net, average_weight)
     steps = positive_int("epochs", epochs) * math.ceil(len(unlabelled) / positive_int("batch_size", batch_size))
+    average = ParameterAverage(net, min_weight=1 / max(1.0, average_share * steps))
     start = epochs * number_between("lr_constant", lr_constant, 0, 1, "[)")
     decay = SchedulerSettings(_DECAY, start=start, end=epochs)
     adam = OptimizerSettings("Adam", lr=lr, betas=[0.5, 0.999], scheduler=decay)
     scorer = _scorer(score_network, shape, classes, score_weights, like)
-    generator, history = None, None
-    last = LastImages()
+    generator, history, last = None, None, None
     if method != "supervised":
         generator = Generator(generator_network(name, shape, generator_norm, width), latent_size(name)).to(like)
+        start_at_mean_(generator.network, torch.rand(500, generator.latent_size).to(like), like)
+        last = LastImages(generator)
         history = SampleHistory(generator, steps, shape, folder=samples_folder, seed=evaluation_seed)
-    judges = DiscriminatorObjective(discriminator, generator, average, last, historical_weight)
+    judges = DiscriminatorObjective(discriminator, average, last, historical_weight)
     plan = TrainingPlan(
         [Player("discriminator", judges, _trained(discriminator), adam)],
         evaluate=evaluation(discriminator, average, generator, scorer, evaluation_samples, evaluation_seed),
@@ -145,8 +147,8 @@ def build(
     plays = GeneratorObjective(generator, discriminator, loss, last, historical_weight)
     plays.samples = history  # its buffers are saved with the objective
     return replace(
-        plan,  # the generator first, so that the discriminator sees the images of the same step
-        players=[Player("generator", plays, _trained(generator), adam), *plan.players],
+        plan,  # one after the other: if both step from the same point, they turn around each other and never meet
+        players=[*plan.players, Player("generator", plays, _trained(generator), adam)],
         plots=model_plots(generator, history, unlabelled.x, shape, evaluation_seed),
         curves=plan.curves | {"belief": ("belief_real", "belief_generated"), "spread": ("spread",)},
         schedules=[history.note],

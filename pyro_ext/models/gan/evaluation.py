@@ -121,7 +121,7 @@ def evaluation(
             seen, real = (torch.cat([average(part) for part in x.split(100)]).softmax(-1) for x in (samples, images))
             belief = torch.cat([network(part) for part in samples.split(100)]).logsumexp(-1).sigmoid().mean()
         metrics["belief_generated"] = float(belief)
-        metrics["spread"] = float(spread(samples) / spread(images))
+        metrics["spread"] = float(spread(samples) / spread(images)) if len(images) > 1 else math.nan
         metrics["sample_classes"] = float(num_classes_of(seen))
         metrics["data_classes"] = float(num_classes_of(real))
         if classifier is not None:

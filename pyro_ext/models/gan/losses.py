@@ -66,24 +66,55 @@ def standard_loss(logits: Tensor) -> Tensor:
 
 
 class LastImages:
-    """The images that the generator has drawn in this step, for the discriminator's turn: they are drawn once a step.
+    """The images of a step: drawn for the discriminator's turn, and used once more in the generator's turn after it.
+
+    They are drawn with the graph that the generator's turn needs, although its parameters may need no gradients in the
+    turn of the other player.
+
+    Args:
+        generator: what draws images.
 
     Example:
-        >>> last = LastImages()
-        >>> last.put(torch.ones(3, 2))
-        >>> last.take(3, torch.zeros(1)).shape, last.take(3, torch.zeros(1))
-        (torch.Size([3, 2]), None)
+        >>> generator = Generator(nn.Linear(2, 4), 2)
+        >>> last = LastImages(generator)
+        >>> images = last.draw(3)
+        >>> same = last.take(3, images)
+        >>> torch.equal(images, same), images.requires_grad, same.requires_grad
+        (True, False, True)
+        >>> last.take(3, images) is None
+        True
     """
 
-    def __init__(self) -> None:
+    def __init__(self, generator: Generator) -> None:
+        _keep_parameters(generator)
+        self.generator = generator
+        self.trained = [parameter for parameter in generator.parameters() if parameter.requires_grad]
         self._images: Tensor | None = None
 
-    def put(self, images: Tensor) -> None:
-        """Keep images, without their gradients, in the place of others."""
-        self._images = images.detach()
+    def draw(self, number: int) -> Tensor:
+        """Draw images, keep them with their graph in the place of others, and return them without it.
+
+        Args:
+            number: how many.
+        """
+        before = [parameter.requires_grad for parameter in self.trained]
+        try:
+            for parameter in self.trained:
+                parameter.requires_grad_(True)
+            with local_params():
+                self._images = self.generator(number)
+        finally:
+            for parameter, needed in zip(self.trained, before, strict=True):
+                parameter.requires_grad_(needed)
+        return self._images.detach()
 
     def take(self, number: int, like: Tensor) -> Tensor | None:
-        """Return the images and forget them; None if there are none of this number, device and type."""
+        """Return the images with their graph, and forget them; None if there are none of this number and device.
+
+        Args:
+            number: how many are needed.
+            like: a tensor of the type and on the device that they are needed in.
+        """
         images, self._images = self._images, None
         if images is None or len(images) != number or images.device != like.device or images.dtype != like.dtype:
             return None
@@ -119,9 +150,9 @@ class DiscriminatorObjective(_GameObjective):
 
     Args:
         discriminator: the program.
-        generator: draws images, whose parameters are constants here; None to learn from labelled images alone.
         average: the running mean of the network's parameters, which is updated after each step.
-        last_images: where the generator's objective leaves its images, so that none are drawn twice.
+        last_images: draws generated images, whose gradients are left to the generator's objective; None to learn from
+            labelled images alone.
         historical_weight: the weight of the squared distance of the parameters from their mean over all past steps.
 
     Raises:
@@ -130,9 +161,8 @@ class DiscriminatorObjective(_GameObjective):
     Example:
         >>> from pyro_ext.models.gan import DiscriminatorNetwork
         >>> network = DiscriminatorNetwork(nn.Identity(), nn.Linear(4, 3))
-        >>> objective = DiscriminatorObjective(
-        ...     Discriminator(network), Generator(nn.Linear(2, 4), 2), ParameterAverage(network)
-        ... )
+        >>> last_images = LastImages(Generator(nn.Linear(2, 4), 2))
+        >>> objective = DiscriminatorObjective(Discriminator(network), ParameterAverage(network), last_images)
         >>> batch = ((torch.rand(5, 4), None, torch.arange(5)), (torch.rand(3, 4), torch.arange(3), torch.arange(3)))
         >>> [*objective(*batch).terms]
         ['y', 'real', 'generated', 'error']
@@ -141,20 +171,21 @@ class DiscriminatorObjective(_GameObjective):
     def __init__(
         self,
         discriminator: Discriminator,
-        generator: Generator | None,
         average: ParameterAverage,
         last_images: LastImages | None = None,
         historical_weight: float = 0.0,
     ) -> None:
         super().__init__(discriminator, historical_weight)
-        self.discriminator, self.generator, self.average = discriminator, generator, average
-        self.last_images = last_images or LastImages()
+        self.discriminator, self.average, self.last_images = discriminator, average, last_images
+        if last_images is not None:
+            self.generator = last_images.generator  # a part of the objective, so that it is moved and saved with it
         _keep_parameters(self)
 
     def forward(self, unlabelled: Any, labelled: Any) -> Losses:
         """Return the loss of a batch of unlabelled and one of labelled images."""
         x, y = labelled[:2]
-        others = () if self.generator is None else (unlabelled[0], self.generated(unlabelled[0]))
+        real = unlabelled[0]
+        others = () if self.last_images is None else (real, self.last_images.draw(_number(real)))
         with local_params():
             trace = poutine.trace(self.discriminator).get_trace(x, y, *others)
             total = -trace.log_prob_sum()
@@ -163,17 +194,6 @@ class DiscriminatorObjective(_GameObjective):
         logits = trace.nodes["_RETURN"]["value"].labelled.detach()
         terms["error"] = 100 * (logits.argmax(-1) != y).to(logits.dtype).mean()
         return self.with_history(total, terms)
-
-    @torch.no_grad()
-    def generated(self, x: Tensor) -> Tensor:
-        """Return as many generated images as there are real ones, those of this step if there are any."""
-        assert self.generator is not None
-        last = self.last_images.take(len(x), x)
-        if last is not None:
-            return last
-        z = torch.rand(len(x), self.generator.latent_size, dtype=x.dtype, device=x.device)
-        images: Tensor = as_constant(self.generator.network, z)
-        return images
 
     def after_step(self) -> None:
         """Take the parameters of this step into their averages."""
@@ -190,7 +210,7 @@ class GeneratorObjective(_GameObjective):
         generator: draws images.
         discriminator: whose features or judgements count.
         loss: ``"feature_matching"`` (section 3.1 of the paper), or ``"standard"``, :math:`-\log D(G(z))`.
-        last_images: where the images are left for the discriminator's turn.
+        last_images: where images of the discriminator's turn in this step may be found; without it new ones are drawn.
         historical_weight: the weight of the squared distance of the parameters from their mean over all past steps.
 
     Raises:
@@ -217,15 +237,16 @@ class GeneratorObjective(_GameObjective):
         super().__init__(generator, historical_weight)
         self.generator, self.discriminator = generator, discriminator
         self.loss = one_of("loss", loss, get_args(GeneratorLoss))
-        self.last_images = last_images or LastImages()
+        self.last_images = last_images
         _keep_parameters(self)
 
     def forward(self, unlabelled: Any, labelled: Any) -> Losses:
         """Return the loss of a batch of unlabelled images; labelled ones are of no use here."""
         x = unlabelled[0]
-        with local_params():
-            images = self.generator(len(x))
-        self.last_images.put(images)
+        images = None if self.last_images is None else self.last_images.take(_number(x), x)
+        if images is None:
+            with local_params():
+                images = self.generator(_number(x))
         network = self.discriminator.network
         if self.loss == "standard":
             return self.with_history(standard_loss(as_constant(network, images)), {})
@@ -246,7 +267,12 @@ def as_constant(module: nn.Module, *args: Any) -> Any:
     return functional_call(module, constants, args)
 
 
-def _keep_parameters(objective: Objective) -> None:
+def _number(real: Tensor) -> int:
+    """Return how many images are drawn beside real ones: as many, but two for batch normalisation if there is one."""
+    return max(2, len(real))
+
+
+def _keep_parameters(module: nn.Module) -> None:
     """Keep the parameters of Pyro modules out of the global store."""
-    for module in objective.modules():
-        give_local_store(module)
+    for part in module.modules():
+        give_local_store(part)

@@ -10,7 +10,14 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pyro_ext.nn import MinibatchDiscrimination, VirtualBatchNorm, WeightNorm, WithReferenceBatch
+from pyro_ext.models.toolkit import base_rate_logits
+from pyro_ext.nn import (
+    MinibatchDiscrimination,
+    VirtualBatchNorm,
+    WeightNorm,
+    WithReferenceBatch,
+    initialize_from_data_,
+)
 from pyro_ext.utils.checks import nonnegative_number, one_of, positive_int, positive_number
 
 __all__ = [
@@ -22,6 +29,7 @@ __all__ = [
     "discriminator_network",
     "generator_network",
     "latent_size",
+    "start_at_mean_",
 ]
 
 Network = Literal["digits", "mnist_small", "mnist", "cifar"]
@@ -46,6 +54,9 @@ _INPUT_NOISE, _HIDDEN_NOISE = 0.3, 0.5  # standard deviations in the discriminat
 # Of weights in discriminators. Their lengths are normalised, but the longer they are, the less a step of Adam turns
 # them: with the five times shorter ones of torch.nn a discriminator soon knows the training images by heart.
 _WEIGHTS = 0.1
+# Of weights of the last layer in generators. Its inputs are positive, so that a step of Adam moves all weights of a
+# pixel the same way: with short ones a few steps saturate the pixel, which then stays black or white for good.
+_LAST_WEIGHTS = 0.5
 _CHANNELS = 3  # of CIFAR-10
 
 
@@ -170,9 +181,11 @@ def generator_network(
                 layers[-2].register_parameter("weight", None)  # a shift, no gain: what follows is linear
         layers += [WeightNorm(nn.Linear(sizes[-1], math.prod(image_shape))), nn.Sigmoid()]
     whole = nn.Sequential(*layers)
-    for layer in whole.modules():
+    for layer in whole:
         if isinstance(layer, nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
+        elif isinstance(layer, WeightNorm):
+            nn.init.normal_(layer.layer.weight, std=_LAST_WEIGHTS)
     if norm == "batch":
         return whole
     return WithReferenceBatch(whole, torch.rand(positive_int("reference_size", reference_size), latent))
@@ -213,6 +226,35 @@ def discriminator_network(
     similarity = MinibatchDiscrimination(size, kernels, exclude_self=True) if kernels else None
     output = nn.Sequential(GaussianNoise(noise), _weight_normalised(nn.Linear(size + kernels, classes)))
     return DiscriminatorNetwork(features, output, similarity)
+
+
+@torch.no_grad()
+def start_at_mean_(network: nn.Module, z: Tensor, images: Tensor) -> None:
+    """Initialise a generator's network in place so that its samples vary about the mean of images.
+
+    Scales of the last layer are set by samples, its biases by the mean of each pixel. Otherwise samples begin grey: the
+    discriminator tells them by single pixels, which the generator turns on or off for good in its first steps.
+
+    Args:
+        network: a network of :func:`generator_network`, whose last layer has weight normalisation.
+        z: draws of the uniform variables, ``(n, L)``, enough of them for means and variances.
+        images: rows of pixels, ``(N, D)``.
+
+    Example:
+        >>> network, z = generator_network("digits", (1, 8, 8)), torch.rand(500, 30)
+        >>> images = torch.cat([torch.full((100, 32), 0.9), torch.full((100, 32), 0.1)], 1)
+        >>> start_at_mean_(network, z, images)
+        >>> samples = network(z)
+        >>> bool(samples[:, :32].mean() > 0.8), bool(samples[:, 32:].mean() < 0.2)
+        (True, True)
+    """
+    initialize_from_data_(network, z)
+    (last,) = (layer for layer in network.modules() if isinstance(layer, WeightNorm))
+    assert last.bias is not None
+    if len(last.bias) == images.shape[1]:
+        last.bias.add_(base_rate_logits(images))
+    else:  # a channel has one bias
+        last.bias.add_(images.unflatten(1, (len(last.bias), -1)).mean((0, 2)).clamp(0.01, 0.99).logit())
 
 
 def _upwards(

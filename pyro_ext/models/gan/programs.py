@@ -133,7 +133,7 @@ class Discriminator(PyroModule):
         >>> images, y = torch.rand(3, 6, 64), torch.arange(6)
         >>> trace = poutine.trace(discriminator).get_trace(images[0], y, images[1], images[2])
         >>> [name for name, site in trace.nodes.items() if site["type"] == "sample" and site["is_observed"]]
-        ['labelled', 'y', 'real', 'is_real', 'generated', 'is_generated']
+        ['y', 'is_real', 'is_generated']
     """
 
     def __init__(self, network: DiscriminatorNetwork, real_target: float = 1.0, unlabelled_weight: float = 1.0) -> None:

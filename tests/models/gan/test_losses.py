@@ -34,11 +34,11 @@ def players(method="feature_matching", dtype=torch.float32, **options):
     kernels = 3 if method == "minibatch_discrimination" else 0
     network = discriminator_network("digits", (1, 8, 8), 3, kernels, width=0.1).to(dtype)
     generator = Generator(generator_network("digits", (1, 8, 8), width=0.1), latent_size("digits")).to(dtype)
-    discriminator, last = Discriminator(network), LastImages()
+    discriminator, last = Discriminator(network), LastImages(generator)
     loss = "feature_matching" if method == "feature_matching" else "standard"
     return (
         GeneratorObjective(generator, discriminator, loss, last, **options),
-        DiscriminatorObjective(discriminator, generator, ParameterAverage(network), last, **options),
+        DiscriminatorObjective(discriminator, ParameterAverage(network), last, **options),
     )
 
 
@@ -62,24 +62,18 @@ def test_neither_side_has_gradients_for_the_other(method, historical_weight, dty
     assert all(p.grad is not None for p in parameters(discriminator))
 
 
-def test_neither_side_changes_running_statistics_of_the_other():
+def test_the_turn_of_the_generator_leaves_statistics_of_the_discriminator():
     plays, judges = players()
     plays.discriminator.network.features.append(nn.BatchNorm1d(6))
-    norms = [
+    own, other = (
         next(m for m in side.modules() if isinstance(m, nn.BatchNorm1d))
-        for side in (plays.generator, plays.discriminator)
-    ]
-
-    def statistics():
-        return [norm.running_mean.clone() for norm in norms]
-
-    before = statistics()
+        for side in (plays.generator, judges.discriminator)
+    )
     plays(*batch())
-    between = statistics()
-    assert [torch.equal(a, b) for a, b in zip(before, between, strict=True)] == [False, True]
-    for _ in range(2):  # with the images of the generator's turn, and with images of its own
-        judges(*batch())
-    assert [torch.equal(a, b) for a, b in zip(between, statistics(), strict=True)] == [True, False]
+    assert (own.num_batches_tracked, other.num_batches_tracked) == (1, 0)
+    judges(*batch())
+    plays(*batch())
+    assert (own.num_batches_tracked, other.num_batches_tracked) == (2, 1)  # one batch of images a step
 
 
 @pytest.mark.parametrize("still", ["generator", "discriminator"])
@@ -89,7 +83,7 @@ def test_steps_of_one_player_leave_the_other_as_it_is(method, still):
     (x, _, _), (labelled, y, _) = batch(number=12)
     data = Splits("toy", TwoStreams(x, IndexedDataset(labelled, y)), IndexedDataset(labelled, y), image_shape=(8, 8))
     plan = build(data, method=method, width=0.1, kernels=3, epochs=3, batch_size=4)
-    assert [player.name for player in plan.players] == ["generator", "discriminator"]
+    assert [player.name for player in plan.players] == ["discriminator", "generator"]
     one, other = ({id(p) for p in player.named_parameters().values()} for player in plan.players)
     assert not one & other
     (slow,) = (player for player in plan.players if player.name == still)
@@ -140,23 +134,42 @@ def test_images_are_drawn_once_a_step():
     plays, judges = players()
     drawn = []
     plays.generator.network.register_forward_hook(lambda module, inputs, images: drawn.append(len(images)))
-    plays(*batch())
     judges(*batch())
-    assert drawn == [6]
-    judges(*batch())  # on its own
-    assert drawn == [6, 6]
     plays(*batch())
-    judges(*batch(number=2))  # a batch of another size
+    assert drawn == [6]
+    plays(*batch())  # on its own
+    assert drawn == [6, 6]
+    judges(*batch())
+    plays(*batch(number=2))  # a batch of another size
     assert drawn == [6, 6, 6, 2]
 
 
+def test_gradients_are_those_of_images_drawn_anew():
+    """Although the generator's parameters need none in the turn of the discriminator."""
+    gradients = []
+    for shared in (True, False):
+        plays, judges = players()
+        torch.manual_seed(7)
+        own = parameters(plays.generator)
+        if shared:
+            for parameter in own:
+                parameter.requires_grad_(False)
+            judges.last_images.draw(6)
+            assert not any(parameter.requires_grad for parameter in own)
+            for parameter in own:
+                parameter.requires_grad_(True)
+        plays.discriminator.eval()  # no noise in features
+        plays(*batch()).total.backward()
+        gradients.append([parameter.grad for parameter in own])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    assert any(gradient.abs().max() > 0 for gradient in gradients[0])
+
+
 def test_images_of_another_kind_are_not_taken():
-    last, images = LastImages(), torch.ones(3, 2, requires_grad=True)
+    plays, judges = players()
     for like in (torch.zeros(1, dtype=torch.float64), torch.zeros(1, device="meta")):
-        last.put(images)
-        assert last.take(3, like) is None
-    last.put(images)
-    assert not last.take(3, torch.zeros(1)).requires_grad
+        judges.last_images.draw(3)
+        assert plays.last_images.take(3, like) is None
 
 
 def test_terms_add_up_to_the_total():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pyro import poutine
 
-from pyro_ext.inference.disarm import TraceDisARM_ELBO
+from pyro_ext.inference import TraceDisARM_ELBO
 from tests.inference.feeding import Feed, gradients, max_z
 
 DOUBLE = torch.float64

@@ -10,7 +10,8 @@ from pyro import poutine
 from pyro.infer import SVI
 from pyro.infer.autoguide import AutoNormalMessenger
 
-from pyro_ext.inference.disarm import TraceDisARM_ELBO, antithetic_pair
+from pyro_ext.inference import TraceDisARM_ELBO
+from pyro_ext.inference.joint_draws.arms import antithetic_bits
 from tests.inference.feeding import Feed, gradients, max_z
 
 DOUBLE = torch.float64
@@ -85,14 +86,14 @@ def test_bernoulli_toy_by_draws(eta, gradient, variance):
 def test_pairs_have_the_right_distribution():
     pyro.set_rng_seed(0)
     logits = torch.tensor([-30.0, -2.0, 0.0, 0.7, 30.0]).expand(100_000, 5)
-    first, second = antithetic_pair(torch.distributions.Bernoulli(logits=logits))
+    first, second = antithetic_bits(torch.distributions.Bernoulli(logits=logits), 2)
     p = logits[0].double().sigmoid()
     for half in (first, second):
         error = (p * (1 - p) / 1e5).sqrt().clamp_min(1e-9)
         assert ((half.double().mean(0) - p).abs() / error).max() < 4.5
     unequal = (first != second).double().mean(0)
     assert unequal == pytest.approx(2 * torch.minimum(p, 1 - p), abs=0.01)
-    certain = antithetic_pair(torch.distributions.Bernoulli(torch.tensor([0.0, 1.0])))
+    certain = antithetic_bits(torch.distributions.Bernoulli(torch.tensor([0.0, 1.0])), 2)
     assert certain.tolist() == [[0.0, 1.0], [0.0, 1.0]]
 
 
