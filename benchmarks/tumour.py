@@ -1,12 +1,17 @@
-"""Networks that read mutation matrices of tumours: branches and errors.
+"""Networks that read mutation matrices of tumours: branches, errors, and how to eliminate these.
 
 * ``branching``: does the phylogeny have branches? Accuracies of several networks on simulated 10 x 10 matrices, trained
   without errors and with, and tested with 0 to 35 % of false positives and false negatives; beside the exact test.
 * ``real``: the probability of branches of the matrices of patients, found under ``PYRO_EXT_DATA``: by networks that
   were trained for matrices of their size, and by those for 10 x 10, on samples.
 * ``noise``: has the matrix errors? Accuracies at 20,000 training matrices, and up to 500,000.
+* ``oracle_4x4``: noise elimination on 4 x 4 matrices, beside the least cost over all 65,536 of them.
+* ``elimination_10x10``: noise elimination on 1,000 simulated matrices beside greedy search, exact optima, and ScisTree2
+  where it is installed.
+* ``elimination_real``: the same on matrices of patients.
+* ``variance``: the variance of gradients of noise elimination, by several estimators.
 
-Finished runs are kept in ``runs/tumour/labels.csv``, so that an interrupted benchmark continues when it is started
+Finished runs are kept in ``runs/tumour``, so that an interrupted benchmark continues when it is started
 again.
 
 References:
@@ -23,12 +28,19 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
+from support.elimination_parts import elimination_10x10, elimination_real, oracle_4x4, variance
 from support.report import Report
 from support.rows import FinishedRuns
 from support.tumour_labels import SIZES, branching_part, noise_part, real_part
 
 WORK = Path(__file__).resolve().parents[1] / "runs" / "tumour"
-PARTS = ("branching", "noise", "real")
+ELIMINATION = {
+    "oracle_4x4": oracle_4x4,
+    "elimination_10x10": elimination_10x10,
+    "elimination_real": elimination_real,
+    "variance": variance,
+}
+PARTS = ("branching", "noise", "real", *ELIMINATION)
 
 
 def main() -> None:
@@ -46,6 +58,9 @@ def main() -> None:
         noise_part(report, labels, options, right)
     if "real" in options.parts:
         real_part(report, labels, options)
+    for name, part in ELIMINATION.items():
+        if name in options.parts:
+            part(report, options.work)
     options.work.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.work / "labels.png", dpi=80)
     print(f"figure in {options.work / 'labels.png'}")

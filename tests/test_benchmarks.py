@@ -372,3 +372,43 @@ def test_an_interrupted_run_of_improved_gans_continues(tmp_path, monkeypatch):
     again = runs.run("small", part, "supervised", 0, tmp_path / "parts")
     assert again["curve"] == whole["curve"]
     assert again["error"] == whole["error"]
+@pytest.mark.slow
+def test_noise_elimination_is_tabulated(tmp_path, capsys, monkeypatch):
+    script, runs = (importlib.import_module(f"support.elimination_{name}") for name in ("parts", "runs"))
+    report = importlib.import_module("support.report").Report("tumour", "title")
+    monkeypatch.setitem(runs.NETWORKS, script.SEES, {"width": 4, "num_heads": 2, "num_blocks": 0, "state": True})
+    small = {"steps": 2, "batch": 4, "options": script.COLD}
+    settings = tuple(runs.Setting(script.SEES, name, 3, **small) for name in (script.LEAVE_ONE_OUT, script.CRITIC))
+    monkeypatch.setattr(script, "SMALL_SETTINGS", settings)
+    monkeypatch.setattr(script, "LARGE", settings[0])
+    monkeypatch.setattr(script, "has_scistree", lambda: False)
+    script.oracle_4x4(report, tmp_path, number=12)
+    script.elimination_10x10(report, tmp_path, number=3)
+    script.variance(report, tmp_path, repeats=2, critic_steps=1)
+    assert "PASS: no cost is below the oracle's" in shown
+    assert "| exact optimum (MaxSAT)" in shown
+    assert "| network, 128 sequences, T = 3" in shown
+    assert shown.count("| unordered beam of 4") == 2
+    script.oracle_4x4(report, tmp_path, number=12)
+    assert "..." not in capsys.readouterr().out  # finished rows are not carried out again
+def test_oracle_of_small_matrices():
+    script = importlib.import_module("support.elimination_runs")
+    x = script.random_matrices(3, 4, seed=0)
+    assert torch.equal(x, script.random_matrices(3, 4, seed=0))
+    free = torch.tensor([[[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]]])
+    nats = -(12 * math.log(0.998) + 4 * math.log(0.9))
+    assert script.oracle_costs(free).item() == pytest.approx(0.04 * nats, rel=1e-4)
+@pytest.mark.slow
+def test_sequences_without_replacement_have_less_variance_than_a_critic(tmp_path):
+    """30 gradients each, for 16 matrices 4 x 4 at the weights of the start; variances differ by a factor of two."""
+    script, runs = (importlib.import_module(f"support.elimination_{name}") for name in ("parts", "runs"))
+    x = runs.random_matrices(16, 4, seed=3)
+    options = {**script.COLD, "false_positive": runs.FALSE_POSITIVE, "false_negative": runs.FALSE_NEGATIVE}
+    policy = script._start(runs.Setting(script.SEES, script.LEAVE_ONE_OUT, 6, 1, 1, options=options), x)
+    results = {}
+    for name in runs.ESTIMATORS:
+        setting = runs.Setting(script.SEES, name, 6, 1, 1, options=script.COLD)
+        results[name] = runs.gradient_variance(setting, x, policy, critic_steps=150, repeats=30)
+        print(name, results[name])
+    beam, critic = (results[name]["variance"] for name in ("unordered beam of 4", script.CRITIC))
+    assert beam < critic / 2

@@ -33,6 +33,7 @@ __all__ = [
     "ESTIMATORS",
     "FALSE_NEGATIVE",
     "FALSE_POSITIVE",
+    "GAMMA",
     "NETWORKS",
     "Setting",
     "gradient_variance",

@@ -61,6 +61,7 @@ BAD = {
     "empty": ("", (), "empty.csv"),
     "rate": (TABLE, ("--false_positive", "0"), "--false_positive must be a number in (0, 1), got 0"),
     "samples": (TABLE, ("--num_samples", "0"), "--num_samples must be an integer of at least 1, got 0"),
+    "gamma": (TABLE, ("--gamma", "0"), "--gamma must be a positive, finite number, got 0"),
     "temperature": (TABLE, ("--temperature", "-1"), "--temperature must be a positive, finite number, got -1"),
 }
 

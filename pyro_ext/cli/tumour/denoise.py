@@ -48,6 +48,13 @@ def parser() -> ArgumentParser:
     made.add_argument(
         "--max_flips", type=int | None, default=None, help="the largest number of flips; by default half of the entries"
     )
+    made.add_argument(
+        "--gamma",
+        type=float | None,
+        default=None,
+        help="the weight of a nat in what the network sees; by default that of the run; 100 may help where one kind of "
+        "error is much rarer than in the run, or the matrix is larger",
+    )
     made.add_argument("--seed", type=int, default=0, help="the seed of the draws")
     return made
 
@@ -85,6 +92,7 @@ def run(options: Namespace) -> None:
         options.num_samples,
         options.temperature,
         options.max_flips,
+        options.gamma,
     )
     text = _write(matrix, found, (float(rates[0]), float(rates[1])), out)
     print(f"{text}\n\nresults are in {out}")

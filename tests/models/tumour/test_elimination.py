@@ -254,6 +254,15 @@ def test_denoised_matrices_are_the_most_probable_of_those_without_conflict(dtype
     assert policy.training
 
 
+def test_gamma_changes_what_the_network_sees_and_no_cost():
+    policy, x = FlipPolicy(ALPHA, BETA, GAMMA, **SMALL).eval(), torch.randint(2, (6, 4, 4))
+    logits = [policy.start(x, gamma=gamma).logits() for gamma in (None, GAMMA, 10.0)]
+    torch.testing.assert_close(logits[0], logits[1])
+    assert not torch.allclose(logits[0], logits[2])
+    result = denoise(policy, x, num_samples=4, gamma=10.0)
+    torch.testing.assert_close(result.cost, GAMMA * result.neg_log_likelihood)
+
+
 def test_without_a_way_out_the_least_cost_is_returned():
     x = torch.randint(2, (8, 6, 6))
     result = denoise(FlipPolicy(ALPHA, BETA, GAMMA, **SMALL), x, num_samples=2, max_flips=1)

@@ -46,11 +46,11 @@ def build(
     """Build the network that eliminates noise, and the program that it is the guide of.
 
     The ELBO is ``TraceUnorderedBeam_ELBO``: ``num_samples`` distinct sequences for each matrix; ``with_elbo`` of the
-    plan takes another one, such as ``TraceLeaveOneOut_ELBO(vectorize_samples=False)``, ``Trace_ELBO`` or
-    ``TraceGraph_ELBO``. ELBOs that draw a set for each site follow the product of all sets, and do not go with more
-    than a few flips. With ``learned_baseline`` one sequence is drawn, and a critic predicts its cost. Published are
-    ``width=128``, ``num_heads=16``, ``num_blocks=3``, ``state=False``, sequences of half of the entries, and the
-    critic. The optimiser is Adam at 2e-3.
+    plan takes another one, such as ``TraceLeaveOneOut_ELBO(vectorize_samples=False)`` or ``Trace_ELBO``. ELBOs that
+    draw a set for each site follow the product of all sets, and do not go with more than a few flips. With
+    ``learned_baseline`` one sequence is drawn, and a critic predicts its cost. Published are ``width=128``,
+    ``num_heads=16``, ``num_blocks=3``, ``state=False``, sequences of half of the entries, and the critic. The optimiser
+    is Adam at 2e-3.
 
     Args:
         data: observed matrices ``x`` (1 present, 0 absent, 3 missing, -1 padding), and perhaps true ones as labels.

@@ -67,6 +67,7 @@ def denoise(
     num_samples: int = 128,
     temperature: float = 3.0,
     max_flips: int | None = None,
+    gamma: float | None = None,
 ) -> Denoised:
     """Denoise matrices by a trained network.
 
@@ -82,6 +83,8 @@ def denoise(
         num_samples: the number of sequences for each matrix.
         temperature: what the logits are divided by: above 1 sequences differ more than they did in training.
         max_flips: the largest number of flips; half of the entries, as published, if None.
+        gamma: the weight of a nat in what the network sees of a matrix; that of its training if None. A larger one may
+            help where one kind of error is much rarer than it was in training, or matrices are larger.
 
     Raises:
         ValueError: if a number is out of range, a rate lies outside of (0, 1), or ``x`` holds no entries or others than
@@ -95,6 +98,8 @@ def denoise(
     """
     positive_int("num_samples", num_samples)
     positive_number("temperature", temperature)
+    if gamma is not None:
+        positive_number("gamma", gamma)
     check_matrices("x", x)
     alpha, beta = (policy.false_positive, policy.false_negative)
     if rates is not None:
@@ -105,7 +110,7 @@ def denoise(
     training = policy.training
     policy.eval()
     try:
-        rollout = policy.start(x, (alpha, beta), samples=(num_samples,))
+        rollout = policy.start(x, (alpha, beta), (num_samples,), gamma)
         best = _Best(rollout.observed, rollout.matrix, policy.gamma)
         for _ in range(steps):
             if best.done():

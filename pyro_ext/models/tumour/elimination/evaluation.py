@@ -23,7 +23,7 @@ __all__ = ["diagnose", "draw_flips", "elimination_metrics", "model_plots"]
 
 _CONFLICTS = 0.95  # share of matrices that should be free of conflicts
 _COLOURS = ("white", "tab:gray", "tab:orange", "tab:blue", "lightgray", "bisque")
-_LEGEND = "gray: 1; orange: 0 read as 1 by it; blue: 1 read as 0 by it; pale: missing, orange where it puts a 1"
+_LEGEND = "gray: 1; orange: 0 made 1; blue: 1 made 0\npale: missing, and orange if made 1"
 
 
 def elimination_metrics(
@@ -125,8 +125,8 @@ def draw_flips(x: Tensor, denoised: Mapping[str, Tensor], ax: Axes | None = None
 
     Example:
         >>> x = torch.tensor([[[1, 1], [1, 0], [0, 3]]])
-        >>> draw_flips(x, {"nothing": x == 1}).get_title()
-        'gray: 1; orange: 0 read as 1 by it; blue: 1 read as 0 by it; pale: missing, orange where it puts a 1'
+        >>> draw_flips(x, {"nothing": x == 1}).get_title().splitlines()[0]
+        'gray: 1; orange: 0 made 1; blue: 1 made 0'
     """
     from matplotlib.colors import ListedColormap
 
@@ -139,7 +139,7 @@ def draw_flips(x: Tensor, denoised: Mapping[str, Tensor], ax: Axes | None = None
     for i, row in enumerate(rows):
         for j, matrix in enumerate(row.cpu()):
             canvas[i * (n + 1) : i * (n + 1) + n, j * (m + 1) : j * (m + 1) + m] = matrix
-    ax = given_or_new(ax, width=_inches(canvas.shape[1]) + 1, height=_inches(canvas.shape[0]) + 0.4)
+    ax = given_or_new(ax, width=_inches(canvas.shape[1]) + 1, height=_inches(canvas.shape[0]) + 0.5)
     colours = ListedColormap(_COLOURS)
     ax.set_facecolor("dimgray")
     ax.imshow(canvas.numpy(), cmap=colours, vmin=-0.5, vmax=len(_COLOURS) - 0.5, interpolation="nearest")

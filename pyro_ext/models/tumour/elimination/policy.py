@@ -76,7 +76,13 @@ class FlipPolicy(PyroModule):
         self.state = _MatrixNetwork(width) if state else None
         self.remembered = RememberedItems()
 
-    def start(self, x: Tensor, rates: tuple[Tensor, Tensor] | None = None, samples: tuple[int, ...] = ()) -> Rollout:
+    def start(
+        self,
+        x: Tensor,
+        rates: tuple[Tensor, Tensor] | None = None,
+        samples: tuple[int, ...] = (),
+        gamma: float | None = None,
+    ) -> Rollout:
         """Return the start of sequences of flips.
 
         Args:
@@ -84,6 +90,7 @@ class FlipPolicy(PyroModule):
             rates: the rates of false positives and of false negatives, each of a shape that broadcasts against that of
                 ``x``; those of this policy if None.
             samples: how many sequences to start for each matrix, dims on the left of the batch.
+            gamma: the weight of a nat in what the pointer sees of a matrix; that of this policy if None.
 
         Raises:
             ValueError: if ``x`` has another shape, or holds no entry.
@@ -99,7 +106,8 @@ class FlipPolicy(PyroModule):
         else:
             items = self.encoder(rows, present)
         matrix = observed.matrix.expand(*samples, *observed.matrix.shape)
-        return Rollout(self, observed, self.decoder.start(items, present), matrix)
+        weight = self.gamma if gamma is None else gamma
+        return Rollout(self, observed, self.decoder.start(items, present), matrix, weight)
 
 
 class Rollout:
@@ -110,19 +118,23 @@ class Rollout:
         observed: what was observed, of shape ``(B, n, m)``.
         pointer: where the pointer stands.
         matrix: the matrices after the flips so far, ``(..., B, n, m)``.
+        gamma: the weight of a nat in what the pointer sees of a matrix.
     """
 
-    def __init__(self, policy: FlipPolicy, observed: Observed, pointer: PointerState, matrix: Tensor) -> None:
+    def __init__(
+        self, policy: FlipPolicy, observed: Observed, pointer: PointerState, matrix: Tensor, gamma: float
+    ) -> None:
         self.policy = policy
         self.observed = observed
         self.pointer = pointer
         self.matrix = matrix
+        self.gamma = gamma
 
     def logits(self) -> Tensor:
         """Return the logits of the entry that is flipped next, ``(..., B, n * m)``; -inf for those flipped before."""
         extra, scores = None, None
         if self.policy.state is not None:
-            extra, scores = self.policy.state(self.matrix, self.observed, self.policy.gamma)
+            extra, scores = self.policy.state(self.matrix, self.observed, self.gamma)
         self.pointer, logits = self.policy.decoder.step(self.pointer, extra, scores)
         return logits
 
