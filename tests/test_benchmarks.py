@@ -372,6 +372,8 @@ def test_an_interrupted_run_of_improved_gans_continues(tmp_path, monkeypatch):
     again = runs.run("small", part, "supervised", 0, tmp_path / "parts")
     assert again["curve"] == whole["curve"]
     assert again["error"] == whole["error"]
+
+
 @pytest.mark.slow
 def test_noise_elimination_is_tabulated(tmp_path, capsys, monkeypatch):
     script, runs = (importlib.import_module(f"support.elimination_{name}") for name in ("parts", "runs"))
@@ -385,12 +387,15 @@ def test_noise_elimination_is_tabulated(tmp_path, capsys, monkeypatch):
     script.oracle_4x4(report, tmp_path, number=12)
     script.elimination_10x10(report, tmp_path, number=3)
     script.variance(report, tmp_path, repeats=2, critic_steps=1)
+    shown = capsys.readouterr().out
     assert "PASS: no cost is below the oracle's" in shown
     assert "| exact optimum (MaxSAT)" in shown
     assert "| network, 128 sequences, T = 3" in shown
     assert shown.count("| unordered beam of 4") == 2
     script.oracle_4x4(report, tmp_path, number=12)
     assert "..." not in capsys.readouterr().out  # finished rows are not carried out again
+
+
 def test_oracle_of_small_matrices():
     script = importlib.import_module("support.elimination_runs")
     x = script.random_matrices(3, 4, seed=0)
@@ -398,6 +403,8 @@ def test_oracle_of_small_matrices():
     free = torch.tensor([[[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]]])
     nats = -(12 * math.log(0.998) + 4 * math.log(0.9))
     assert script.oracle_costs(free).item() == pytest.approx(0.04 * nats, rel=1e-4)
+
+
 @pytest.mark.slow
 def test_sequences_without_replacement_have_less_variance_than_a_critic(tmp_path):
     """30 gradients each, for 16 matrices 4 x 4 at the weights of the start; variances differ by a factor of two."""
