@@ -119,6 +119,15 @@ class Rollout:
         pointer: where the pointer stands.
         matrix: the matrices after the flips so far, ``(..., B, n, m)``.
         gamma: the weight of a nat in what the pointer sees of a matrix.
+
+    Example:
+        >>> x = torch.tensor([[[1, 1], [1, 0], [0, 1]]])
+        >>> rollout = FlipPolicy(0.002, 0.1, width=4, num_heads=2).start(x)
+        >>> rollout.logits().shape
+        torch.Size([1, 6])
+        >>> rollout.flip(torch.tensor([0]))
+        >>> rollout.matrix[0].tolist()
+        [[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]
     """
 
     def __init__(
