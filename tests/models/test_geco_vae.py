@@ -130,6 +130,10 @@ def test_a_constraint_far_from_its_goal_is_told():
     plan = build(images())
     assert plan.diagnose({"train_constraint_x": 0.05}) == []
     assert "still violated by 50% of its size" in plan.diagnose({"train_constraint_x": 0.5})[0]
+    collapsed = plan.diagnose({"train_constraint_x": 0.5, "kl": 0.01})[0]
+    assert "the code has collapsed" in collapsed
+    assert "--model.multiplier_start 100" in collapsed
+    assert "collapsed" not in plan.diagnose({"train_constraint_x": 0.5, "kl": 2.0})[0]
     assert "still more than fulfilled by 30%" in plan.diagnose({"train_constraint_x": -0.3})[0]
 
 

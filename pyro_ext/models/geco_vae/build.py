@@ -31,6 +31,11 @@ __all__ = ["build"]
 
 _FIRST_WEIGHT = 1e-3  # of the divergence at the first step of its warm-up: Pyro wants positive scales
 _FAR = 0.2  # of the constraint's size; further away, training has not converged
+_COLLAPSED = 0.1  # nats; with less, the code says nothing of an image
+_COLLAPSED_ADVICE = (
+    "; the code has collapsed, so begin with a larger multiplier and keep it for a while, --model.multiplier_start 100 "
+    "--model.multiplier_warm_up 300, say"
+)
 
 
 def build(
@@ -68,7 +73,9 @@ def build(
         multiplier_look_ahead: the number of steps by which the multiplier looks ahead, about as many as networks take
             to follow it; with 0 it overshoots where the tolerance is small.
         multiplier_decay: the weight of the past in the moving average of the constraint.
-        multiplier_start: the multiplier at the first step.
+        multiplier_start: the multiplier at the first step. Where the mean image is hardly worse than the tolerance, as
+            for faces, a small one lets the code collapse before the decoder has learnt to use it, for good: begin with
+            100, say, and a warm-up.
         multiplier_warm_up: the number of steps in which the multiplier stays as it is.
         architecture: fully connected networks, or two convolutions next to the image.
         num_latents: the number of latent variables.
@@ -181,6 +188,7 @@ def _diagnose(metrics: Mapping[str, float], limit: Constraint) -> list[str]:
     return [
         f"the constraint is still {where} by {abs(distance):.0%} of its size, so the multiplier has not converged; "
         "train longer, or with a larger --model.multiplier_rate"
+        + (_COLLAPSED_ADVICE if distance > 0 and metrics.get("kl", math.inf) < _COLLAPSED else "")
     ]
 
 
