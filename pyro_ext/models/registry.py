@@ -187,7 +187,8 @@ MODELS: Mapping[str, ModelEntry] = MappingProxyType(
             module="pyro_ext.models.tumour.elimination",
             summary="flips of single entries that rid the mutation matrix of a tumour of its conflicts, one after the "
             "other, by a pointer network",
-            paper="Azer et al. 2020, Tumor phylogeny topology inference via deep learning, iScience 23(11)",
+            paper="Azer et al. 2020, Tumor phylogeny topology inference via deep learning, doi "
+            "10.1016/j.isci.2020.101655",
             data="simulated_tumours",
             defaults=MappingProxyType(
                 {

@@ -215,7 +215,7 @@ def test_batch_of_another_width_is_refused(pair):
 def test_every_model_is_described_and_builds():
     for name, entry in MODELS.items():
         assert callable(builder(name))
-        assert "arXiv" in entry.paper
+        assert "arXiv" in entry.paper or "doi" in entry.paper
         if entry.data != "alignment":  # which is a file of one's own
             assert len(load(entry.data).train) > 0
 
