@@ -27,10 +27,8 @@ References:
 from pyro_ext.models.sparse_lenet.build import Estimator, build
 from pyro_ext.models.sparse_lenet.evaluation import evaluation, export, model_plots
 from pyro_ext.models.sparse_lenet.model import NoGuide, SparseClassifier
-from pyro_ext.models.toolkit.schedules import ConstantThenLinear
 
 __all__ = [
-    "ConstantThenLinear",
     "Estimator",
     "NoGuide",
     "SparseClassifier",
