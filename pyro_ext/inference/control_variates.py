@@ -8,23 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import pyro
 import torch
-from pyro import poutine
-from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_ext.distributions.structure import unwrap
-from pyro_ext.inference._online import OnlineAdam
+from pyro_ext.inference._means import slopes_at_means
 from pyro_ext.inference._traces import Site, has_score, plates_of, sample_sites, subsampling_scale, total
 from pyro_ext.inference.elbo import ModelOrGuide
-from pyro_ext.inference.linear_one_hots import LinearOneHots, linear_one_hot
+from pyro_ext.inference.surrogates import LinearSurrogate, MeanSurrogate, event_width
 from pyro_ext.utils.processes import mean_over_processes
 
-__all__ = ["ControlVariates", "LinearSurrogate", "MeanSurrogate", "Variate"]
+__all__ = ["ControlVariates", "Variate"]
 
 _NAMES = ("linear", "mean")
-_HIDDEN, _LR, _DECAY = 200, 1e-3, 0.99
 _FAMILIES = (torch.distributions.Bernoulli, torch.distributions.Categorical, torch.distributions.OneHotCategorical)
 
 Given = str | Mapping[str, Any] | None
@@ -156,13 +152,13 @@ class ControlVariates(nn.Module):
         key = _key(name)
         probs = _probs_of(name, fn, "linear")
         if key not in self.surrogates:
-            self.surrogates[key] = LinearSurrogate(_width(fn, probs))
+            self.surrogates[key] = LinearSurrogate(event_width(fn, probs))
         surrogate = self.surrogates[key]
         assert isinstance(surrogate, LinearSurrogate)
-        if surrogate.size != _width(fn, probs):
+        if surrogate.size != event_width(fn, probs):
             raise ValueError(
                 f"the linear control variate of site {name!r} was made for {surrogate.size} numbers in an event, and "
-                f"the event has {_width(fn, probs)}; make a new ELBO for it"
+                f"the event has {event_width(fn, probs)}; make a new ELBO for it"
             )
         if surrogate.adam.values.device != probs.device:
             surrogate.to(probs.device)
@@ -216,7 +212,7 @@ class ControlVariates(nn.Module):
                     "program can be run; use OneHotCategorical, or control_variate='linear'"
                 )
             _probs_of(name, fn, "mean")
-        return _slopes_at_means(wanted, model, guide, guide_trace, args, kwargs, nesting, reached)
+        return slopes_at_means(wanted, model, guide, guide_trace, args, kwargs, nesting, reached)
 
     def learn_from(self, loss: Tensor) -> None:
         """Keep what was noted for when ``loss`` has gone backward."""
@@ -245,113 +241,10 @@ class ControlVariates(nn.Module):
             site, _, rest = key[len(start) :].partition(".") if key.startswith(start) else ("", "", "")
             if site and site not in self.surrogates:
                 if rest == "adam.values":
-                    self.surrogates[site] = LinearSurrogate((len(value) - _HIDDEN) // (2 * _HIDDEN + 1))
+                    self.surrogates[site] = LinearSurrogate(LinearSurrogate.size_of(len(value)))
                 elif rest == "cross":
                     self.surrogates[site] = MeanSurrogate()
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-class LinearSurrogate(nn.Module):
-    r"""The surrogate :math:`c(z) = a \cdot z`, with a from a network whose input is the site's own logits.
-
-    The network has one hidden layer of 200 units. It minimises the squared differences between the costs of the
-    draws of a site, less c, so that only what c says of differences counts.
-
-    Args:
-        size: the number of entries of an event.
-
-    Example:
-        >>> fn = torch.distributions.OneHotCategorical(torch.ones(3))
-        >>> surrogate = LinearSurrogate(3)
-        >>> surrogate(fn, fn.sample((2,))), surrogate.expectation(fn)  # nothing is learned yet
-        (tensor([0., 0.]), tensor(0.))
-    """
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = size
-        bounds = [(size * _HIDDEN, size**-0.5), (_HIDDEN, size**-0.5)]
-        drawn = [torch.rand(n, dtype=torch.float32, device="cpu").mul(2).sub(1).mul(bound) for n, bound in bounds]
-        # the last layer starts at 0: so does c
-        drawn.append(torch.zeros((_HIDDEN + 1) * size, dtype=torch.float32, device="cpu"))
-        self.adam = OnlineAdam(torch.cat(drawn), _LR)
-
-    def forward(self, fn: Any, value: Tensor) -> Tensor:
-        """Return c at the values of a site."""
-        return (self._slopes(fn, self.adam.values) * _one_hot(fn, value)).sum((-2, -1))
-
-    def expectation(self, fn: Any) -> Tensor:
-        """Return the expectation of c, ``batch_shape``."""
-        return (self._slopes(fn, self.adam.values).detach() * _flat(fn, unwrap(fn).base.probs)).sum((-2, -1))
-
-    def _slopes(self, fn: Any, network: Tensor) -> Tensor:
-        """Return a, ``batch_shape + (D, C)``."""
-        base, size = unwrap(fn).base, self.size
-        logits = base.logits.detach().to(torch.promote_types(base.logits.dtype, torch.float32))
-        inputs = _flat(fn, logits.clamp(-50, 50))
-        pieces = network.to(inputs.dtype).split([size * _HIDDEN, _HIDDEN, size * _HIDDEN, size])
-        hidden = torch.relu(inputs.flatten(-2) @ pieces[0].reshape(size, _HIDDEN) + pieces[1])
-        return (hidden @ pieces[2].reshape(_HIDDEN, size) + pieces[3]).reshape(inputs.shape)
-
-    def note(self, fn: Any, value: Tensor, cost: Tensor, weight: Tensor, dim: int) -> Tensor:
-        """Return the gradient of the squared differences that c leaves."""
-        with torch.enable_grad():
-            leaf = self.adam.leaf(torch.float32)
-            fitted = (self._slopes(fn, leaf) * _one_hot(fn, value)).sum((-2, -1))
-            rest = _centred(cost - fitted, weight, dim)
-            squared = (weight * rest.square()).sum(dim).mean()
-            (gradient,) = torch.autograd.grad(squared, leaf)
-        return gradient
-
-    def learn(self, note: Tensor) -> None:
-        """Take one step of Adam."""
-        self.adam.step(note)
-
-
-class MeanSurrogate(nn.Module):
-    r"""The surrogate :math:`c(z) = t \, g \cdot z` with the slope g of the costs at the mean of the site.
-
-    The scalar t starts at 0 and minimises moving averages of the squared differences between costs less c.
-
-    Example:
-        >>> MeanSurrogate().weight
-        tensor(0., dtype=torch.float64)
-    """
-
-    cross: Tensor
-    square: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.slope = torch.zeros((), device="cpu")
-        for name in ("cross", "square"):
-            self.register_buffer(name, torch.zeros((), dtype=torch.float64, device="cpu"))
-
-    @property
-    def weight(self) -> Tensor:
-        """The scalar t, ``()``."""
-        return torch.where(self.square > 0, self.cross / self.square, 0.0)
-
-    def forward(self, fn: Any, value: Tensor) -> Tensor:
-        """Return c at the values of a site."""
-        return self.weight.to(self.slope.dtype) * self._along(fn, value)
-
-    def expectation(self, fn: Any) -> Tensor:
-        """Return the expectation of c, ``batch_shape``."""
-        return self.weight.to(self.slope.dtype) * self._along(fn, unwrap(fn).base.probs)
-
-    def _along(self, fn: Any, value: Tensor) -> Tensor:
-        return (self.slope * value).sum(tuple(range(-fn.event_dim, 0))) if fn.event_dim else self.slope * value
-
-    def note(self, fn: Any, value: Tensor, cost: Tensor, weight: Tensor, dim: int) -> Tensor:
-        """Return the weighted sums of products of centred costs and centred g z, and of squares of the latter."""
-        cost, along = (_centred(x, weight, dim) for x in (cost, self._along(fn, value).expand(cost.shape)))
-        return torch.stack([(weight * cost * along).sum(dim).mean(), (weight * along.square()).sum(dim).mean()])
-
-    def learn(self, note: Tensor) -> None:
-        """Move the averages."""
-        for average, value in zip((self.cross, self.square), note, strict=True):
-            average.mul_(_DECAY).add_((1 - _DECAY) * value)
 
 
 def _checked(given: Given) -> Given:
@@ -391,29 +284,6 @@ def _probs_of(name: str, fn: Any, kind: str) -> Tensor:
     return probs
 
 
-def _width(fn: Any, probs: Tensor) -> int:
-    return _flat(fn, probs).shape[-2:].numel()
-
-
-def _flat(fn: Any, x: Tensor) -> Tensor:
-    """Return numbers in the shape of probabilities as ``(...) + (D, C)``, C being 1 for bits."""
-    base, num_event_dims = unwrap(fn)
-    if isinstance(base, torch.distributions.Bernoulli):
-        x = x.unsqueeze(-1)
-    return x.reshape(*x.shape[: x.dim() - 1 - num_event_dims], -1, x.shape[-1])
-
-
-def _one_hot(fn: Any, value: Tensor) -> Tensor:
-    base = unwrap(fn).base
-    if isinstance(base, torch.distributions.Categorical):
-        value = torch.nn.functional.one_hot(value.long(), base.logits.shape[-1]).to(base.logits.dtype)
-    return _flat(fn, value)
-
-
-def _centred(x: Tensor, weight: Tensor, dim: int) -> Tensor:
-    return x - (weight * x).sum(dim, keepdim=True)
-
-
 def _expected(name: str, surrogate: Any, fn: Any, weight: Tensor) -> Tensor:
     """Return a scalar with the gradient of the weighted expectation of c in the parameters of ``fn`` alone."""
     with torch.enable_grad():
@@ -451,76 +321,3 @@ def _computed_from(x: Tensor, other: Tensor) -> bool:
     if x.grad_fn is None:
         return False
     return torch.autograd.grad(x.sum(), other, retain_graph=True, allow_unused=True)[0] is not None
-
-
-def _slopes_at_means(
-    wanted: dict[str, Any],
-    model: ModelOrGuide,
-    guide: ModelOrGuide,
-    guide_trace: Any,
-    args: Any,
-    kwargs: Any,
-    nesting: int,
-    reached: set[str],
-) -> dict[str, Tensor]:
-    at_means = _AtMeans(wanted, guide_trace, nesting)
-    with torch.enable_grad(), pyro.validation_enabled(False):
-        relaxed = poutine.trace(at_means(guide)).get_trace(*args, **kwargs)
-        replayed = poutine.trace(poutine.replay(LinearOneHots()(model), trace=relaxed)).get_trace(*args, **kwargs)
-        leaves = at_means.leaves
-        costs: dict[tuple[str, str], Tensor] = {}
-        for role, sign, trace in (("model", 1, replayed), ("guide", -1, relaxed)):
-            trace.compute_log_prob()
-            costs |= {(role, name): sign * site["log_prob"].sum() for name, site in sample_sites(trace).items()}
-        slopes = {}
-        for name, leaf in leaves.items():
-            own = _slope(leaf, [cost for (_, site), cost in costs.items() if site == name])
-            others = _slope(leaf, [cost for (_, site), cost in costs.items() if site != name])
-            if others is None and name in reached:
-                raise ValueError(
-                    f"control_variate='mean' of site {name!r}: no cost but its own has a derivative in its values, "
-                    "which a program that indexes by them does not give; compute with the values themselves, or use "
-                    "control_variate='linear'"
-                )
-            slope = total([torch.zeros_like(leaf), *(g for g in (own, others) if g is not None)])
-            scale = subsampling_scale(plates_of(guide_trace.nodes[name]))
-            slopes[name] = torch.where(slope.isfinite(), slope, 0.0).detach() / scale
-    return slopes
-
-
-def _slope(leaf: Tensor, costs: list[Tensor]) -> Tensor | None:
-    summed = total(costs)
-    if not summed.requires_grad:
-        return None
-    (slope,) = torch.autograd.grad(summed, leaf, retain_graph=True, allow_unused=True)
-    result: Tensor | None = slope
-    return result
-
-
-class _AtMeans(Messenger):
-    """Runs a guide at the means of some sites, with reparameterised sites that depend on no draw as they were.
-
-    Where a site has one plain draw, without a dim of its own, nothing shows what depends on it: all is drawn anew.
-    """
-
-    def __init__(self, wanted: dict[str, Any], guide_trace: Any, nesting: int) -> None:
-        super().__init__()
-        self._wanted, self._trace, self._nesting = wanted, guide_trace, nesting
-        self._keep = not any(self._plain(site) for site in sample_sites(guide_trace).values() if has_score(site))
-        self.leaves: dict[str, Tensor] = {}
-
-    def _pyro_sample(self, msg: Any) -> None:
-        name, fn = msg["name"], msg["fn"]
-        if msg["done"] or msg["is_observed"]:
-            return
-        if name in self._wanted:
-            msg["fn"] = linear_one_hot(fn)
-            self.leaves[name] = unwrap(fn).base.probs.detach().clone().requires_grad_()
-            msg["value"], msg["done"] = self.leaves[name], True
-        elif self._keep and msg["value"] is None and name in self._trace.nodes and getattr(fn, "has_rsample", False):
-            if self._plain(self._trace.nodes[name]):
-                msg["value"], msg["done"] = self._trace.nodes[name]["value"].detach(), True
-
-    def _plain(self, site: Site) -> bool:
-        """Return whether the value of a site has no dims on the left of the plates."""
-        return bool(site["value"].dim() - site["fn"].event_dim <= self._nesting)

@@ -63,10 +63,10 @@ def stir(elbo):
     """Give what is learned values that are not small."""
     generator = torch.Generator().manual_seed(1)
     for surrogate in elbo.control_variates.surrogates.values():
-        if isinstance(surrogate, inference.control_variates.LinearSurrogate):
+        if isinstance(surrogate, inference.surrogates.LinearSurrogate):
             values = surrogate.adam.values
             values.copy_(0.3 * torch.randn(len(values), generator=generator))
-        elif isinstance(surrogate, inference.control_variates.MeanSurrogate):
+        elif isinstance(surrogate, inference.surrogates.MeanSurrogate):
             surrogate.cross.fill_(0.8)
             surrogate.square.fill_(1.0)
 
