@@ -24,7 +24,7 @@ both players.
 Data: images of which a few keep their labels (:func:`~pyro_ext.datasets.keep_few_labels`). Headline figure: with 100
 labels of MNIST's 60,000 training images, 93 of the 10,000 test images are classified wrongly after 300 epochs (table 1
 of the paper). What shorter training and smaller data give is in ``benchmarks/gan.py``. The networks for CIFAR-10 are
-tested with generated images only: the paper's figures for CIFAR-10 and SVHN take days on a graphics card and have not
+tested with generated images only: the paper's figures for CIFAR-10 and SVHN are out of reach here and have not
 been repeated, nor has its study with human judges.
 
 References:
