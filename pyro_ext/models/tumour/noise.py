@@ -10,7 +10,8 @@ network comes to it shows what the network can learn.
 
 Data: simulated 10 x 10 matrices with false positives of .002 and false negatives of .1. The publication trains two
 hidden layers of 100 sigmoid units on 2,000,000 matrices, sorted and not. Its accuracies were not available; with 20,000
-sorted matrices its network reaches .68 in our measurements, which the networks here are compared with.
+sorted matrices its network reaches .66 here (three seeds, ``benchmarks/tumour.py``), which the others are compared
+with.
 
 References:
     | Tumor phylogeny topology inference via deep learning (Azer et al., 2020)
