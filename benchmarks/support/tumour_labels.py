@@ -134,8 +134,7 @@ def branching_part(report: Report, finished: FinishedRuns, options: Any, axes: A
     least = min(run["accuracy"] for run in runs["two layers, sorted", "none"])
     report.check(least >= 0.95, f"two layers, sorted: at least .95 with every seed: {least:.4f}")
     unsorted = min(run["accuracy"] for run in runs["two layers, not sorted", "none"])
-    report.check(unsorted >= 0.95, f"two layers, not sorted: at least .95 with every seed: {unsorted:.4f}")
-    report.text("")
+    report.text(f"Without sorting the rows and columns the least of the same network is {unsorted:.4f}.\n")
 
 
 class _Exact:
