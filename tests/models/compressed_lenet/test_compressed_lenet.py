@@ -42,6 +42,7 @@ def test_networks_and_priors(architecture, side, prior):
 
 
 @pytest.mark.filterwarnings("ignore:hardly any group", "ignore:only .* are classified correctly")
+@pytest.mark.slow
 def test_vgg_like_network_on_generated_images(tmp_path):
     data = generated()
     plan, result = trained(data, architecture="vgg_like", prior="horseshoe", threshold="gap")
