@@ -148,7 +148,41 @@ class _SampleSetDice(Dice):
         One ordinal at a time: Pyro shares contractions between them, and one made for costs that need no marginal
         of a site lacks what the costs of another ordinal need.
         """
-        return sum(super(_SampleSetDice, self).compute_expectation({ordinal: costs[ordinal]}) for ordinal in costs)
+        return sum(self._of_ordinal(ordinal, terms) for ordinal, terms in costs.items())
+
+    def _of_ordinal(self, ordinal: frozenset[str], terms: list[Tensor]) -> Any:
+        """Return the expected cost in some plates; without a contraction where one site at most is upstream."""
+        factors = self._get_log_factors(ordinal)
+        if len(factors) > 1 or not all(isinstance(factor, Tensor) for factor in factors):
+            return super().compute_expectation({ordinal: terms})
+        dims = factors[0]._pyro_dims if factors else ""
+        if any(set(dims).intersection(ordinal).difference(term._pyro_dims) for term in terms):
+            return super().compute_expectation({ordinal: terms})  # a cost lacks a plate of the site
+        total: Tensor | float = 0.0
+        weights: dict[str, Tensor] = {}
+        for term in terms:
+            if not factors:
+                total = total + term.sum()
+                continue
+            left = "".join(dim for dim in dims if dim in term._pyro_dims)
+            if left not in weights:
+                weight = factors[0].exp()
+                gone = [at for at, dim in enumerate(dims) if dim not in left]
+                weights[left] = weight.sum(gone) if gone else weight
+                weights[left]._pyro_dims = left  # type: ignore[attr-defined]
+            total = total + _expected(weights[left], term)
+        return total
+
+
+def _expected(weight: Tensor, cost: Tensor) -> Tensor:
+    """Return the sum of weight times cost, where the weight is not zero: there a cost may be infinite."""
+    positive = weight > 0
+    if bool(positive.all()):
+        weight, cost = packed.broadcast_all(weight, cost)
+        return (weight * cost).sum()
+    positive._pyro_dims = weight._pyro_dims  # type: ignore[attr-defined]
+    weight, cost, positive = packed.broadcast_all(weight, cost, positive)
+    return (weight.masked_select(positive) * cost.masked_select(positive)).sum()
 
 
 def _without_masks(site: Any) -> Any:

@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_ext.distributions.distinct import SamplesWithoutReplacement
 from pyro_ext.distributions.structure import unwrap
 from pyro_ext.inference.sample_sets.finite import FiniteDistribution, finite_distribution, parameter_dtype
+from pyro_ext.inference.sample_sets.log_probs import sample_one_hot
 from pyro_ext.inference.sample_sets.weights import (
     SetWeights,
     enumeration_weights,
@@ -79,7 +80,9 @@ def draw_sample_set(fn: Any, options: SetOptions) -> SampleSet:
         ValueError: if an exact enumeration would exceed ``options.max_leaves``.
     """
     if options.estimator == "leave_one_out":
-        values = fn.sample(torch.Size([options.num_samples]))
+        values = sample_one_hot(fn, options.num_samples)
+        if values is None:
+            values = fn.sample(torch.Size([options.num_samples]))
         weights = leave_one_out_weights(options.num_samples, values)
         return _laid_out(values, weights, fn)
     base, num_event_dims = unwrap(fn)

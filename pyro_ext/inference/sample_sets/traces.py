@@ -10,6 +10,7 @@ from pyro.infer.util import is_validation_enabled
 from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match, check_site_shape, check_traceenum_requirements
 
+from pyro_ext.inference.sample_sets.log_probs import compute_log_probs
 from pyro_ext.inference.sample_sets.messenger import SET_KEY
 
 __all__ = ["packed_traces"]
@@ -36,8 +37,7 @@ def packed_traces(
     if is_validation_enabled():
         check_model_guide_match(model_trace, guide_trace, nesting)
     guide_trace, model_trace = (prune_subsample_sites(trace) for trace in (guide_trace, model_trace))
-    model_trace.compute_log_prob()
-    guide_trace.compute_score_parts()
+    compute_log_probs(model_trace, guide_trace, SET_KEY)
     if is_validation_enabled():
         for trace in (model_trace, guide_trace):
             for site in trace.nodes.values():
