@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pyro_ext.datasets import IndexedDataset
+from pyro_ext.datasets import IndexedDataset, digits
+from pyro_ext.inference import TraceLeaveOneOut_ELBO
+from pyro_ext.models.drmm.build import build as build_drmm
 from tests.inference.training.toys import StopAfter, StopError
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -419,3 +421,23 @@ def test_sequences_without_replacement_have_less_variance_than_a_critic(tmp_path
         print(name, results[name])
     beam, critic = (results[name]["variance"] for name in ("unordered beam of 4", script.CRITIC))
     assert beam < critic / 2
+
+
+def test_steps_written_by_hand_have_our_gradients():
+    vae = importlib.import_module("support.vae")
+    by_hand = importlib.import_module("support.hand_written").HAND_WRITTEN["leave-one-out"]
+    plain_total = importlib.import_module("support.plain_drmm").plain_total
+    splits = digits()
+    plan = vae.autoencoder(splits, 20)
+    bound, x = vae.bound(plan), splits.train.x[:10]
+    elbo = TraceLeaveOneOut_ELBO(4, analytic_kl=True, max_plate_nesting=1)
+    torch.manual_seed(0)
+    vae.step(plan, elbo, (x, None, torch.arange(10)))()
+    ours = [p.grad.clone() for p in bound.parameters()]
+    assert all(gradient.abs().sum() > 0 for gradient in ours)
+    torch.manual_seed(0)
+    bound.zero_grad()
+    by_hand(bound.guide.encoder, bound.model.decoder, x, 4).backward()
+    torch.testing.assert_close([p.grad for p in bound.parameters()], ours, atol=1e-5, rtol=1e-4)
+    objective = build_drmm(splits).players[0].objective
+    torch.testing.assert_close(plain_total(objective, x), objective(x).total)

@@ -150,7 +150,7 @@ class _SampleSetDice(Dice):
         """
         return sum(self._of_ordinal(ordinal, terms) for ordinal, terms in costs.items())
 
-    def _of_ordinal(self, ordinal: frozenset[str], terms: list[Tensor]) -> Any:
+    def _of_ordinal(self, ordinal: frozenset[str], terms: list[Any]) -> Any:
         """Return the expected cost in some plates; without a contraction where one site at most is upstream."""
         factors = self._get_log_factors(ordinal)
         if len(factors) > 1 or not all(isinstance(factor, Tensor) for factor in factors):
@@ -159,7 +159,7 @@ class _SampleSetDice(Dice):
         if any(set(dims).intersection(ordinal).difference(term._pyro_dims) for term in terms):
             return super().compute_expectation({ordinal: terms})  # a cost lacks a plate of the site
         total: Tensor | float = 0.0
-        weights: dict[str, Tensor] = {}
+        weights: dict[str, Any] = {}
         for term in terms:
             if not factors:
                 total = total + term.sum()
@@ -169,20 +169,22 @@ class _SampleSetDice(Dice):
                 weight = factors[0].exp()
                 gone = [at for at, dim in enumerate(dims) if dim not in left]
                 weights[left] = weight.sum(gone) if gone else weight
-                weights[left]._pyro_dims = left  # type: ignore[attr-defined]
+                weights[left]._pyro_dims = left
             total = total + _expected(weights[left], term)
         return total
 
 
-def _expected(weight: Tensor, cost: Tensor) -> Tensor:
+def _expected(weight: Any, cost: Any) -> Tensor:
     """Return the sum of weight times cost, where the weight is not zero: there a cost may be infinite."""
     positive = weight > 0
     if bool(positive.all()):
         weight, cost = packed.broadcast_all(weight, cost)
-        return (weight * cost).sum()
-    positive._pyro_dims = weight._pyro_dims  # type: ignore[attr-defined]
-    weight, cost, positive = packed.broadcast_all(weight, cost, positive)
-    return (weight.masked_select(positive) * cost.masked_select(positive)).sum()
+    else:
+        positive._pyro_dims = weight._pyro_dims
+        weight, cost, positive = packed.broadcast_all(weight, cost, positive)
+        weight, cost = weight.masked_select(positive), cost.masked_select(positive)
+    total: Tensor = (weight * cost).sum()
+    return total
 
 
 def _without_masks(site: Any) -> Any:

@@ -7,6 +7,7 @@ that are left over belong to no cell: pooling ignores them, and unpooling fills 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Literal, NamedTuple, get_args
 
@@ -77,8 +78,7 @@ def max_cells(v: Tensor, pool: int, factors: tuple[float, float]) -> tuple[Tenso
         best = maps
     else:
         x, flat = F.max_pool2d(active, pool, return_indices=True)
-        width = maps.shape[-1]
-        position = (flat // width) % pool * pool + (flat % width) % pool
+        position = _positions(maps.shape[-2], maps.shape[-1], pool, flat.device)[flat]
         best = x if off >= 0 else maps.flatten(-2).gather(-1, flat.flatten(-2)).view_as(x)
     switches = Switches(position, (best.detach() > 0).to(x.dtype))
     shape = (*batch_shape, *x.shape[-3:])
@@ -107,10 +107,26 @@ def unpool(h: Tensor, position: Tensor, pool: int, size: tuple[int, int]) -> Ten
     if pool == 1:
         return h
     height, width = size
-    rows = pool * torch.arange(h.shape[-2], device=h.device)[:, None] + position // pool
-    columns = pool * torch.arange(h.shape[-1], device=h.device) + position % pool
+    corners, steps = _places(h.shape[-2], h.shape[-1], width, pool, h.device)
     empty = h.new_zeros((*h.shape[:-2], height * width))
-    return empty.scatter(-1, (rows * width + columns).flatten(-2), h.flatten(-2)).unflatten(-1, size)
+    return empty.scatter(-1, (steps[position] + corners).flatten(-2), h.flatten(-2)).unflatten(-1, size)
+
+
+@lru_cache(maxsize=64)
+def _positions(height: int, width: int, pool: int, device: torch.device) -> Tensor:
+    """Return the position in its cell of each place of a map, ``(height * width,)``."""
+    with torch.inference_mode(False):  # it outlives the caller's mode
+        rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
+        return (rows[:, None] % pool * pool + columns % pool).flatten()
+
+
+@lru_cache(maxsize=64)
+def _places(rows: int, columns: int, width: int, pool: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the place of each cell's corner in a map, ``(rows, columns)``, and the way from there to each position."""
+    with torch.inference_mode(False):
+        down, right = torch.arange(rows, device=device), torch.arange(columns, device=device)
+        position = torch.arange(pool**2, device=device)
+        return pool * (width * down[:, None] + right), position // pool * width + position % pool
 
 
 def mean_cells(x: Tensor, size: int) -> Tensor:

@@ -115,14 +115,19 @@ def _backtrace(levels: list[Tensor], categories: list[Tensor]) -> Tensor:
         return levels[0].unsqueeze(-1)
     table = torch.cat(categories) if len(categories) > 1 else categories[0]
     width = table.shape[-1]
+    path = _path(levels, width)
+    chosen = table.flatten(-2).gather(-1, path[1:])
+    return torch.cat([path[:1], chosen]).movedim(0, -1)
+
+
+def _path(levels: list[Tensor], width: int) -> Tensor:
+    """Return the positions of the kept children and of their ancestors, ``(levels,) + batch_shape + (k,)``."""
     position = levels[-1]
     path = [position]
     for level in reversed(levels[:-1]):
         position = level.gather(-1, torch.div(position, width, rounding_mode="floor"))
         path.append(position)
-    first, rest = path[-1], torch.stack(path[-2::-1])
-    chosen = table.flatten(-2).gather(-1, rest)
-    return torch.cat([first.unsqueeze(0), chosen]).movedim(0, -1)
+    return torch.stack(path[::-1])
 
 
 @torch.no_grad()
@@ -145,17 +150,17 @@ def product_topk(log_probs: Tensor, k: int) -> ProductSet:
     log_probs = log_probs.double()
     ranked, choice = log_probs.sort(dim=-1, descending=True, stable=True)
     ranked, choice = ranked[..., :k], choice[..., :k]
-    best, index = ranked[..., 0, :], choice[..., 0, :].unsqueeze(-1)
-    for t in range(1, log_probs.shape[-2]):
-        score = (best.unsqueeze(-1) + ranked[..., t, :].unsqueeze(-2)).flatten(-2)
-        width = ranked.shape[-1]
+    width = ranked.shape[-1]
+    best = ranked[..., 0, :]
+    levels = [torch.arange(width, device=best.device).expand(best.shape)]
+    for coordinate in ranked.unbind(-2)[1:]:
+        score = (best.unsqueeze(-1) + coordinate.unsqueeze(-2)).flatten(-2)
         score, kept = score.sort(dim=-1, descending=True, stable=True)
-        best, kept = score[..., :k], kept[..., :k]
-        parent = torch.div(kept, width, rounding_mode="floor")
-        history = index.gather(-2, parent.unsqueeze(-1).expand(*parent.shape, t))
-        action = choice[..., t, :].gather(-1, kept % width)
-        index = torch.cat([history, action.unsqueeze(-1)], dim=-1)
-    return ProductSet(index, best)
+        best = score[..., :k]
+        levels.append(kept[..., :k])
+    path = _path(levels, width)
+    path[1:] %= width  # the rank of the coordinate's category
+    return ProductSet(choice.movedim(-2, 0).gather(-1, path).movedim(0, -1), best)
 
 
 @torch.no_grad()
@@ -258,7 +263,7 @@ def sample_remainder(log_probs: Tensor, index: Tensor, num_excluded: Tensor, num
 def _inverse_cdf(log_mass: Tensor, num_draws: int) -> Tensor:
     """Draw indices ``batch_shape + (m,)`` in proportion to ``exp(log_mass)``, ``batch_shape + (L,)``."""
     top = log_mass.amax(-1, keepdim=True)
-    cdf = (log_mass - top).nan_to_num(nan=0.0, neginf=-torch.inf).exp().cumsum(-1)
+    cdf = (log_mass - top.nan_to_num(neginf=0.0)).exp_().cumsum(-1)  # nothing is left where it ends in 0
     total = cdf[..., -1:]
     u = torch.rand(*cdf.shape[:-1], num_draws, dtype=cdf.dtype, device=cdf.device) * total
     u = torch.minimum(u, torch.nextafter(total, torch.zeros_like(total)))

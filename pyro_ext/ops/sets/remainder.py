@@ -53,13 +53,23 @@ def topk_remainder(log_probs: Tensor, k: int) -> TopKRemainder:
     (tensor([1, 2]), tensor([1.0000, 0.5000, 0.2000]))
     """
     check_set_size(k, log_probs)
-    index = log_probs.detach().sort(dim=-1, descending=True, stable=True).indices
-    ordered = log_probs.gather(-1, index)
-    head, tail = floored(ordered.double()).tensor_split([k], dim=-1)
-    nothing = head.new_full((*head.shape[:-1], 1), LOG_NOTHING)
-    outside = torch.cat([tail, nothing], -1).logsumexp(-1, keepdim=True)
-    log_tail = unfloored(torch.cat([head, outside], -1).flip(-1).logcumsumexp(-1).flip(-1))
-    return TopKRemainder(index[..., :k], ordered[..., :k], log_tail.to(log_probs.dtype))
+    index = _most_probable(log_probs.detach(), k)
+    head = log_probs.gather(-1, index)
+    tail = floored(log_probs.double().scatter(-1, index, LOG_NOTHING))
+    outside = tail.logsumexp(-1, keepdim=True)
+    log_tail = unfloored(torch.cat([floored(head.double()), outside], -1).flip(-1).logcumsumexp(-1).flip(-1))
+    return TopKRemainder(index, head, log_tail.to(log_probs.dtype))
+
+
+def _most_probable(log_probs: Tensor, k: int) -> Tensor:
+    """Return the k most probable categories, ties by number: what a stable sort gives, without sorting all."""
+    if k < log_probs.shape[-1]:
+        values, index = log_probs.topk(k + 1, dim=-1)
+        if bool((values[..., k - 1] > values[..., k]).all()):  # no tie across the border, nor NaN
+            index = index[..., :k].sort(dim=-1).values
+            order = log_probs.gather(-1, index).sort(dim=-1, descending=True, stable=True).indices
+            return index.gather(-1, order)
+    return log_probs.sort(dim=-1, descending=True, stable=True).indices[..., :k]
 
 
 def optimal_num_summed(log_tail: Tensor, budget: int) -> Tensor:

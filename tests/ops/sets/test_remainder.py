@@ -74,3 +74,21 @@ def test_all_is_summed_where_the_budget_covers_the_mass():
 def test_wrong_calls_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("k", [1, 3, 7, 8])
+def test_the_order_is_that_of_a_stable_sort(k, dtype):
+    """Rows without ties, with ties inside of the set, across its border, and of probability zero."""
+    rows = [
+        [0.1, 0.2, 0.3, 0.15, 0.05, 0.12, 0.03, 0.05],
+        [0.2, 0.2, 0.2, 0.1, 0.1, 0.1, 0.05, 0.05],
+        [0.125] * 8,
+        [0.5, 0.0, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0],
+    ]
+    for log_probs in (torch.tensor(row, dtype=dtype).log() for row in rows):
+        expected = log_probs.sort(descending=True, stable=True)
+        top = topk_remainder(log_probs, k)
+        assert torch.equal(top.index, expected.indices[:k])
+        assert torch.equal(top.log_p, expected.values[:k])
+        tails = torch.stack([expected.values[j:].exp().sum() for j in range(k + 1)])
+        torch.testing.assert_close(top.log_tail.exp(), tails, atol=1e-6, rtol=1e-6)
