@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from pyro_ext.ops.kernels import use_kernels
+
 __all__ = ["Filled", "fill"]
 
 
@@ -44,6 +46,10 @@ class _Fill(Function):
 
     @staticmethod
     def forward(up: Tensor, down: Tensor) -> tuple[Tensor, ...]:
+        if use_kernels(up, down) and up.dtype in (torch.float32, torch.float64) and up.dtype == down.dtype:
+            from pyro_ext.ops._birkhoff_kernel import filled  # Numba is imported at the first call
+
+            return filled(up.detach(), down.detach(), _sizes(up)[1])
         return _forward(up, down)
 
     @staticmethod

@@ -1,11 +1,14 @@
 """Filling doubly stochastic matrices: against the recursion of the paper, volumes of the polytope, permutations."""
 
+import importlib.util
 import math
 
 import pytest
 import torch
 
+from pyro_ext.ops._birkhoff_fill import fill
 from pyro_ext.ops.birkhoff import break_sticks, sticks_of
+from pyro_ext.ops.kernels import kernels
 
 
 def raster_fill(beta):
@@ -109,3 +112,19 @@ def test_tiny_entries_keep_relative_precision():
 def test_wrong_calls_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed")
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("n", "batch"), [(1, 1), (2, 0), (3, 5), (6, 70)])
+def test_the_kernel_and_torch_fill_alike(n, batch, threads, dtype, monkeypatch):
+    """Both make the same operations in the same order, so that not even rounding differs."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    up = torch.rand(batch, n * n, dtype=dtype).t().requires_grad_()  # not contiguous
+    with kernels("torch"):
+        expected = fill(up, 1 - up)
+        gradient = torch.autograd.grad(sum(part.square().sum() for part in expected), up)
+    ours = fill(up, 1 - up)
+    for part, other in zip(ours, expected, strict=True):
+        assert torch.equal(part, other)
+    assert torch.equal(torch.autograd.grad(sum(part.square().sum() for part in ours), up)[0], gradient[0])
