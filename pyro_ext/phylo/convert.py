@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import networkx as nx
 import torch
 
 from pyro_ext.phylo.trees import TreeSet
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 __all__ = [
     "from_biopython",
@@ -98,6 +100,8 @@ def to_networkx(trees: TreeSet, index: int = 0) -> nx.DiGraph:
         >>> sorted(graph.edges), graph.nodes[3]["taxon"]
         ([(0, 4), (4, 1), (4, 5), (5, 2), (5, 3)], 'd')
     """
+    import networkx as nx
+
     parents = trees.parents[index].tolist()
     lengths = None if trees.branch_lengths is None else trees.branch_lengths[index].tolist()
     graph = nx.DiGraph()
@@ -192,6 +196,8 @@ def to_biopython(trees: TreeSet) -> list[Any]:
 
 
 def _from_graph(graph: nx.Graph, rooted: bool) -> TreeSet:
+    import networkx as nx
+
     if not nx.is_tree(graph):
         raise ValueError("the graph is not a tree: it has a cycle, or is not connected")
     if len(graph) == 2 and not rooted:
@@ -212,6 +218,8 @@ def _from_graph(graph: nx.Graph, rooted: bool) -> TreeSet:
 
 def _split_edge(graph: nx.Graph) -> nx.DiGraph:
     """Put a root on the only edge of a tree of two taxa."""
+    import networkx as nx
+
     ((first, second, own),) = graph.edges(data=True)
     root = object()  # equal to none of the graph's nodes
     split = nx.DiGraph([(root, first, {"length": 0.0} if "length" in own else {}), (root, second, own)])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import networkx as nx
+from typing import TYPE_CHECKING
 
 from pyro_ext.ops.mutations import MISSING, conflicting_pairs, gamete_product
 from pyro_ext.phylo._newick_text import quoted
 from pyro_ext.phylo.mutation_matrix import MutationMatrix
 from pyro_ext.phylo.reading import parse_trees
 from pyro_ext.phylo.trees import TreeSet
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 __all__ = ["conflict_graph", "perfect_phylogeny", "phylogeny_newick", "phylogeny_trees"]
 
@@ -49,6 +52,8 @@ def perfect_phylogeny(matrix: MutationMatrix) -> nx.DiGraph:
             f"mutations {first!r} and {second!r} are in conflict (one of {len(conflicts) // 2} pairs), so there is no "
             "perfect phylogeny; maximum_likelihood_phylogeny finds the most probable matrix that has one"
         )
+    import networkx as nx
+
     groups: dict[frozenset[int], list[str]] = {}
     for name, column in zip(matrix.mutations, matrix.values.mT.tolist(), strict=True):
         groups.setdefault(frozenset(place for place, entry in enumerate(column) if entry), []).append(name)
@@ -132,6 +137,8 @@ def conflict_graph(matrix: MutationMatrix) -> nx.Graph:
         >>> list(graph.edges(data="weight"))
         [('m1', 'm2', 1)]
     """
+    import networkx as nx
+
     filled = matrix.filled()
     graph = nx.Graph()
     graph.add_nodes_from(matrix.mutations)
@@ -164,6 +171,8 @@ def _own_cells(
 
 def _newick(tree: nx.DiGraph, labels: bool) -> str:
     """Return the text of a tree, without the semicolon; without labels, nodes of one descendant are left out, too."""
+    import networkx as nx
+
     text: dict[int, tuple[str, int]] = {}  # of each node: what hangs on it, and the mutations above to be added
     for node in reversed(list(nx.dfs_preorder_nodes(tree, 0))):
         parts = [(quoted(cell), 0) for cell in tree.nodes[node]["cells"]]
