@@ -176,14 +176,8 @@ class _SampleSetDice(Dice):
 
 def _expected(weight: Any, cost: Any) -> Tensor:
     """Return the sum of weight times cost, where the weight is not zero: there a cost may be infinite."""
-    positive = weight > 0
-    if bool(positive.all()):
-        weight, cost = packed.broadcast_all(weight, cost)
-    else:
-        positive._pyro_dims = weight._pyro_dims
-        weight, cost, positive = packed.broadcast_all(weight, cost, positive)
-        weight, cost = weight.masked_select(positive), cost.masked_select(positive)
-    total: Tensor = (weight * cost).sum()
+    weight, cost = packed.broadcast_all(weight, cost)
+    total: Tensor = (weight * torch.where(weight > 0, cost, 0.0)).sum()
     return total
 
 

@@ -62,7 +62,7 @@ def topk_remainder(log_probs: Tensor, k: int) -> TopKRemainder:
 
 
 def _most_probable(log_probs: Tensor, k: int) -> Tensor:
-    """Return the k most probable categories, ties by number: what a stable sort gives; on the CPU without sorting all."""
+    """Return the k most probable categories, ties by number, as a stable sort does; on the CPU without sorting all."""
     if log_probs.device.type == "cpu" and k < log_probs.shape[-1]:  # elsewhere a look at values waits for the device
         values, index = log_probs.topk(k + 1, dim=-1)
         if bool((values[..., k - 1] > values[..., k]).all()):  # no tie across the border, nor NaN
