@@ -10,6 +10,7 @@ TORCH ?= torch==2.13.0
 WORKERS ?= 2
 PYTEST_ARGS ?=
 DEMO_OUT ?= runs/demo
+PLOTS_OUT ?= runs/plots.png
 
 VENV := .venv
 BENCH_VENV := .venv-bench
@@ -26,7 +27,7 @@ BENCH_READY := $(BENCH_VENV)/.ready-$(TORCH_KEY)
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 SMOKE_TEST=1 MPLBACKEND=Agg
 PYTEST := $(TEST_ENV) $(VENV)/bin/python -m pytest
 
-.PHONY: help setup demo test test-slow lint format types bench bench-slow docs clean
+.PHONY: help setup demo test test-slow lint format types plots bench bench-slow docs clean
 
 help:
 	@echo "make setup      prepare .venv (PYTHON=$(PYTHON), TORCH=$(TORCH))"
@@ -35,6 +36,7 @@ help:
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make lint       ruff and the import contracts; 'make format' repairs what can be repaired"
 	@echo "make types      mypy"
+	@echo "make plots      every plot that the commands write, in one picture, $(PLOTS_OUT)"
 	@echo "make bench      side-by-side benchmarks, in an environment of their own ($(BENCH_VENV))"
 	@echo "make bench-slow the benchmarks that take hours and continue where they were stopped"
 	@echo "make docs       the HTML documentation, in docs/_build/html"
@@ -88,6 +90,9 @@ format: $(READY)
 
 types: $(READY)
 	$(VENV)/bin/python -m mypy
+
+plots: $(READY)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/support/contact_sheet.py --out $(PLOTS_OUT)
 
 bench: $(BENCH_READY)
 	for script in $(filter-out $(SLOW_BENCHMARKS),$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BENCH_VENV)/bin/python "$$script"; done

@@ -441,3 +441,24 @@ def test_steps_written_by_hand_have_our_gradients():
     torch.testing.assert_close([p.grad for p in bound.parameters()], ours, atol=1e-5, rtol=1e-4)
     objective = build_drmm(splits).players[0].objective
     torch.testing.assert_close(plain_total(objective, x), objective(x).total)
+
+
+def test_the_sheet_of_plots_has_every_command_and_every_file(tmp_path, monkeypatch, capsys):
+    from pyro_ext.cli.__main__ import COMMANDS
+    from pyro_ext.models import MODELS
+    from pyro_ext.plotting import loss_curve, save
+
+    sheet = importlib.import_module("support.contact_sheet")
+    assert sheet.FIT.keys() == MODELS.keys()
+    assert {"fit", *(name.split(",")[0].split()[0] for name in sheet.OTHERS)} - {"demo"} == COMMANDS.keys() - {
+        "models",
+        "completion",
+    }
+    for name in ("a/loss.png", "b/loss.png"):
+        (tmp_path / name).parent.mkdir()
+        save(loss_curve([2.0, 1.0]), tmp_path / name, dpi=20)
+    sheet.draw(sorted(tmp_path.rglob("*.png")), tmp_path, tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").stat().st_size > 1000
+    monkeypatch.chdir(tmp_path)
+    assert not sheet.run("fit", "fit nothing")
+    assert "there is no model" in capsys.readouterr().err

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import runpy
 from pathlib import Path
 
+import pyro
 import pytest
 
 TUTORIALS = sorted((Path(__file__).resolve().parents[1] / "tutorials").glob("*.py"))
+EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "tutorials" / "examples").glob("*.py"))
+SLACK = 0.3  # a bound is estimated, within a few standard errors
 
 
 def test_there_are_tutorials() -> None:
@@ -28,3 +32,35 @@ def test_tutorial_runs(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(path), run_name="__main__")
     plt.close("all")
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_stays_below_its_exact_reference(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMOKE_TEST", "1")
+    figures = runpy.run_path(str(path), run_name="__main__")["FIGURES"]
+    pyro.clear_param_store()
+    assert figures
+    for reference, ours, pyros in figures.values():
+        assert all(math.isfinite(value) for value in (reference, ours, pyros))
+        assert max(ours, pyros) <= reference + SLACK
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_comes_near_its_reference(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the table in tutorials/examples says, which has the same digits with the same version of PyTorch."""
+    monkeypatch.delenv("SMOKE_TEST", raising=False)
+    figures = runpy.run_path(str(path), run_name="__main__")["FIGURES"]
+    pyro.clear_param_store()
+    table = (path.parent / "index.md").read_text(encoding="utf-8")
+    (row,) = [line for line in table.splitlines() if line.startswith("|") and f"({path.name})" in line]
+    said = [float(cell.strip().split(",")[0].replace("−", "-")) for cell in row.split("|")[3:6]]
+    (measured,) = figures.values()
+    assert said == pytest.approx(measured, abs=0.3)
+    assert measured[0] == pytest.approx(said[0], abs=0.01)
+    assert measured[1] > measured[2] - 0.1
+
+
+def test_every_example_is_in_the_table() -> None:
+    index = (EXAMPLES[0].parent / "index.md").read_text(encoding="utf-8")
+    assert all(f"({path.name})" in index and f"\n{path.stem}\n" in index for path in EXAMPLES)

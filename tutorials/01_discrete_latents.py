@@ -25,8 +25,10 @@ from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, config_enumerate
 from torch.distributions import constraints
 
 from pyro_ext.inference import TraceLeaveOneOut_ELBO, TraceSumAndSample_ELBO, TraceUnorderedSet_ELBO
+from pyro_ext.plotting import use_style
 
 SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
+use_style()  # colours that are told apart with each kind of colour blindness
 REPLICATES = 500 if SMOKE_TEST else 20_000  # the number of independent estimates of the gradient
 STEPS = 50 if SMOKE_TEST else 400
 pyro.set_rng_seed(0)

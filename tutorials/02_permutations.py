@@ -34,8 +34,10 @@ from pyro_ext.distributions import (
 )
 from pyro_ext.inference import TraceUnorderedSet_ELBO
 from pyro_ext.ops.assignment import best_permutation
+from pyro_ext.plotting import use_style
 
 SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
+use_style()  # colours that are told apart with each kind of colour blindness
 DRAWS = 500 if SMOKE_TEST else 5000  # per distribution and problem
 STEPS = 5 if SMOKE_TEST else 300
 PROBLEMS = 4 if SMOKE_TEST else 20  # independent matching problems, fitted side by side

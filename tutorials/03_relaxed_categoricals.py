@@ -29,8 +29,10 @@ from pyro_ext.distributions import (
     RelaxedOneHotCategoricalStraightThrough,
 )
 from pyro_ext.inference import RelaxReparam, TemperatureSchedule, relax
+from pyro_ext.plotting import use_style
 
 SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
+use_style()  # colours that are told apart with each kind of colour blindness
 REPLICATES = 500 if SMOKE_TEST else 20_000  # the number of independent estimates of the gradient
 STEPS = 30 if SMOKE_TEST else 400
 pyro.set_rng_seed(0)
@@ -111,8 +113,8 @@ fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
 for name in DISTRIBUTIONS:
     left.loglog(GRID, bias[name], marker="o", label=name)
     right.loglog(GRID, variance[name], marker="o", label=name)
-left.set(xlabel="temperature", title="relative bias of the gradient")
-right.set(xlabel="temperature", title="variance of the gradient")
+left.set(xlabel="temperature", ylabel="|mean - exact| / |exact|", title="relative bias of the gradient")
+right.set(xlabel="temperature", ylabel="summed over the logits", title="variance of the gradient")
 left.legend()
 plt.show()
 
@@ -136,7 +138,7 @@ def guide():
     pyro.sample("place", dist.OneHotCategorical(logits=logits))
 
 
-log_evidence = dist.Normal(VALUES, 1.0).log_prob(HEARD).logsumexp(0) - torch.tensor(8.0).log()
+log_evidence = float(dist.Normal(VALUES, 1.0).log_prob(HEARD).logsumexp(0) - torch.tensor(8.0).log())
 print(f"log evidence of the discrete model: {log_evidence:.3f}")
 
 # %% [markdown]
@@ -186,8 +188,9 @@ for ax, temperature in zip(axes, (2.0, 0.5, 0.1), strict=True):
         bounds = train(objective, temperature)
         print(f"temperature {temperature}, {objective:20} discrete bound {bounds[-1]:.3f}")
         ax.plot(bounds, label=objective)
-    ax.set(title=f"temperature {temperature}", xlabel="step", ylim=(-4, -2))
-axes[0].set_ylabel("bound of the discrete model")
+    ax.axhline(log_evidence, color="black", linestyle="-", linewidth=0.8, label="log evidence")
+    ax.set(title=f"temperature {temperature}", xlabel="step", ylim=(log_evidence - 1.5, log_evidence + 0.1))
+axes[0].set_ylabel("bound of the discrete model (nats)")
 axes[-1].legend()
 plt.show()
 

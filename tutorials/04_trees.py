@@ -26,9 +26,10 @@ import torch
 from pyro_ext.distributions import SubsplitBayesianNetwork, TreeFrequency, UniformTopology, tree_kl
 from pyro_ext.inference import TraceUnorderedSet_ELBO
 from pyro_ext.phylo import SubsplitSupport, TreeSet, all_trees, parse_trees, read_trees, write_trees
-from pyro_ext.plotting import tree_probabilities
+from pyro_ext.plotting import tree_probabilities, use_style
 
 SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
+use_style()  # colours that are told apart with each kind of colour blindness
 VISITS = 300  # the length of the chain
 STEPS = 5 if SMOKE_TEST else 200
 pyro.set_rng_seed(4)

@@ -28,9 +28,10 @@ from pyro_ext.inference import TraceUnorderedSet_ELBO, TraceVIMCO_ELBO
 from pyro_ext.inference.evidence import EvidenceSettings, estimate_evidence
 from pyro_ext.models.phylo import FixedTopology, VariationalPhylogeny
 from pyro_ext.phylo import STATES, Alignment, SubsplitSupport, TreeSet, all_trees, parse_trees
-from pyro_ext.plotting import branch_intervals, loss_curve, tree_probabilities
+from pyro_ext.plotting import branch_intervals, loss_curve, tree_probabilities, use_style
 
 SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
+use_style()  # colours that are told apart with each kind of colour blindness
 SITES = 60 if SMOKE_TEST else 150
 FIT_STEPS, DRAWS = (50, 40) if SMOKE_TEST else (250, 1000)  # for the integrals over branch lengths
 STEPS, EVERY = (20, 10) if SMOKE_TEST else (2000, 100)  # for the variational phylogeny
@@ -155,9 +156,8 @@ for name, elbo in elbos.items():
         optimiser.step()
 
 fig, ax = plt.subplots(figsize=(6, 4), layout="constrained")
-loss_curve(curves, ax, epochs=range(0, STEPS, EVERY), ylabel="bound of 10 samples (nats)")
+loss_curve(curves, ax, epochs=range(0, STEPS, EVERY), ylabel="bound of 10 samples (nats)", xlabel="step")
 ax.axhline(evidence, color="black", linewidth=0.8)
-ax.set_xlabel("step")
 plt.show()
 
 # %% [markdown]

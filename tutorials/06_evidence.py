@@ -28,9 +28,10 @@ from pyro_ext.distributions import TreeLikelihood
 from pyro_ext.inference.evidence import EvidenceSettings, EvidenceWarning, compare_evidence, estimate_evidence
 from pyro_ext.models.phylo import FixedTopology
 from pyro_ext.phylo import Alignment, parse_trees
-from pyro_ext.plotting import plot_evidence, plot_topology_probabilities
+from pyro_ext.plotting import plot_evidence, plot_topology_probabilities, use_style
 
 SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
+use_style()  # colours that are told apart with each kind of colour blindness
 pyro.set_rng_seed(0)
 if SMOKE_TEST:
     SETTINGS = EvidenceSettings(num_importance=200, num_posterior=80, num_power=40, num_powers=4, num_warmup=12)
@@ -130,7 +131,7 @@ print(
     [round(p, 3) for p in probability.tolist()],
 )
 fig, ax = plt.subplots(figsize=(5, 3), layout="constrained")
-ax.errorbar(DEGREES, log_evidence, yerr=2 * errors, fmt="o-", capsize=3, label="evidence (bridge)")
+ax.errorbar(DEGREES, log_evidence, yerr=2 * errors, fmt="o-", capsize=3, label="evidence (bridge), ± 2 standard errors")
 ax.plot(DEGREES, [results[degree]["ml"].log_evidence for degree in DEGREES], "s--", label="highest likelihood")
 ax.set(xlabel="degree", ylabel="nats", xticks=DEGREES)
 ax.legend(frameon=False)

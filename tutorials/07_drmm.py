@@ -28,9 +28,10 @@ from pyro_ext.inference import FitSettings, OptimizerSettings, SchedulerSettings
 from pyro_ext.models.drmm import DRMM, Layer, build, estimate_switch_distribution
 from pyro_ext.models.drmm.conversion import to_sequential
 from pyro_ext.models.drmm.exact import ExactProgram, exact_map, log_joint
-from pyro_ext.plotting import image_grid
+from pyro_ext.plotting import image_grid, use_style
 
 SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
+use_style()  # colours that are told apart with each kind of colour blindness
 EPOCHS = 2 if SMOKE_TEST else 25
 logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
 pyro.set_rng_seed(0)

@@ -33,9 +33,10 @@ from pyro.infer import TraceMeanField_ELBO
 from pyro_ext.datasets import load
 from pyro_ext.inference import FitSettings, ReconstructionConstraint, TraceGECO_ELBO, fit
 from pyro_ext.models.geco_vae import build
-from pyro_ext.plotting import loss_curve
+from pyro_ext.plotting import loss_curve, use_style
 
 SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
+use_style()  # colours that are told apart with each kind of colour blindness
 STEPS, EPOCHS = (20, 2) if SMOKE_TEST else (1500, 200)
 logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
 pyro.set_rng_seed(0)

@@ -32,8 +32,10 @@ from pyro_ext.inference import (
 )
 from pyro_ext.inference.compare import Subject, compare_gradients
 from pyro_ext.models import hard_attention, semi_supervised_vae
+from pyro_ext.plotting import use_style
 
 SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
+use_style()  # colours that are told apart with each kind of colour blindness
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
 WARM_START = 4 if SMOKE_TEST else 200  # the first steps see labelled images only
 pyro.set_rng_seed(0)

@@ -25,8 +25,10 @@ import torch
 from pyro_ext.datasets import IndexedDataset, Splits, load, sprites
 from pyro_ext.inference import FitSettings, fit
 from pyro_ext.models.disentangling import build, codes_of, dci, mutual_information_gap
+from pyro_ext.plotting import use_style
 
 SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
+use_style()  # colours that are told apart with each kind of colour blindness
 EPOCHS, SPRITE_EPOCHS = (1, 1) if SMOKE_TEST else (80, 24)
 logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
 

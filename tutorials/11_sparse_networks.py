@@ -30,8 +30,10 @@ from pyro_ext.inference import AnalyticKL, FitSettings, KLWarmUp, fit
 from pyro_ext.models.sparse_lenet import build
 from pyro_ext.nn import AutoAdditiveNormal, bayesianize
 from pyro_ext.ops.log_uniform import log_uniform_kl
+from pyro_ext.plotting import use_style
 
 SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
+use_style()  # colours that are told apart with each kind of colour blindness
 logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
 
 # %% [markdown]

@@ -43,9 +43,10 @@ from pyro_ext.nn import (
     input_gradients,
     looks_linear_,
 )
-from pyro_ext.plotting import autocorrelation_curve, correlation_by_depth, gradient_trace
+from pyro_ext.plotting import autocorrelation_curve, correlation_by_depth, gradient_trace, use_style
 
 SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
+use_style()  # colours that are told apart with each kind of colour blindness
 DRAWS, WIDTH = (1, 50) if SMOKE_TEST else (20, 200)
 logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message="only .* are classified correctly")

@@ -29,9 +29,10 @@ from pyro_ext.inference import FitSettings, fit
 from pyro_ext.models.gcn import GCN, build, class_probabilities, init_to_glorot, weight_decay_scale
 from pyro_ext.nn import GraphConvolution, normalize_adjacency
 from pyro_ext.ops.calibration import expected_calibration_error
-from pyro_ext.plotting import draw_graph, reliability_diagram
+from pyro_ext.plotting import draw_graph, reliability_diagram, use_style
 
 SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
+use_style()  # colours that are told apart with each kind of colour blindness
 STEPS = 5 if SMOKE_TEST else 200
 logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
 

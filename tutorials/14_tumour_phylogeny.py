@@ -41,9 +41,10 @@ from pyro_ext.phylo import (
     perfect_phylogeny,
     phylogeny_newick,
 )
-from pyro_ext.plotting import clone_tree, mutation_matrices
+from pyro_ext.plotting import clone_tree, mutation_matrices, use_style
 
 SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
+use_style()  # colours that are told apart with each kind of colour blindness
 logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
 pyro.set_rng_seed(0)

@@ -38,9 +38,10 @@ from pyro_ext.models.gan import (
     draw_samples,
 )
 from pyro_ext.nn import MinibatchDiscrimination, VirtualBatchNorm, WithReferenceBatch, initialize_from_data_
-from pyro_ext.plotting import image_grid
+from pyro_ext.plotting import image_grid, use_style
 
 SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
+use_style()  # colours that are told apart with each kind of colour blindness
 EPOCHS = 1 if SMOKE_TEST else 100
 logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
 warnings.simplefilter("ignore", FitWarning)

@@ -290,4 +290,9 @@ def _plots(model: Model, guide: Guide, data: Splits, seed: int, number: int = 10
         """Return the decoder's means at codes drawn from the prior."""
         return model.decode(_sample_codes(model.prior_logits, number)).sigmoid()
 
-    return {"reconstruction": image_rows(reconstruction, shape), "samples": sample_images(samples, shape, seed=seed)}
+    what = "training images" if data.valid is None else "held-out images"
+    title = f"{what}, and the decoder's means at their most probable codes"
+    return {
+        "reconstruction": image_rows(reconstruction, shape, title, ("image", "reconstruction")),
+        "samples": sample_images(samples, shape, seed=seed, title="decoder's means at codes drawn from the prior"),
+    }

@@ -1,7 +1,8 @@
 """Plots: each function takes ``ax=None`` and returns the axes it drew on; matplotlib is imported when one is called.
 
 Without ``ax`` a plot gets a figure of its own, outside pyplot: nothing to close and no display needed. Put it into a
-file with :func:`save`; for a window, pass an ``ax`` of ``plt.subplots()``.
+file with :func:`save`; for a window, pass an ``ax`` of ``plt.subplots()``. All share colours that are told apart with
+each kind of colour blindness; :func:`use_style` gives them to figures of one's own, :func:`finish` labels and legends.
 """
 
 from __future__ import annotations
@@ -15,9 +16,13 @@ from pyro_ext.plotting.graphs import draw_graph, embedding
 from pyro_ext.plotting.images import image_grid
 from pyro_ext.plotting.mutations import clone_tree, mutation_matrices
 from pyro_ext.plotting.sparsity import compression_curve, score_histogram, weight_map
+from pyro_ext.plotting.style import COLOURS, DASHES, MARKERS, finish, integer_ticks, use_style
 from pyro_ext.plotting.trees import branch_intervals, plot_topology_probabilities, tree_probabilities
 
 __all__ = [
+    "COLOURS",
+    "DASHES",
+    "MARKERS",
     "autocorrelation_curve",
     "branch_intervals",
     "clone_tree",
@@ -26,11 +31,13 @@ __all__ = [
     "correlation_by_depth",
     "draw_graph",
     "embedding",
+    "finish",
     "given_or_new",
     "gradient_trace",
     "gradient_variance",
     "gradient_variance_curve",
     "image_grid",
+    "integer_ticks",
     "loss_curve",
     "mutation_matrices",
     "plot_evidence",
@@ -39,5 +46,6 @@ __all__ = [
     "save",
     "score_histogram",
     "tree_probabilities",
+    "use_style",
     "weight_map",
 ]

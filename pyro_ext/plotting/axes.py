@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pyro_ext.plotting.style import prepare
 from pyro_ext.utils.files import replacing
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ __all__ = ["given_or_new", "save"]
 def given_or_new(ax: Axes | None, width: float = 6.0, height: float = 4.0) -> Axes:
     """Return ``ax``, or the only axes of a new figure of ``width`` x ``height`` inches, outside pyplot.
 
+    Axes on which nothing has been drawn get the colours and the grid that all plots share.
+
     Raises:
         ImportError: if matplotlib is not installed.
 
@@ -25,12 +28,12 @@ def given_or_new(ax: Axes | None, width: float = 6.0, height: float = 4.0) -> Ax
         ([3.0, 2.0], True)
     """
     if ax is not None:
-        return ax
+        return prepare(ax)
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("plots need matplotlib: pip install 'pyro-ext[plot]'") from error
-    return Figure(figsize=(width, height), layout="constrained").add_subplot()
+    return prepare(Figure(figsize=(width, height), layout="constrained").add_subplot())
 
 
 def save(ax: Axes, path: str | Path, dpi: float = 150.0) -> Path:

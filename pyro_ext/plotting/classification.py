@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from pyro_ext.ops.calibration import calibration_bins
 from pyro_ext.plotting.axes import given_or_new
+from pyro_ext.plotting.style import COLOURS, finish
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,8 +21,8 @@ __all__ = ["confusion_matrix", "reliability_diagram"]
 def reliability_diagram(probs: Tensor, labels: Tensor, ax: Axes | None = None, num_bins: int = 10) -> Axes:
     """Plot the accuracy of predictions against their confidence; those on the diagonal are calibrated.
 
-    Bars above the diagonal stand for predictions that are right more often than they claim. The grey line is the share
-    of predictions in each bin.
+    Bars above the diagonal stand for predictions that are right more often than they claim. The line with dots is the
+    share of predictions in each bin.
 
     Args:
         probs: the probabilities of C classes, ``(N, C)``.
@@ -42,20 +43,29 @@ def reliability_diagram(probs: Tensor, labels: Tensor, ax: Axes | None = None, n
     Example:
         >>> ax = reliability_diagram(torch.tensor([[0.9, 0.1], [0.3, 0.7]]), torch.tensor([0, 0]))
         >>> ax.get_xlabel(), ax.get_title()
-        ('confidence', 'expected calibration error 0.400')
+        ('confidence (probability of the predicted class)', 'expected calibration error 0.400')
     """
     bins = calibration_bins(probs.detach().double().cpu(), labels.cpu(), num_bins)
     ax = given_or_new(ax, 4.5, 4.5)
     width = 1 / num_bins
     middles = [(at + 0.5) * width for at in range(num_bins)]
-    ax.bar(middles, bins.accuracy.tolist(), 0.95 * width, color="tab:blue", alpha=0.75, label="accuracy")
+    ax.bar(middles, bins.accuracy.tolist(), 0.95 * width, color=COLOURS[0], alpha=0.75, label="accuracy")
     ax.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle="--", label="calibrated")
-    ax.plot(middles, bins.share.tolist(), color="grey", linewidth=1, marker=".", label="share of predictions")
+    ax.plot(
+        middles,
+        bins.share.tolist(),
+        color=COLOURS[1],
+        linestyle="-",
+        linewidth=1,
+        marker="o",
+        markersize=3,
+        label="share of predictions",
+    )
     error = float((bins.share * (bins.accuracy - bins.confidence).abs()).sum())
-    ax.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-    ax.set_title(f"expected calibration error {error:.3f}", fontsize=9)
-    ax.legend(frameon=False, fontsize=8, loc="upper left")
-    return ax
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    title = f"expected calibration error {error:.3f}"
+    place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "ncols": 3, "columnspacing": 1.0}
+    return finish(ax, "confidence (probability of the predicted class)", "accuracy, share", title, **place)
 
 
 def confusion_matrix(
@@ -97,7 +107,8 @@ def confusion_matrix(
     counts = (labels * number + predicted).bincount(minlength=number**2).reshape(number, number)
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
     names = [*class_names] or [str(k) for k in range(number)]
-    ax = given_or_new(ax, 1.5 + 0.55 * number, 1.2 + 0.5 * number)
+    ax = given_or_new(ax, max(3.2, 1.8 + 0.55 * number), max(2.8, 1.4 + 0.5 * number))
+    ax.grid(False)
     ax.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     for row in range(number):
         for column in range(number):
@@ -105,5 +116,5 @@ def confusion_matrix(
             ax.text(column, row, str(int(counts[row, column])), ha="center", va="center", fontsize=8, color=color)
     ax.set_xticks(range(number), names)
     ax.set_yticks(range(number), names)
-    ax.set(xlabel="predicted class", ylabel="true class")
-    return ax
+    title = "numbers of cases; shades: shares of a row"
+    return finish(ax, "predicted class", "true class", title)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyro_ext.plotting.axes import given_or_new
+from pyro_ext.plotting.style import finish
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["autocorrelation_curve", "correlation_by_depth", "gradient_trace"]
 
-_INSIDE = 6  # labels; a longer legend stands beside the axes
 _DASHES = ("--", ":", "-.")
 
 
@@ -22,6 +22,8 @@ def gradient_trace(
     gradients: Mapping[str, Sequence[float] | np.ndarray],
     inputs: Sequence[float] | np.ndarray,
     ax: Axes | None = None,
+    *,
+    xlabel: str = "input",
 ) -> Axes:
     """Plot gradients of functions of one variable against the variable.
 
@@ -31,6 +33,7 @@ def gradient_trace(
         gradients: the gradients by label, each of shape ``(n,)``.
         inputs: the places, shape ``(n,)``.
         ax: the axes to draw on; new ones if ``None``.
+        xlabel: the label of the x axis: what the places are.
 
     Returns:
         The axes drawn on.
@@ -52,13 +55,9 @@ def gradient_trace(
         if curve.shape != places.shape:
             raise ValueError(f"gradients[{label!r}] must have shape {places.shape}, that of inputs, got {curve.shape}")
         largest = np.abs(curve).max(initial=0.0)
-        ax.plot(places, curve / largest if largest > 0 else curve, label=label, linewidth=0.9)
+        ax.plot(places, curve / largest if largest > 0 else curve, label=label or None, linewidth=0.9)
     ax.axhline(0.0, color="black", linewidth=0.6)
-    ax.set_xlabel("input")
-    ax.set_ylabel("gradient / largest gradient")
-    if any(gradients):
-        ax.legend(frameon=False)
-    return ax
+    return finish(ax, xlabel, "gradient / largest gradient")
 
 
 def autocorrelation_curve(curves: Mapping[str, Sequence[float] | np.ndarray], ax: Axes | None = None) -> Axes:
@@ -66,7 +65,7 @@ def autocorrelation_curve(curves: Mapping[str, Sequence[float] | np.ndarray], ax
 
     Args:
         curves: the autocorrelations at lags 0, 1, 2, ... by label, each of shape ``(lags,)``, or ``(runs, lags)`` for
-            runs that differ by seed: their mean is drawn.
+            runs that differ by seed: their mean is drawn, over the range they cover.
         ax: the axes to draw on; new ones if ``None``.
 
     Returns:
@@ -87,15 +86,16 @@ def autocorrelation_curve(curves: Mapping[str, Sequence[float] | np.ndarray], ax
         runs = np.atleast_2d(np.asarray(values, dtype=float))
         if runs.ndim != 2:
             raise ValueError(f"curves[{label!r}] must have shape (lags,) or (runs, lags), got {np.shape(values)}")
-        ax.plot(np.arange(runs.shape[-1]), runs.mean(0), label=label, marker=".")
+        lags = np.arange(runs.shape[-1])
+        (line,) = ax.plot(lags, runs.mean(0), label=label, marker="o", markersize=3)
+        if len(runs) > 1:
+            ax.fill_between(lags, runs.min(0), runs.max(0), color=line.get_color(), alpha=0.2, linewidth=0)
     ax.axhline(0.0, color="black", linewidth=0.6)
     ax.set_ylim(top=1.05)
     ax.locator_params(axis="x", integer=True)
-    ax.set_xlabel("lag (points)")
-    ax.set_ylabel("autocorrelation of gradients")
-    beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if len(curves) > _INSIDE else {}
-    ax.legend(frameon=False, fontsize="small", **beside)
-    return ax
+    several = max(len(np.atleast_2d(np.asarray(values))) for values in curves.values()) > 1
+    runs_said = "mean and range of runs" if several else ""
+    return finish(ax, "lag (points)", "autocorrelation of gradients", legend_title=runs_said)
 
 
 def correlation_by_depth(
@@ -129,13 +129,10 @@ def correlation_by_depth(
         curve = np.asarray(values, dtype=float)
         if curve.shape != places.shape:
             raise ValueError(f"measured[{label!r}] must have one value for each of {len(places)} depths")
-        ax.plot(places, np.where(curve > 0, curve, np.nan), "o-", label=label)
+        ax.plot(places, np.where(curve > 0, curve, np.nan), marker="o", label=label)
     fine = np.linspace(places.min(), places.max(), 100)
     for at, (label, function) in enumerate((theory or {}).items()):
         ax.plot(fine, function(fine), _DASHES[at % len(_DASHES)], label=label, color="black", linewidth=0.9)
     ax.set_yscale("log")
     ax.set_xticks(places)
-    ax.set_xlabel("layers")
-    ax.set_ylabel("correlation of gradients")
-    ax.legend(frameon=False, fontsize="small")
-    return ax
+    return finish(ax, "layers", "correlation of gradients")

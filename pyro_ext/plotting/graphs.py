@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from pyro_ext.plotting.axes import given_or_new
+from pyro_ext.plotting.style import COLOURS, MARKERS, finish
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["draw_graph", "embedding"]
+
+_LIGHT = ("lightgrey", *COLOURS[3:6])  # on which black text is read better than white
 
 
 def draw_graph(
@@ -24,17 +27,19 @@ def draw_graph(
     marked: Tensor | Sequence[int] = (),
     wrong: Tensor | Sequence[int] = (),
     names: Sequence[str] = (),
+    title: str = "",
     seed: int = 0,
 ) -> Axes:
-    """Draw a small graph, with a colour for each class.
+    """Draw a small graph, with a colour and a legend for each class.
 
     Args:
         edges: pairs of nodes, int64 ``(2, E)``.
         classes: the class of each node, int64 ``(N,)``; nodes of class -1 are grey.
         ax: the axes to draw on; new ones if ``None``.
         marked: nodes drawn as large squares, such as those with labels.
-        wrong: nodes with a red rim, such as those whose class is wrong.
+        wrong: nodes with a thick black rim, such as those whose class is wrong.
         names: what is written on the nodes; their numbers if empty.
+        title: the title; none if empty.
         seed: the seed of the positions.
 
     Returns:
@@ -61,7 +66,7 @@ def draw_graph(
     ax = given_or_new(ax, 6, 5)
     for one, other in graph.edges:
         (x0, y0), (x1, y1) = place[one], place[other]
-        ax.plot([x0, x1], [y0, y1], color="lightgrey", linewidth=0.8, zorder=1)
+        ax.plot([x0, x1], [y0, y1], color="lightgrey", linewidth=0.8, linestyle="-", zorder=1)
     large, red = {int(node) for node in marked}, {int(node) for node in wrong}
     colours = _colours(classes)
     for node, (x, y) in place.items():
@@ -72,14 +77,21 @@ def draw_graph(
             s=230 if is_large else 150,
             marker="s" if is_large else "o",
             color=[colours[node]],
-            edgecolors="red" if node in red else "black",
-            linewidths=2 if node in red else 0.5,
+            edgecolors="black",
+            linewidths=2.5 if node in red else 0.5,
             zorder=2,
         )
         name = names[node] if names else str(node)
-        ax.text(x, y, name, ha="center", va="center", fontsize=7, zorder=3, in_layout=False)
+        colour = "black" if colours[node] in _LIGHT else "white"
+        ax.text(x, y, name, ha="center", va="center", fontsize=7, color=colour, zorder=3, in_layout=False)
     ax.set_axis_off()
-    return ax
+    for k in classes.unique().tolist():
+        label = "class unknown" if k < 0 else f"class {k}"
+        ax.scatter([], [], s=60, color=_colours(torch.tensor([k])), edgecolors="black", linewidths=0.5, label=label)
+    for there, marker, rim, label in ((large, "s", 0.5, "marked"), (red, "o", 2.5, "wrong")):
+        if there:
+            ax.scatter([], [], s=60, marker=marker, color="white", edgecolors="black", linewidths=rim, label=label)
+    return finish(ax, title=title, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def embedding(points: Tensor, classes: Tensor, ax: Axes | None = None) -> Axes:
@@ -115,11 +127,18 @@ def embedding(points: Tensor, classes: Tensor, ax: Axes | None = None) -> Axes:
     for k in classes.cpu().unique().tolist():
         own = flat[classes.cpu() == k]
         colour = _colours(torch.tensor([k]))[0]
-        ax.scatter(own[:, 0], own[:, 1], s=9, color=[colour], alpha=0.7, label="unknown" if k < 0 else f"class {k}")
-    ax.set(xlabel="first principal component", ylabel="second principal component")
-    ax.legend(frameon=False, fontsize=8, markerscale=1.5)
-    return ax
+        marker = "." if k < 0 else MARKERS[k % len(MARKERS)]
+        ax.scatter(
+            own[:, 0],
+            own[:, 1],
+            s=14,
+            marker=marker,
+            color=[colour],
+            alpha=0.7,
+            label="unknown" if k < 0 else f"class {k}",
+        )
+    return finish(ax, "first principal component", "second principal component", markerscale=1.5)
 
 
 def _colours(classes: Tensor) -> list[Any]:
-    return ["lightgrey" if k < 0 else f"C{k % 10}" for k in classes.tolist()]
+    return ["lightgrey" if k < 0 else COLOURS[k % 6] for k in classes.tolist()]

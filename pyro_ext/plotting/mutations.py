@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_ext.ops.mutations import MISSING, conflicting_pairs, fill_missing
 from pyro_ext.plotting.axes import given_or_new
+from pyro_ext.plotting.style import COLOURS, finish
 from pyro_ext.utils.checks import positive_int
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def mutation_matrices(
 ) -> Axes:
     """Draw mutation matrices, a row for each cell: dark where it has a mutation, grey where that was not observed.
 
-    Red triangles stand above mutations that are in conflict with another one; missing entries count as 0 for that.
+    Triangles stand above mutations that are in conflict with another one; missing entries count as 0 for that.
 
     Args:
         matrices: entries 0, 1 and 3 (missing), ``(N, n, m)``, or one matrix ``(n, m)``.
@@ -69,14 +70,15 @@ def mutation_matrices(
     for tile, (top, left) in zip(tiles, corners, strict=True):
         canvas[top : top + n, left : left + m] = tile
     scale = max(0.12, 1.3 / (m + _GAP)) if number > 1 else min(0.22, 12 / max(n, m))
-    ax = given_or_new(ax, max(3.0, scale * canvas.shape[1] + 0.6), max(2.5, scale * canvas.shape[0] + 0.6))
+    beside = 3.0 if number == 1 else 0.0  # inches of the legend
+    ax = given_or_new(ax, max(3.0, scale * canvas.shape[1] + 0.6) + beside, max(2.5, scale * canvas.shape[0] + 0.6))
     from matplotlib.colors import ListedColormap
 
     ax.imshow(canvas.numpy(), cmap=ListedColormap(_COLOURS), vmin=0, vmax=3, interpolation="nearest", aspect="equal")
     marked = conflicting_pairs(fill_missing(tiles)).any(-1)
     places = [(corners[k][1] + j, corners[k][0] - 0.95) for k, j in marked.nonzero().tolist()]
     size = 6 if number > 1 else 12
-    ax.scatter([x for x, _ in places], [y for _, y in places], marker="v", color="tab:red", s=size, linewidths=0)
+    ax.scatter([x for x, _ in places], [y for _, y in places], marker="v", color=COLOURS[1], s=size, linewidths=0)
     for title, (top, left) in zip(titles, corners, strict=False):
         ax.text(left - 0.5, top - 1.5, title, fontsize=7, va="bottom")
     ax.set_axis_off()
@@ -115,7 +117,7 @@ def clone_tree(tree: nx.DiGraph, ax: Axes | None = None, *, most_names: int = 3)
     for node in tree:
         x, y = place[node]
         for above in tree.predecessors(node):
-            ax.plot([place[above][0], x], [place[above][1], y], color="grey", linewidth=1, zorder=1)
+            ax.plot([place[above][0], x], [place[above][1], y], color="grey", linewidth=1, linestyle="-", zorder=1)
     for node in tree:
         x, y = place[node]
         number = len(tree.nodes[node]["cells"])
@@ -141,8 +143,7 @@ def clone_tree(tree: nx.DiGraph, ax: Axes | None = None, *, most_names: int = 3)
     ax.set_xlim(-0.7, width - 0.3)
     ax.set_ylim(0.5 - depth, 0.4)
     ax.set_axis_off()
-    ax.set_title("numbers of cells, and the mutations before them", fontsize=8)
-    return ax
+    return finish(ax, title="circles: numbers of cells; lines: the mutations gained")
 
 
 def _places(tree: nx.DiGraph) -> dict[int, tuple[float, float]]:
@@ -180,7 +181,7 @@ def _legend(ax: Axes, missing: bool, conflict: bool, beside: bool) -> None:
     if missing:
         handles.append(Patch(color=_COLOURS[MISSING], label="not observed"))
     if conflict:
-        mark = Line2D([], [], marker="v", color="tab:red", linestyle="none", markersize=4, label="in conflict")
+        mark = Line2D([], [], marker="v", color=COLOURS[1], linestyle="none", markersize=4, label="in conflict")
         handles.append(mark)
     place = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if beside else {"loc": "upper center", "ncols": 2}
     ax.legend(handles=handles, fontsize=6, frameon=False, **({"bbox_to_anchor": (0.5, 0)} | place))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from pyro_ext.plotting.axes import given_or_new
 from pyro_ext.plotting.images import image_grid
+from pyro_ext.plotting.style import COLOURS, DASHES, finish
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +23,7 @@ def compression_curve(
     ax: Axes | None = None,
     *,
     chosen: float | None = None,
-    xlabel: str = "compression",
+    xlabel: str = "compression (factor)",
     ylabel: str = "error (%)",
 ) -> Axes:
     """Plot errors against rates of compression, which have a logarithmic axis.
@@ -52,14 +53,12 @@ def compression_curve(
             raise ValueError(f"curves[{label!r}] must be pairs of a positive rate and an error, got {pairs!r}")
         points = points[np.isfinite(points[:, 0])]
         points = points[points[:, 0].argsort(kind="stable")]
-        ax.plot(points[:, 0], points[:, 1], marker=".", label=label)
+        ax.plot(points[:, 0], points[:, 1], marker="o", markersize=4, label=label)
     if chosen is not None:
-        ax.axvline(chosen, color="black", linewidth=0.8, linestyle="--")
+        ax.axvline(chosen, color="black", linewidth=0.8, linestyle="--", label="chosen")
     ax.set_xscale("log")
-    ax.set_xlabel(xlabel)
-    ax.set_ylabel(ylabel)
-    ax.legend(frameon=False)
-    return ax
+    ax.set_ylim(bottom=0)
+    return finish(ax, xlabel, ylabel)
 
 
 def score_histogram(
@@ -88,7 +87,7 @@ def score_histogram(
     Example:
         >>> ax = score_histogram({"first": torch.randn(100), "second": torch.randn(50) + 5}, thresholds=3.0)
         >>> [text.get_text() for text in ax.get_legend().get_texts()]
-        ['first', 'second']
+        ['first', 'second', 'threshold']
     """
     flat = {name: _array(score).ravel() for name, score in scores.items()}
     finite = {name: score[np.isfinite(score)] for name, score in flat.items()}
@@ -99,16 +98,16 @@ def score_histogram(
     edges = np.histogram_bin_edges(everything, bins=bins)
     lines = thresholds if isinstance(thresholds, Mapping) else {}
     for at, (name, score) in enumerate(finite.items()):
+        style: dict[str, Any] = {"color": COLOURS[at % len(COLOURS)], "linestyle": DASHES[at % len(DASHES)]}
         weights = np.full(score.size, 100 / max(flat[name].size, 1))
-        ax.hist(score, bins=edges.tolist(), weights=weights, histtype="step", label=name, color=f"C{at}")
+        ax.hist(score, bins=edges.tolist(), weights=weights, histtype="step", label=name, **style)
         if name in lines:
-            ax.axvline(lines[name], color=f"C{at}", linewidth=0.8, linestyle="--")
+            ax.axvline(lines[name], color=style["color"], linewidth=0.8, linestyle="--")
     if thresholds is not None and not isinstance(thresholds, Mapping):
         ax.axvline(thresholds, color="black", linewidth=0.8, linestyle="--")
-    ax.set_xlabel(xlabel)
-    ax.set_ylabel("% of the layer")
-    ax.legend(frameon=False)
-    return ax
+    if thresholds is not None:
+        ax.plot([], [], color="black", linewidth=0.8, linestyle="--", label="threshold")
+    return finish(ax, xlabel, "share of the layer (%)")
 
 
 def weight_map(
@@ -117,6 +116,7 @@ def weight_map(
     ax: Axes | None = None,
     *,
     number: int = 64,
+    title: str = "",
 ) -> Axes:
     """Draw weights as grey images: zero is grey, the largest positive one white, the largest negative one black.
 
@@ -126,6 +126,7 @@ def weight_map(
         shape: height and width of the inputs of a linear layer.
         ax: the axes to draw on; new ones if ``None``.
         number: how many rows or kernels to draw at most, those of the largest norm.
+        title: what stands above; the meaning of the shades if empty.
 
     Returns:
         The axes drawn on.
@@ -153,7 +154,7 @@ def weight_map(
         norms = np.square(images).sum((1, 2))
         images = images[np.sort(norms.argsort(kind="stable")[-number:])]
     largest = np.abs(images).max() or 1.0
-    return image_grid(0.5 + 0.5 * images / largest, ax)
+    return image_grid(0.5 + 0.5 * images / largest, ax, title=title or "white: positive, black: negative, grey: 0")
 
 
 def _array(values: torch.Tensor | np.ndarray) -> np.ndarray:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pyro_ext.plotting.axes import given_or_new
+from pyro_ext.plotting.style import COLOURS, MARKERS, finish, log_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +27,7 @@ def tree_probabilities(
     *,
     seen: ArrayLike | None = None,
     xlabel: str = "frequency",
+    title: str = "",
 ) -> Axes:
     """Plot the probability of each tree against its frequency, both on logarithmic axes, with the diagonal.
 
@@ -38,6 +40,7 @@ def tree_probabilities(
         ax: the axes to draw on; new ones if ``None``.
         seen: which trees the distribution was fitted to, bool ``(T,)``; they get a colour of their own.
         xlabel: the label of the x axis, which says what the frequencies are of.
+        title: the title; none if empty.
 
     Returns:
         The axes drawn on.
@@ -48,7 +51,7 @@ def tree_probabilities(
     Example:
         >>> ax = tree_probabilities([0.7, 0.3], [-0.4, -float("inf")])
         >>> ax.get_xscale(), [line.get_label() for line in ax.lines]
-        ('log', ['equal', 'probability 0'])
+        ('log', ['equal', 'probability 0, at the edge'])
     """
     x, log_y = np.asarray(frequency, dtype=float), np.asarray(log_prob, dtype=float)
     if x.shape != log_y.shape or x.ndim != 1 or not len(x):
@@ -67,59 +70,89 @@ def tree_probabilities(
     for label, mask in groups.items():
         if (mask & shown).any():
             y = np.exp(log_y[mask & shown])
-            ax.scatter(x[mask & shown], y, s=8, alpha=0.6, linewidths=0, label=label or None)
+            colour, marker = (COLOURS[1], "D") if label.startswith("never") else (COLOURS[0], "o")
+            size = min(36.0, max(9.0, 3000 / len(x)))
+            ax.scatter(x[mask & shown], y, s=size, marker=marker, color=colour, alpha=0.55, label=label or "trees")
     ends = np.array([x.min(), x.max()])
-    ax.plot(ends, ends, color="black", linewidth=0.8, label="equal")
+    ax.plot(ends, ends, color="black", linestyle="-", linewidth=0.8, label="equal", zorder=1)
     _draw_at_edge(ax, x, log_y, np.exp(log_y[shown]).min(initial=x.min()), least)
-    ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel="probability under the network")
-    ax.legend(frameon=False)
-    return ax
+    log_ticks(ax, x.min(), x.max(), "x")
+    low = (np.exp(log_y[shown]).min(initial=x.min()), np.exp(log_y[shown]).max(initial=x.max()))
+    log_ticks(ax, low[0] if shown.all() else low[0] / 10, low[1], "y")
+    return finish(ax, xlabel, "probability under the network", title)
 
 
 def plot_topology_probabilities(
-    probabilities: Mapping[str, Sequence[float]], ax: Axes | None = None, *, labels: Sequence[str] | None = None
+    probabilities: Mapping[str, Sequence[float]],
+    ax: Axes | None = None,
+    *,
+    labels: Sequence[str] | None = None,
+    errors: Mapping[str, Sequence[float]] | None = None,
+    remarks: Mapping[str, str] | None = None,
+    key: Sequence[str] = (),
+    title: str = "",
 ) -> Axes:
-    """Plot the probabilities of topologies, a line of markers for each method that estimated them.
+    """Plot the probabilities of topologies, in a column for each topology a marker for each method.
 
     Args:
         probabilities: for each method, by its name, one probability for each of T topologies.
         ax: the axes to draw on; new ones if ``None``.
         labels: the labels of the topologies; their numbers, from 1, if ``None``.
+        errors: standard errors of the probabilities of some methods, drawn as bars of two of them.
+        remarks: what a reader should know of some methods, such as "from a lower bound"; their markers are hollow.
+        key: what the topologies are, such as their Newick text, written below the axes.
+        title: the title; none if empty.
 
     Returns:
         The axes drawn on.
 
     Raises:
-        ValueError: if there is nothing to show, or the numbers of topologies differ.
+        ValueError: if there is nothing to show, the numbers of topologies differ, or errors are of another method.
 
     Example:
-        >>> ax = plot_topology_probabilities({"bridge": [0.7, 0.3], "map": [0.6, 0.4]})
+        >>> ax = plot_topology_probabilities({"bridge": [0.7, 0.3], "map": [0.6, 0.4]}, remarks={"map": "a mode"})
         >>> [label.get_text() for label in ax.get_legend().get_texts()]
-        ['bridge', 'map']
+        ['bridge', 'map (a mode)']
     """
-    counts = {len(values) for values in probabilities.values()} | ({len(labels)} if labels is not None else set())
+    errors, remarks = errors or {}, remarks or {}
+    counts = {len(values) for values in [*probabilities.values(), *errors.values()]}
+    counts |= {len(labels)} if labels is not None else set()
     if len(counts) != 1 or 0 in counts:
         raise ValueError(f"probabilities must be those of the same topologies, got {sorted(counts)} of them")
+    if not errors.keys() <= probabilities.keys():
+        raise ValueError(f"errors must be those of methods in probabilities, got {', '.join(errors)}")
     (count,) = counts
-    ax = given_or_new(ax, width=2.5 + 0.4 * min(count, 20), height=3.5)
-    markers = "osD^v<>pP*X"
+    spread = 0.7 if len(probabilities) > 1 else 0.0
+    ax = given_or_new(ax, width=min(3.5 + 0.35 * count * len(probabilities) ** 0.5, 8.5), height=3.5 + 0.15 * len(key))
+    places = np.arange(1, count + 1)
+    for place in places[::2] if count > 1 else ():
+        ax.axvspan(place - 0.5, place + 0.5, color="#f4f4f4", linewidth=0, zorder=0)
     for i, (name, values) in enumerate(probabilities.items()):
-        ax.plot(
-            range(1, count + 1),
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        ax.errorbar(
+            places + spread * ((i + 0.5) / len(probabilities) - 0.5),
             list(values),
-            color=f"C{i % 10}",
-            marker=markers[i % len(markers)],
-            linewidth=0.8,
-            alpha=0.8,
-            label=name,
+            yerr=2 * np.asarray(errors[name]) if name in errors else None,
+            fmt=marker,
+            color=colour,
+            markerfacecolor="white" if name in remarks else colour,
+            markersize=5,
+            capsize=2,
+            linewidth=1,
+            clip_on=False,
+            label=f"{name} ({remarks[name]})" if name in remarks else name,
         )
     if count <= 20 or labels is not None:
-        ax.set_xticks(range(1, count + 1), list(labels) if labels is not None else None)
+        ax.set_xticks(places, list(labels) if labels is not None else [str(place) for place in places])
+    ax.grid(False, axis="x")
+    ax.set_xlim(0.5, count + 0.5)
     ax.set_ylim(bottom=0.0)
-    ax.set_xlabel("topology")
-    ax.set_ylabel("posterior probability")
-    ax.legend(frameon=False, fontsize="small")
-    return ax
+    said = "bars: 2 standard errors" if errors else ""
+    many: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if len(probabilities) > 2 else {}
+    finish(ax, "topology" if count > 20 or labels is not None else "number of the topology", "probability", title)
+    if key:
+        ax.set_xlabel("\n".join([ax.get_xlabel(), *key]), fontsize=8)
+    return finish(ax, legend_title=said, **many)
 
 
 def branch_intervals(
@@ -131,7 +164,7 @@ def branch_intervals(
         quantiles: low end, median and high end of each branch length, ``(3, E)``.
         ax: the axes to draw on; new ones if ``None``.
         labels: the labels of the branches, ``(E,)``; their numbers if there are none.
-        coverage: the share of the probability that the interval holds, for the label of the x axis.
+        coverage: the share of the probability that the interval holds, for the title.
 
     Returns:
         The axes drawn on.
@@ -153,13 +186,14 @@ def branch_intervals(
     order = np.argsort(-values[1], kind="stable")
     low, median, high = values[:, order]
     rows = np.arange(len(order))
-    ax = given_or_new(ax, width=9.0, height=1.2 + 0.16 * len(order))
-    ax.errorbar(median, rows, xerr=np.stack([median - low, high - median]), fmt="o", markersize=3, linewidth=1)
+    ax = given_or_new(ax, width=7.0, height=1.4 + 0.18 * len(order))
+    bars = np.stack([median - low, high - median])
+    ax.errorbar(median, rows, xerr=bars, fmt="o", color=COLOURS[0], markersize=4, linewidth=1, capsize=2)
     ax.set_yticks(rows, [names[place] for place in order], fontsize=7)
     ax.invert_yaxis()
-    ax.set_xscale("log")
-    ax.set_xlabel(f"branch length (substitutions per site), median and {coverage}")
-    return ax
+    log_ticks(ax, low.min(), high.max(), "x")
+    title = f"dots: medians; bars: {coverage} of the probability"
+    return finish(ax, "branch length (substitutions per site)", "taxa on the smaller side of the branch", title)
 
 
 def _draw_at_edge(ax: Axes, x: np.ndarray, log_y: np.ndarray, lowest: float, least: float) -> None:
@@ -167,6 +201,17 @@ def _draw_at_edge(ax: Axes, x: np.ndarray, log_y: np.ndarray, lowest: float, lea
     zero = log_y == -np.inf
     below = ~zero & (log_y < math.log(least))
     level = (least if below.any() else lowest) / 3
-    for mask, marker, label in ((below, "v", f"below {least:.0e}"), (zero, "x", "probability 0")):
+    for mask, marker, place, label in (
+        (below, "v", level, f"below {least:.0e}, at the edge"),
+        (zero, "x", level / 2 if below.any() else level, "probability 0, at the edge"),
+    ):
         if mask.any():
-            ax.plot(x[mask], np.full(mask.sum(), level), marker, color="grey", markersize=4, alpha=0.6, label=label)
+            ax.plot(
+                x[mask],
+                np.full(mask.sum(), place),
+                marker,
+                color="#555555",
+                markersize=6,
+                linestyle="none",
+                label=label,
+            )

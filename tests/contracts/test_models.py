@@ -111,6 +111,7 @@ def check_model(name, small, tmp_path, monkeypatch):
 
     plan = build()
     assert isinstance(plan, TrainingPlan)
+    assert all(player.objective.loss_label != "loss" for player in plan.players)
     whole = run(plan, data, small, epochs=2)
     assert whole.history[-1]["step"] == 4
     assert all(math.isfinite(value) for value in whole.metrics.values())

@@ -32,8 +32,10 @@ def test_a_drawn_graph_has_all_nodes_with_their_marks(tmp_path):
     assert [text.get_text() for text in ax.texts] == [*"abcde"]
     assert len(ax.lines) == 4
     assert ax.collections[0].get_sizes() > ax.collections[1].get_sizes()
-    rims = [tuple(own.get_edgecolor()[0][:3]) for own in ax.collections]
-    assert rims == [(0, 0, 0), (0, 0, 0), (1, 0, 0), (0, 0, 0), (0, 0, 0)]
+    rims = [float(own.get_linewidth()[0]) for own in ax.collections[:5]]
+    assert rims == [0.5, 0.5, 2.5, 0.5, 0.5]
+    named = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert named == ["class unknown", "class 0", "class 1", "marked", "wrong"]
     assert save(ax, tmp_path / "plot.png").stat().st_size > 1000
 
 

@@ -87,7 +87,7 @@ def test_epochs_are_whole_and_one_alone_is_seen():
     assert ax.lines[0].get_marker() in ("", "None")
     assert all(tick == round(tick) for tick in ax.get_xticks())
     alone = loss_curve([2.0])
-    assert alone.lines[0].get_marker() == "."
+    assert alone.lines[0].get_marker() == "o"
     assert all(tick == round(tick) for tick in alone.get_xticks())
 
 
@@ -121,15 +121,37 @@ def test_image_grid_in_colour():
         image_grid(rows[..., :2])
 
 
+def test_rows_and_columns_of_images_are_explained():
+    ax = image_grid(torch.rand(2, 3, 4, 4), title="digits", row_labels=["image", "reconstruction"], column_labels="abc")
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["image", "reconstruction"]
+    assert ax.get_yticks().tolist() == [2.5, 7.5]
+    assert [label.get_text() for label in ax.get_xticklabels()] == [*"abc"]
+    assert ax.get_title() == "digits"
+    with pytest.raises(ValueError, match="there are 2 rows and 3 columns of images, got 3 row_labels and 0"):
+        image_grid(torch.rand(2, 3, 4, 4), row_labels="abc")
+
+
 def test_image_grid_fills_the_last_row():
     assert image_grid(np.ones((5, 2, 2)), columns=3, padding=1).images[0].get_array().shape == (7, 10)
 
 
-def test_exact_gradients_leave_a_gap():
+def test_exact_gradients_are_marked_and_leave_a_gap():
     ax = gradient_variance({"exact": {"encoder": -np.inf}, "sampled": {"encoder": 1.0}})
-    assert np.isnan(ax.patches[0].get_height())
+    (exact,) = [line for line in ax.lines if line.get_marker() == "<" and len(line.get_xdata())]
+    assert exact.get_transform() == ax.get_yaxis_transform()  # at the edge, whatever the range
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["exact: no variance", "encoder"]
     line = gradient_variance_curve({"set": [1.0, -np.inf]}, [4, 8]).lines[0]
     assert np.isnan(line.get_ydata()[1])
+
+
+def test_variances_have_bars_of_two_standard_errors():
+    values, errors = {"one": {"a": 1.0, "b": 2.0}, "other": {"a": 3.0}}, {"one": {"a": 0.1}}
+    ax = gradient_variance(values, errors=errors, title="of the ELBO")
+    (segment,) = ax.containers[0].lines[2][0].get_segments()
+    assert segment[:, 0].tolist() == pytest.approx([0.8, 1.2])
+    assert not ax.patches  # a bar from log 0 would have a length without a meaning
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["one", "other"]
+    assert ax.get_legend().get_title().get_text() == "bars: 2 standard errors"
 
 
 def test_evidence_has_lines_bars_and_the_exact_value():
@@ -138,6 +160,15 @@ def test_evidence_has_lines_bars_and_the_exact_value():
     low, high = ax.containers[0].lines[2][0].get_segments()[0][:, 0]
     assert (low, high) == pytest.approx((-3.2, -2.8))
     assert plot_evidence(ESTIMATES, ax) is ax
+
+
+def test_bounds_and_scores_of_evidence_look_like_themselves():
+    bound = EvidenceEstimate(-3.4, 0.05, method="elbo")
+    assert (bound.is_lower_bound, ESTIMATES["bridge"].is_lower_bound) == (True, False)
+    ax = plot_evidence(ESTIMATES | {"elbo": bound}, scores=True)
+    kinds = ["score, no estimate", "estimate ± 2 standard errors", "no standard error", "lower bound"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == kinds
+    assert [own.lines[0].get_marker() for own in ax.containers] == ["s", "o", "D", ">"]
 
 
 def test_scores_of_evidence_only_on_demand():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pyro_ext.plotting import (
+    COLOURS,
     branch_intervals,
     given_or_new,
     plot_topology_probabilities,
@@ -24,7 +25,7 @@ def test_points_and_diagonal():
 def test_probability_zero_is_drawn_apart():
     ax = tree_probabilities([0.6, 0.4], [-0.5, -math.inf])
     zero = ax.lines[-1]
-    assert zero.get_label() == "probability 0"
+    assert zero.get_label() == "probability 0, at the edge"
     assert zero.get_xdata().tolist() == [0.4]
     assert 0 < zero.get_ydata()[0] < 0.4
 
@@ -35,10 +36,10 @@ def test_trees_of_almost_no_probability_leave_the_others_apart():
     (shown,) = ax.collections
     assert len(shown.get_offsets()) == 2
     _, below, zero = ax.lines
-    assert below.get_label() == "below 1e-07"
+    assert below.get_label() == "below 1e-07, at the edge"
     assert below.get_xdata().tolist() == [2e-3]
     assert zero.get_xdata().tolist() == [1e-3]
-    assert 1e-8 < below.get_ydata()[0] == zero.get_ydata()[0] < 1e-7
+    assert 1e-8 < zero.get_ydata()[0] < below.get_ydata()[0] < 1e-7
     assert ax.get_ylim()[0] > 1e-9
 
 
@@ -59,14 +60,33 @@ def test_probabilities_of_other_shapes(x, y):
         tree_probabilities(x, y)
 
 
-def test_one_line_of_topologies_for_each_method(tmp_path):
+def test_markers_side_by_side_for_each_method(tmp_path):
     methods = {"bridge": [0.7, 0.2, 0.1], "map": (0.5, 0.4, 0.1)}
     ax = plot_topology_probabilities(methods)
-    drawn = {line.get_label(): line.get_ydata().tolist() for line in ax.get_lines()}
-    assert drawn == {"bridge": [0.7, 0.2, 0.1], "map": [0.5, 0.4, 0.1]}
+    drawn = {own.get_label(): own.lines[0] for own in ax.containers}
+    assert {name: line.get_ydata().tolist() for name, line in drawn.items()} == {**methods, "map": [0.5, 0.4, 0.1]}
+    assert {line.get_linestyle() for line in drawn.values()} == {"None"}  # topologies have no order
+    bridge, other = (line.get_xdata() for line in drawn.values())
+    assert (bridge < other).all()
+    assert abs(bridge - [1, 2, 3]).max() < 0.5
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1", "2", "3"]
     assert ax.get_ylim()[0] == 0
     assert save(ax, tmp_path / "topologies.png").stat().st_size > 5000
+
+
+def test_bounds_errors_and_a_key_of_topologies():
+    shares, errors = {"bridge": [0.7, 0.3], "elbo": [0.6, 0.4]}, {"bridge": [0.01, 0.02]}
+    ax = plot_topology_probabilities(shares, errors=errors, remarks={"elbo": "from a bound"}, key=["1: (a,b)", "2: c"])
+    assert ax.get_xlabel().splitlines() == ["number of the topology", "1: (a,b)", "2: c"]
+    legend = ax.get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["bridge", "elbo (from a bound)"]
+    assert "2 standard errors" in legend.get_title().get_text()
+    bridge, elbo = ax.containers
+    assert bridge.lines[2][0].get_segments()[1][:, 1].tolist() == pytest.approx([0.26, 0.34])
+    assert elbo.lines[2] == ()
+    assert (bridge.lines[0].get_markerfacecolor(), elbo.lines[0].get_markerfacecolor()) == (COLOURS[0], "white")
+    with pytest.raises(ValueError, match="errors must be those of methods in probabilities, got map"):
+        plot_topology_probabilities(shares, errors={"map": [0.1, 0.1]})
 
 
 def test_labels_of_topologies_and_given_axes():

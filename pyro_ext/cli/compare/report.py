@@ -107,7 +107,10 @@ def variance_plot(rows: Sequence[Row], path: Path) -> None:
     """Plot the log-variances of the estimators that apply into a PNG file."""
     from pyro_ext.plotting import gradient_variance, save
 
-    save(gradient_variance({row.estimator: row.figures.log_variance for row in rows if row.figures}), path)
+    figures = {row.estimator: row.figures for row in rows if row.figures}
+    variances = {name: own.log_variance for name, own in figures.items()}
+    errors = {name: own.log_variance_error for name, own in figures.items()}
+    save(gradient_variance(variances, errors=errors, title="gradients of −ELBO per data point"), path)
 
 
 def report(

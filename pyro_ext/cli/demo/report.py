@@ -99,7 +99,8 @@ def curve(outcomes: Sequence[Outcome], path: Path) -> None:
     from pyro_ext.plotting import loss_curve, save
 
     losses = {name: np.array([run.valid for run in runs]) for name, runs in _by_estimator(outcomes).items()}
-    save(loss_curve(losses, ylabel="held-out −ELBO per image (nats)"), path)
+    ax = loss_curve(losses, ylabel="−ELBO per held-out image (nats)", title="estimators on an equal budget")
+    save(ax, path)
 
 
 def report(outcomes: Sequence[Outcome], setting: str, command: str) -> str:

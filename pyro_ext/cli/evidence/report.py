@@ -7,6 +7,7 @@ import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,9 +16,14 @@ from pyro_ext.plotting import plot_evidence, plot_topology_probabilities, save
 from pyro_ext.utils.files import write_text
 from pyro_ext.utils.tables import csv_table, markdown_table
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 __all__ = ["Report"]
 
 _FIGURES = {"weight_ess": "ESS", "ess": "ESS", "pareto_k": "k", "r_hat": "R-hat", "divergences": "divergences"}
+_MOST_IN_KEY = 12  # trees that the plot spells out
+_LONGEST_IN_KEY = 90  # characters
 _LONG = 1e9
 _LEFT = ("method", "diagnostics", "")
 
@@ -90,13 +96,33 @@ class Report:
         out.mkdir(parents=True, exist_ok=True)
         complete = {name: shares for name in self.methods if (shares := self.probabilities(name)) is not None}
         if len(self.newick) > 1 and complete:
-            ax = plot_topology_probabilities(complete)
+            ax = self._probability_plot(complete)
         else:
             fullest = max(self.comparisons, key=len)
-            ax = plot_evidence(fullest, scores=all(estimate.is_score for estimate in fullest.values()))
+            scores = all(estimate.is_score for estimate in fullest.values())
+            ax = plot_evidence(fullest, scores=scores, title="marginal likelihood of a tree topology, by each method")
         save(ax, out / "evidence.png")
         write_text(out / "evidence.csv", self.csv())
         write_text(out / "report.md", self.markdown())
+
+    def _probability_plot(self, complete: Mapping[str, Sequence[float]]) -> Axes:
+        """Plot the probabilities of the topologies, with what bounds and scores are, and a key to the trees."""
+        remarks, errors = {}, {}
+        for name, shares in complete.items():
+            estimates = [comparison[name] for comparison in self.comparisons]
+            if kind := _kind(name, estimates[0]):
+                remarks[name] = f"from a {kind}"
+            own = torch.tensor([estimate.std_error for estimate in estimates], dtype=torch.float64)
+            if bool(own.isfinite().all()):
+                p = torch.tensor(shares, dtype=torch.float64)
+                slopes = p[:, None] * (torch.eye(len(p), dtype=p.dtype) - p)  # of probabilities by log-evidences
+                errors[name] = (slopes * own).norm(dim=-1).tolist()
+        key = [f"{i}: {newick}" for i, newick in enumerate(self.newick, 1)]
+        is_short = len(key) <= _MOST_IN_KEY and max(map(len, key)) <= _LONGEST_IN_KEY
+        title = "posterior probabilities of the topologies, if there are no others"
+        return plot_topology_probabilities(
+            complete, errors=errors, remarks=remarks, title=title, key=key if is_short else ["(trees: see report.md)"]
+        )
 
     def _places(self) -> list[tuple[str, int]]:
         """Return the method and the topology of each estimate there is."""
@@ -148,7 +174,7 @@ class Report:
 
 
 def _kind(method: str, estimate: EvidenceEstimate) -> str:
-    return "score" if estimate.is_score else "lower bound" if method == "elbo" else ""
+    return "score" if estimate.is_score else "lower bound" if estimate.is_lower_bound else ""
 
 
 def _figures(estimate: EvidenceEstimate) -> str:

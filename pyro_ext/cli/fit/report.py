@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from pyro_ext.inference import TraceGECO_ELBO, TraceVIMCO_ELBO
 from pyro_ext.inference.training import FitResult, OptimizerSettings, TrainingPlan, local_params
@@ -21,7 +21,19 @@ if TYPE_CHECKING:
 
 __all__ = ["history_table", "report", "write_results"]
 
+History: TypeAlias = Sequence[Mapping[str, float]]
+
 _ROWS = 20  # of the table of epochs, about
+_NAMES = {
+    "neg_elbo": "−ELBO",
+    "neg_log_likelihood": "−log-likelihood",
+    "nll": "negative log-likelihood",
+    "penalised_nll": "the same with the penalty",
+    "ece": "expected calibration error",
+    "kl": "KL divergence",
+    "lower_bound_1": "bound of 1 sample",
+    "lower_bound_10": "bound of 10 samples",
+}
 _MANY = 10  # points of a curve, of which the first ones may lie outside of a plot
 
 
@@ -32,9 +44,12 @@ def write_results(arguments: Arguments, result: FitResult) -> list[str]:
         What could not be drawn or written, and why: a plot that fails leaves the others.
     """
     plan, out = result.plan, arguments.out
-    plots: dict[str, Callable[..., Axes]] = {"loss": partial(_loss_plot, plan, result.history)}
+    model = arguments.program.name
+    plots = _loss_plots(model, plan, result.history)
     for name, metrics in plan.curves.items():
-        plots[name] = partial(_curves, result.history, metrics, plan.curve_labels.get(name, "nats"))
+        label, named = plan.curve_labels.get(name, "nats"), {metric: _words(metric) for metric in metrics}
+        title = f"{model}: {next(iter(named.values())) if len(named) == 1 else name.replace('_', ' ')}"
+        plots[name] = partial(_curves, result.history, named, label, title, zoom=True)
     plots |= plan.plots
     failures, drawn = [], []
     for name, draw in plots.items():
@@ -135,52 +150,69 @@ def _losses(plan: TrainingPlan) -> str:
     if len(plan.players) > 1:
         names = ", ".join(f"`train_{player.name}`" for player in plan.players)
         return f"{names} are the losses of the players, averaged over the last epoch; the others are held-out."
-    what, _, _ = _what_is_minimised(plan)
+    what, _ = _what_is_minimised(plan)
     return f"`train_loss` is {what}, averaged over the last epoch; metrics without `train_` are held-out."
 
 
-def _what_is_minimised(plan: TrainingPlan) -> tuple[str, str, bool]:
-    """Return what the loss of a single player is: in words, as a label, and whether it is minus the ELBO."""
+def _what_is_minimised(plan: TrainingPlan) -> tuple[str, bool]:
+    """Return what the loss of a single player is in words, and whether it is minus the ELBO."""
     if not plan.elbo_objectives or plan.elbo_objectives[0] is not plan.players[0].objective:
-        return "the training loss", "loss", False
+        return "the training loss", False
     elbo = plan.elbo_objectives[0].elbo
     if isinstance(elbo, TraceGECO_ELBO):
         said = "minus the terms of the ELBO that are no constraints, plus multipliers times constraints"
-        return f"{said}, per training point", "loss per datum, with constraints", False
+        return f"{said}, per training point", False
     number = elbo.num_particles if isinstance(elbo, TraceVIMCO_ELBO) else 1
     if number > 1:
-        return f"minus the bound of {number} samples per training point", f"−bound of {number} samples per datum", False
-    return "minus the bound per training point", "−ELBO per datum (nats)", True
+        return f"minus the bound of {number} samples per training point", False
+    return "minus the bound per training point", True
 
 
-def _loss_plot(plan: TrainingPlan, history: Sequence[Mapping[str, float]], ax: Axes | None = None) -> Axes:
-    """Plot the losses that are minimised, with the held-out one where the headline metric is of the same kind."""
-    alone = len(plan.players) == 1
-    _, label, bound = _what_is_minimised(plan) if alone else ("", "loss", False)
-    curves = {"train": "train_loss"} if alone else {player.name: f"train_{player.name}" for player in plan.players}
-    if bound and plan.headline == "neg_elbo":
-        curves["held out"] = plan.headline
-    for name, column in curves.items():
-        rows = [row for row in history if column in row]
-        if rows:
-            values = [row[column] for row in rows]
-            ax = loss_curve({name: values}, ax, epochs=[row["epoch"] for row in rows], ylabel=label)
-    return loss_curve({}) if ax is None else ax
+def _loss_plots(name: str, plan: TrainingPlan, history: History) -> dict[str, Callable[..., Axes]]:
+    """Return a plot of the loss of each player, with the held-out one where the headline metric is of the same kind."""
+    if len(plan.players) > 1:
+        titles = {player.name: f"{name}: loss of the {player.name}" for player in plan.players}
+        return {
+            f"loss_{player.name}": partial(
+                _curves, history, {f"train_{player.name}": "training"}, player.objective.loss_label, titles[player.name]
+            )
+            for player in plan.players
+        }
+    curves = {"train_loss": "training, mean over the epoch"}
+    if plan.headline == "neg_elbo" and _what_is_minimised(plan)[1]:
+        curves[plan.headline] = "held out, after the epoch"
+    return {"loss": partial(_curves, history, curves, plan.players[0].objective.loss_label, f"{name}: training loss")}
 
 
-def _curves(history: Sequence[Mapping[str, float]], metrics: Sequence[str], label: str, ax: Axes | None = None) -> Axes:
-    """Plot metrics by epoch, scaled to what they are in the second half of a long run, since many begin far off."""
+def _curves(
+    history: History, metrics: Mapping[str, str], label: str, title: str, ax: Axes | None = None, *, zoom: bool = False
+) -> Axes:
+    """Plot metrics by epoch under their labels.
+
+    With ``zoom`` a long run is scaled to what it is in its second half, since many metrics begin far off; the title
+    says so where values lie outside then.
+    """
     late: list[float] = []
-    for name in metrics:
+    every: list[float] = []
+    for name, named in metrics.items():
         rows = [row for row in history if name in row]
         if rows:
             values = [row[name] for row in rows]
-            ax = loss_curve({name: values}, ax, epochs=[row["epoch"] for row in rows], ylabel=label)
+            ax = loss_curve({named: values}, ax, epochs=[row["epoch"] for row in rows], ylabel=label, title=title)
+            ax.lines[-1].set(marker="o" if len(values) <= _MANY else "", markersize=4)
+            every += values
             late += values[len(values) // 2 if len(values) >= _MANY else 0 :]
     if ax is None:
-        return loss_curve({})
-    for line in ax.lines:
-        line.set_marker(".")
+        return loss_curve({}, ylabel=label, title=title)
     margin = 0.5 * (max(late) - min(late)) or 1.0
-    ax.set_ylim(min(late) - margin, max(late) + margin)
+    low, high = min(late) - margin, max(late) + margin
+    if zoom and (min(every) < low or max(every) > high):
+        ax.set_ylim(low, high)
+        ax.set_title(f"{title} (early values lie outside)", fontsize=9)
     return ax
+
+
+def _words(metric: str) -> str:
+    """Return the name of a metric as a person reads it."""
+    name = metric.removeprefix("train_")
+    return _NAMES.get(name, name.replace("_", " "))

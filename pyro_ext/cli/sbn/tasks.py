@@ -103,7 +103,8 @@ class Comparison:
     def write(self, out: Path) -> None:
         """Write ``probabilities.png``, ``trees.csv`` and ``report.md`` into a folder."""
         frequency = self.golden.probabilities()
-        plot = tree_probabilities(frequency, self.log_prob, xlabel="frequency in the reference sample")
+        title = f"{len(frequency):,} distinct trees of the reference sample"
+        plot = tree_probabilities(frequency, self.log_prob, xlabel="frequency in the reference sample", title=title)
         columns = (self.golden.to_newick(), frequency.tolist(), self.log_prob.tolist())
         rows = [dict(zip(("tree", "frequency", "log_prob"), row, strict=True)) for row in zip(*columns, strict=True)]
         out.mkdir(parents=True, exist_ok=True)
@@ -140,7 +141,8 @@ def fit(options: Namespace) -> None:
         progress=options.progress,
     )
     frequency, log_prob = trees.probabilities(), log_prob_in_parts(network, trees.parents)
-    plot = tree_probabilities(frequency, log_prob, xlabel="frequency in the sample")
+    title = f"{len(trees):,} distinct trees that the network is fitted to"
+    plot = tree_probabilities(frequency, log_prob, xlabel="frequency in the sample", title=title)
     network.save(out)
     save(plot, plot_file)
     print(f"{len(read):,} trees, {len(trees):,} of them distinct")
@@ -213,7 +215,9 @@ def sample(options: Namespace) -> None:
         trees = TreeSet(taxa, _drawn(network, options.num), rooted=rooted)
     distinct = trees.unique()
     xlabel = f"{'share' if options.distinct else 'frequency'} among the trees drawn"
-    plot = tree_probabilities(distinct.probabilities(), log_prob_in_parts(network, distinct.parents), xlabel=xlabel)
+    title = f"{len(distinct):,} distinct trees among {len(trees):,} drawn"
+    log_prob = log_prob_in_parts(network, distinct.parents)
+    plot = tree_probabilities(distinct.probabilities(), log_prob, xlabel=xlabel, title=title)
     write_trees(out, trees)
     save(plot, plot_file)
     print(f"{len(trees)} trees, {len(distinct)} of them distinct, seed {seed}")

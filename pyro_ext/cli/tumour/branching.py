@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["parser", "run"]
 
+_TITLE = "cells in rows, mutations in columns, those of many cells first"
+
 
 def parser() -> ArgumentParser:
     """Return the parser of the task."""
@@ -157,10 +159,14 @@ def _write(
     options: Namespace,
 ) -> None:
     from pyro_ext.models.tumour.networks import sort_matrices
-    from pyro_ext.plotting import mutation_matrices, save
+    from pyro_ext.plotting import finish, mutation_matrices, save
 
     out.mkdir(parents=True, exist_ok=True)
-    plots = [save(mutation_matrices(sort_matrices(matrix.values)), out / "matrix.png").name]
+    plots = [
+        save(
+            finish(mutation_matrices(sort_matrices(matrix.values)), title=_TITLE, legend=False), out / "matrix.png"
+        ).name
+    ]
     if optimum is not None:
         draw_tree(out, optimum)
         plots.append("tree.png")

@@ -45,6 +45,11 @@ class EvidenceEstimate:
     is_score: bool = False
     seconds: float = math.nan
 
+    @property
+    def is_lower_bound(self) -> bool:
+        """Whether the expectation of ``log_evidence`` lies below the log-evidence, whatever the number of draws."""
+        return self.method == "elbo"
+
     def __repr__(self) -> str:
         error = "" if math.isnan(self.std_error) else f" +- {self.std_error:.3f}"
         label = f"{self.method}, a score" if self.is_score else self.method

@@ -196,7 +196,8 @@ def _open_folder(
     if resume and not folder.never_began:
         return folder, folder.load_checkpoint()
     if rank_zero_only.rank == 0:  # the other processes start when the first has begun to write
-        folder.check_empty(overwrite, [*(f"{name}.png" for name in (*plan.plots, *plan.curves)), *plan.files])
+        plots = [*plan.plots, *plan.curves, *(f"loss_{player.name}" for player in plan.players)]
+        folder.check_empty(overwrite, [*(f"{name}.png" for name in plots), *plan.files])
     return folder, None
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pyro_ext.inference.elbo import DifferentiableELBO
 from pyro_ext.inference.geco import TraceGECO_ELBO
 from pyro_ext.inference.training.local import LocalELBOModule, give_local_store, local_params
+from pyro_ext.inference.vimco import TraceVIMCO_ELBO
 from pyro_ext.utils.checks import finite_number, positive_int
 
 __all__ = ["ELBOObjective", "LossObjective", "Losses", "Objective", "SumObjective", "check_name"]
@@ -51,6 +52,11 @@ class Objective(nn.Module):
     def forward(self, *batch: Any) -> Losses:
         """Return the losses of a batch, such as ``(x, y, index)``."""
         raise NotImplementedError(f"{type(self).__name__} does not say how to compute its losses: define forward()")
+
+    @property
+    def loss_label(self) -> str:
+        """What the loss is, and its unit, as the label of an axis; "loss" where a class does not say more."""
+        return "loss"
 
     def after_step(self) -> None:
         """Update what the objective adapts; training calls this after each step of the objective's optimiser.
@@ -116,6 +122,15 @@ class ELBOObjective(Objective):
         """The ELBO."""
         return self.module.elbo
 
+    @property
+    def loss_label(self) -> str:
+        """Minus the bound that the ELBO estimates, with its constraints or its number of samples if it has any."""
+        if isinstance(self.elbo, TraceGECO_ELBO):
+            return "−ELBO without constraints + multipliers × constraints, per data point"
+        number = self.elbo.num_particles if isinstance(self.elbo, TraceVIMCO_ELBO) else 1
+        bound = "ELBO" if number == 1 else f"bound of {number} samples"
+        return f"−{bound} per data point (nats)"
+
     def replace_elbo(self, elbo: ELBO) -> None:
         """Estimate the bound by another ELBO from now on; under constraints, the one that is constrained.
 
@@ -148,6 +163,8 @@ class ELBOObjective(Objective):
 class LossObjective(Objective):
     """A loss given as a function of the batch and of modules.
 
+    Its attribute ``label`` says what the loss is, and its unit, in plots: "loss" until it is set.
+
     Args:
         loss: called as ``loss(*batch, **modules)``; returns a scalar, or :class:`Losses` with terms to note.
         **modules: what the loss depends on, by the names of its arguments.
@@ -172,9 +189,15 @@ class LossObjective(Objective):
             if not isinstance(module, nn.Module):
                 raise ValueError(f"{name} must be a torch.nn.Module, got {module!r}")
         self.loss = loss
+        self.label = "loss"
         self.modules_by_name = nn.ModuleDict(modules)
         for module in self.modules():
             give_local_store(module)
+
+    @property
+    def loss_label(self) -> str:
+        """The ``label`` of this objective."""
+        return self.label
 
     def forward(self, *batch: Any) -> Losses:
         """Return the loss of a batch.
@@ -233,6 +256,14 @@ class SumObjective(Objective):
         if name not in self.objectives:
             raise ValueError(f"there is no part {name!r}; the parts are {', '.join(self.objectives)}")
         self.weights[name] = finite_number(f"the weight of {name!r}", weight)
+
+    @property
+    def loss_label(self) -> str:
+        """The names of the parts; the label of the only one if there is one."""
+        if len(self.objectives) == 1:
+            (only,) = (part for part in _inside(self) if isinstance(part, Objective))
+            return only.loss_label
+        return f"weighted sum of {', '.join(self.objectives).replace('neg_elbo', '−ELBO').replace('_', ' ')}"
 
     def forward(self, *batch: Any) -> Losses:
         """Return the weighted sum, and each part without its weight."""

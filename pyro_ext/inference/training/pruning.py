@@ -43,6 +43,11 @@ class PruningObjective(Objective):
         self.objective = objective
         self.pruning = pruning
 
+    @property
+    def loss_label(self) -> str:
+        """What the objective's loss is."""
+        return self.objective.loss_label
+
     def forward(self, *batch: Any) -> Losses:
         """Return the losses of the objective."""
         return self.objective(*batch)

@@ -101,7 +101,7 @@ def build(
         headline="error",
         plots=compression_plots(compressor, _SCORES[prior]),
         curves={"errors": ("error", "error_unpruned", "error_rounded"), "compression": _RATES},
-        curve_labels={"errors": "error (%)", "compression": "compression"},
+        curve_labels={"errors": "held-out images classified wrongly (%)", "compression": "compression (factor)"},
         files=_files(compressor),
         schedules=[warm_up.set_num_steps] if kl_warm_up else [],
         diagnose=partial(_diagnose, classes),

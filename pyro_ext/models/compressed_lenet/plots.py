@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["compression_plots"]
 
+_WEIGHTS = "weights of the first layer; white: positive, black: negative, grey: 0"
 _FRACTIONS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)
 
 
@@ -47,7 +48,7 @@ def compression_plots(compressor: Compressor, score: str) -> dict[str, Callable[
         return compression_curve(
             {label: points, "chosen": [chosen]},
             ax,
-            xlabel="compression by pruning",
+            xlabel="compression by pruning (weights in all / weights left)",
             ylabel="error on training images (%)",
         )
 
@@ -55,8 +56,8 @@ def compression_plots(compressor: Compressor, score: str) -> dict[str, Callable[
         made = compressor.compressed()
         first = next(iter(prunable(made.network).values()))
         if first.dim() == 4:
-            return weight_map(first, ax=ax)
+            return weight_map(first, ax=ax, title=_WEIGHTS)
         _, height, width = compressor.model.image_shape
-        return weight_map(first.reshape(-1, height * width), (height, width), ax)
+        return weight_map(first.reshape(-1, height * width), (height, width), ax, title=_WEIGHTS)
 
     return {"scores": scores, "compression": compression, "weights": weights}

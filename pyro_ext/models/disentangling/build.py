@@ -133,7 +133,7 @@ def build(
         headline_mode="max",
         plots=model_plots(model, guide, data, evaluation_seed),
         curves={"probes": ("probe_s", "probe_z_mean", "probe_z")},
-        curve_labels={"probes": "accuracy of classifiers"},
+        curve_labels={"probes": "accuracy of classifiers of codes (%)"},
         files=_files(guide, data),
         diagnose=_diagnose,
         remarks=_REMARKS.format(blank=_blank(data), guess=_guess(data)),

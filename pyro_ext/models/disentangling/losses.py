@@ -51,6 +51,11 @@ class SwapObjective(Objective):
         self.model, self.guide, self.partners = model, guide, partners
         _keep_parameters(self)
 
+    @property
+    def loss_label(self) -> str:
+        """What the loss is, and its unit."""
+        return "−log p(image | z, s of another image of its class) (nats per image)"
+
     def forward(self, x: Tensor, y: Tensor, index: Tensor) -> Losses:
         """Return the mean over a batch, in nats per image."""
         return Losses(swap_loss(self.model, self.guide, x, self.partners.draw(index).same), {})
@@ -133,6 +138,11 @@ class AdversarialObjective(_GameObjective):
         ['other', 'prior']
     """
 
+    @property
+    def loss_label(self) -> str:
+        """What the loss is, and its unit."""
+        return "−log D of decoded images (nats per image)"
+
     def forward(self, x: Tensor, y: Tensor, index: Tensor) -> Losses:
         """Return the mean over a batch, in nats, and its parts by the origin of z."""
         partners = self.partners.draw(index)
@@ -198,6 +208,11 @@ class DiscriminatorObjective(_GameObjective):
         super().__init__(model, guide, discriminator, partners, inputs)
         self.real_target = number_between("real_target", real_target, 0, 1, "(]")
         self.mismatched_weight = nonnegative_number("mismatched_weight", mismatched_weight)
+
+    @property
+    def loss_label(self) -> str:
+        """What the loss is, and its unit."""
+        return "cross-entropy of real and decoded images (nats per image)"
 
     def forward(self, x: Tensor, y: Tensor, index: Tensor) -> Losses:
         """Return the loss of a batch, and how often the discriminator is right about each kind of images."""

@@ -43,18 +43,26 @@ def model_plots(model: Model, guide: Guide, data: Splits, seed: int = 0) -> dict
         return [some, others, model.decoder(first.z_loc, second.s)]
 
     plots = {
-        "swaps": (lambda: swap_grid(model, guide, by_class, some), "left column: s from it; top row: z from it"),
-        "analogies": (analogies, "image A, image B, and the image with z of A and s of B"),
+        "swaps": (
+            lambda: swap_grid(model, guide, by_class, some),
+            "each image has the s of the image at the left and the z of the image at the top",
+        ),
+        "analogies": (analogies, "held-out images A and B, and what is decoded of z of A and s of B"),
         "interpolation": (
             lambda: interpolations(model, guide, some[0], others[0], _NUMBER),
-            "from the first image to the last one: z changes to the right, s downwards",
+            "from one image (top left) to another (bottom right): z changes to the right, s downwards",
         ),
         "prior_samples": (
             lambda: prior_samples(model, guide, by_class, _NUMBER, seed),
-            "left column: s from it; the others: z from the prior",
+            "left column: images; beside each, images decoded of its s and of z from the prior",
         ),
     }
-    return {name: image_rows(rows, shape, title) for name, (rows, title) in plots.items()}
+    labels = {
+        "swaps": ["z of", *["s of"] * len(by_class)],
+        "analogies": ["image A", "image B", "z of A, s of B"],
+        "prior_samples": ["s of"] * len(by_class),
+    }
+    return {name: image_rows(rows, shape, title, labels.get(name, ())) for name, (rows, title) in plots.items()}
 
 
 def swap_grid(model: Model, guide: Guide, with_s: Tensor, with_z: Tensor) -> list[Tensor]:

@@ -126,6 +126,11 @@ class SemiSupervisedObjective(Objective):
         for module in self.modules():
             give_local_store(module)
 
+    @property
+    def loss_label(self) -> str:
+        """What the loss is, and its unit."""
+        return "weighted sum of the losses of labels, code and pixels"
+
     def forward(self, x: Tensor, y: Tensor | None = None, index: Tensor | None = None) -> Losses:
         """Return the weighted sum, and each loss without its weight.
 

@@ -115,8 +115,10 @@ def _render_from(model: DRMM, h: Tensor, g: Sequence[Switches]) -> Tensor:
 def _reconstruction(model: DRMM, images: Tensor, ax: Axes | None = None) -> Axes:
     """Draw images above their reconstructions."""
     x = _on_device(model, images)
-    ax = image_grid(torch.stack([_grey(x), _grey(model.reconstruct(x))]), ax)
-    return _titled(ax, "held-out images (top) and their reconstructions")
+    rows = torch.stack([_grey(x), _grey(model.reconstruct(x))])
+    return image_grid(
+        rows, ax, title="held-out images, and their reconstructions", row_labels=("image", "reconstruction")
+    )
 
 
 @torch.no_grad()
@@ -127,7 +129,8 @@ def _samples(model: DRMM, train: Tensor, ax: Axes | None = None, rows: int = 6) 
     c = torch.arange(model.classes, device=device).repeat(rows)
     with isolated_random_state(0, device):
         images, _ = model.sample(len(c), c, with_noise=False, switch_distribution=distribution)
-    return _titled(image_grid(_grey(images), ax, columns=model.classes), "samples, a column for each class")
+    labels = [str(k) for k in range(model.classes)]
+    return image_grid(_grey(images), ax, columns=model.classes, title="samples, by their classes", column_labels=labels)
 
 
 @torch.no_grad()
@@ -135,8 +138,10 @@ def _class_templates(model: DRMM, train: Tensor, ax: Axes | None = None) -> Axes
     """Draw each class through the switches of the images that score best in it, a column for each class."""
     images = class_template_images(model, _on_device(model, train[:_MOST]), 3)
     grid = _grey(images).flatten(0, 1)
-    title = "class templates, rendered with the switches of their best images"
-    return _titled(image_grid(grid, ax, columns=model.classes), title)
+    title = "templates of the classes, rendered with the switches of their best images"
+    columns = [str(k) for k in range(model.classes)]
+    rows = ("best image", "second", "third")[: len(images)]
+    return image_grid(grid, ax, columns=model.classes, title=title, row_labels=rows, column_labels=columns)
 
 
 @torch.no_grad()
@@ -145,8 +150,9 @@ def _templates(model: DRMM, train: Tensor, level: int, ax: Axes | None = None) -
     images = unit_template_images(model, _on_device(model, train[:_MOST]), level).mean(-3)
     largest = images.abs().amax((-1, -2), keepdim=True).clamp_min(1e-12)
     framed = F.pad(0.5 + images / (2 * largest), (1, 1, 1, 1))
-    ax = image_grid(framed, ax, columns=min(len(images), 8 if len(images) <= 64 else 16))
-    return _titled(ax, f"templates of level {level}, one unit of each channel; grey is zero")
+    columns = min(len(images), 8 if len(images) <= 64 else 16)
+    title = f"templates of level {level}, one unit of each channel; grey is zero"
+    return image_grid(framed, ax, columns=columns, title=title)
 
 
 @torch.no_grad()
@@ -162,7 +168,8 @@ def _switches(model: DRMM, images: Tensor, level: int, channels: int, ax: Axes |
     maps = torch.maximum(_CELL * cells, where)
     tiles = torch.cat([_grey(x)[:, None], F.interpolate(maps, x.shape[-2:], mode="nearest")], 1)
     title = f"images, and the units of level {level} that are on (white), in the channels that differ most"
-    return _titled(image_grid(tiles, ax), title)
+    columns = ["image", *(str(int(k) + 1) for k in most_variable)]
+    return image_grid(tiles, ax, title=title, column_labels=columns)
 
 
 def _on_device(model: DRMM, images: Tensor) -> Tensor:
@@ -172,8 +179,3 @@ def _on_device(model: DRMM, images: Tensor) -> Tensor:
 def _grey(images: Tensor) -> Tensor:
     """Return grey values in [0, 1], ``(..., height, width)``."""
     return images.mean(-3).clamp(0, 1)
-
-
-def _titled(ax: Axes, title: str) -> Axes:
-    ax.set_title(title, fontsize=9)
-    return ax

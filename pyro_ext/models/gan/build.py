@@ -137,7 +137,11 @@ def build(
         evaluate=evaluation(discriminator, average, generator, scorer, evaluation_samples, evaluation_seed),
         headline="error",
         curves={"error": ("error", "error_last")},
-        curve_labels={"error": "wrong, %", "belief": "probability of being real", "spread": "in parts of that of data"},
+        curve_labels={
+            "error": "held-out images classified wrongly (%)",
+            "belief": "mean probability of being real",
+            "spread": "spread of samples / spread of data",
+        },
         diagnose=diagnose,
         remarks=_REMARKS,
     )

@@ -181,6 +181,11 @@ class DiscriminatorObjective(_GameObjective):
             self.generator = last_images.generator  # a part of the objective, so that it is moved and saved with it
         _keep_parameters(self)
 
+    @property
+    def loss_label(self) -> str:
+        """What the loss is, and its unit."""
+        return "−log-probability of labels and origins (nats)"
+
     def forward(self, unlabelled: Any, labelled: Any) -> Losses:
         """Return the loss of a batch of unlabelled and one of labelled images."""
         x, y = labelled[:2]
@@ -239,6 +244,11 @@ class GeneratorObjective(_GameObjective):
         self.loss = one_of("loss", loss, get_args(GeneratorLoss))
         self.last_images = last_images
         _keep_parameters(self)
+
+    @property
+    def loss_label(self) -> str:
+        """What the loss is, and its unit."""
+        return "squared distance of mean features" if self.loss == "feature_matching" else "−log D of samples (nats)"
 
     def forward(self, unlabelled: Any, labelled: Any) -> Losses:
         """Return the loss of a batch of unlabelled images; labelled ones are of no use here."""

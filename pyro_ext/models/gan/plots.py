@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -147,18 +147,27 @@ def model_plots(
     def course() -> list[Tensor]:
         return [*history.pictures(), sampled(_COLUMNS)]
 
-    plots = {
-        "samples": (grid, "samples"),
-        "neighbours": (neighbours, "samples, and below each the training image nearest to it"),
-        "course": (course, "samples at the same noise, from the beginning (top) to the end"),
+    def steps() -> list[str]:
+        noted = zip(history.steps, history.noted.tolist(), strict=True)
+        return [*(f"step {step + 1:,}" for step, there in noted if there), "at the end"]
+
+    plots: dict[str, tuple[Callable[[], list[Tensor]], str, Sequence[str] | Callable[[], Sequence[str]]]] = {
+        "samples": (grid, "samples of the generator", ()),
+        "neighbours": (
+            neighbours,
+            "samples, and the training images nearest to them",
+            ("sample", "training image"),
+        ),
+        "course": (course, "samples at the same noise in the course of training", steps),
     }
     return {
         name: image_rows(
             lambda rows=rows: [as_pictures(row, image_shape) for row in rows()],  # type: ignore[misc]
             _shown(image_shape),
             title,
+            labels,
         )
-        for name, (rows, title) in plots.items()
+        for name, (rows, title, labels) in plots.items()
     }
 
 

@@ -122,7 +122,10 @@ def build(
         headline_mode="max",
         plots=evaluation.plots(),
         curves={"accuracy_curve": ("accuracy",), "calibration_curve": ("ece",), "nll_curve": ("nll", "penalised_nll")},
-        curve_labels={"accuracy_curve": "share of held-out nodes", "calibration_curve": "expected calibration error"},
+        curve_labels={
+            "accuracy_curve": "share of held-out nodes classified correctly",
+            "calibration_curve": "expected calibration error",
+        },
         diagnose=diagnose,
         remarks=_REMARKS,
     )

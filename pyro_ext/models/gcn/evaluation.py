@@ -189,12 +189,14 @@ class Evaluation:
         return confusion_matrix(probs.argmax(-1), labels, ax)
 
     def plot_graph(self, ax: Axes | None = None) -> Axes:
-        """Draw the graph with predicted classes; training nodes are squares, wrong classes have red rims."""
+        """Draw the graph with predicted classes; training nodes are squares, wrong classes have thick rims."""
         predicted = self.probabilities()[0].argmax(-1).cpu()
         adjacency, labels = self.data.adjacency, self.data.labels
         edges = torch.stack([stored_rows(adjacency), adjacency.col])
         wrong = ((labels >= 0) & (predicted != labels)).nonzero()[:, 0]
-        return draw_graph(edges, predicted, ax, marked=self.data.train[0][1], wrong=wrong, names=self.data.node_names)
+        nodes, names = self.data.train[0][1], self.data.node_names
+        title = "predicted classes; marked: training nodes"
+        return draw_graph(edges, predicted, ax, marked=nodes, wrong=wrong, names=names, title=title)
 
     def _held_out(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return probabilities, labels and numbers of the test nodes, or the other ones that are held out."""

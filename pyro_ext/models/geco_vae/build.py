@@ -205,6 +205,8 @@ def _plots(model: Model, guide: Guide, data: Splits, seed: int, number: int = 10
         return model.pixels(torch.randn(number, model.num_latents).to(model.zero)).mean
 
     return {
-        "reconstruction": image_rows(reconstruction, shape, "images and their reconstructions"),
-        "samples": sample_images(samples, shape, seed=seed, title="samples from the prior"),
+        "reconstruction": image_rows(
+            reconstruction, shape, "held-out images, and their reconstructions", ("image", "reconstruction")
+        ),
+        "samples": sample_images(samples, shape, seed=seed, title="means of pixels at codes drawn from the prior"),
     }

@@ -81,7 +81,7 @@ def build(
         headline="neg_elbo",
         plots=model_plots(model, guide, data),
         curves={"positions": ("near", "near_aligned")},
-        curve_labels={"positions": "share of held-out canvases"},
+        curve_labels={"positions": "share of held-out canvases with the digit found"},
         diagnose=diagnose,
         remarks=_REMARKS,
     )

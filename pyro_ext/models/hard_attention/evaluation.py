@@ -14,7 +14,7 @@ from pyro_ext.datasets import Splits
 from pyro_ext.inference import local_params
 from pyro_ext.models.hard_attention.model import Guide, Model
 from pyro_ext.models.toolkit import image_rows, mean_metrics
-from pyro_ext.plotting import image_grid
+from pyro_ext.plotting import COLOURS, finish, image_grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -126,13 +126,17 @@ def model_plots(model: Model, guide: Guide, data: Splits, number: int = 8) -> di
             left = 1 + place * (width + 1)
             row, column = divmod(found, width)
             corner = (left + column - guide.window // 2 - 0.5, 1 + row - guide.window // 2 - 0.5)
-            ax.add_patch(Rectangle(corner, guide.window, guide.window, fill=False, color="tab:orange"))
+            ax.add_patch(Rectangle(corner, guide.window, guide.window, fill=False, color=COLOURS[4], linewidth=1.5))
             row, column = divmod(true, width)
-            ax.plot(left + column, 1 + row, "x", color="tab:blue", markersize=4)
-        ax.set_title("windows looked at; crosses: true positions", fontsize=9)
-        return ax
+            ax.plot(left + column, 1 + row, "x", color=COLOURS[5], markersize=7, markeredgewidth=1.5)
+        return finish(ax, title="held-out canvases; squares: windows looked at; crosses: true positions of the digits")
 
     return {
         "attention": attention,
-        "reconstruction": image_rows(reconstruction, guide.shape, "held-out canvases and their reconstructions"),
+        "reconstruction": image_rows(
+            reconstruction,
+            guide.shape,
+            "held-out canvases, and their reconstructions from the window looked at",
+            ("canvas", "reconstruction"),
+        ),
     }

@@ -75,7 +75,10 @@ def build(
         headline_mode="max",
         plots=model_plots(model, lines),
         curves={"accuracy": ("accuracy",), "autocorrelation": ("autocorrelation_1", "autocorrelation_15")},
-        curve_labels={"accuracy": "share of held-out inputs", "autocorrelation": "autocorrelation of gradients"},
+        curve_labels={
+            "accuracy": "share of held-out inputs classified correctly",
+            "autocorrelation": "autocorrelation of gradients",
+        },
         diagnose=diagnose,
         remarks=_REMARKS,
     )

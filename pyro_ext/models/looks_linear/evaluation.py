@@ -14,7 +14,7 @@ from pyro_ext.models.looks_linear.model import Model
 from pyro_ext.models.looks_linear.networks import Kind, scalar_network
 from pyro_ext.models.toolkit import mean_metrics
 from pyro_ext.nn import autocorrelation, gradient_autocorrelation, input_gradients
-from pyro_ext.plotting import autocorrelation_curve, gradient_trace
+from pyro_ext.plotting import autocorrelation_curve, finish, gradient_trace
 from pyro_ext.utils.random_state import isolated_random_state
 
 if TYPE_CHECKING:
@@ -147,15 +147,13 @@ def model_plots(model: Model, lines: tuple[Tensor, Tensor], draws: int = 3) -> d
         like = next(model.parameters())
         start, end = (ends[0].to(like) for ends in lines)
         t, gradient = gradients_between(model, start, end)
-        ax = gradient_trace({"": gradient.cpu().numpy()}, t.cpu().numpy(), ax)
-        ax.set_xlabel("place between two held-out inputs")
-        return ax
+        where = "place between two held-out inputs (0: the first, 1: the second)"
+        return gradient_trace({"": gradient.cpu().numpy()}, t.cpu().numpy(), ax, xlabel=where)
 
     def autocorrelations(ax: Axes | None = None) -> Axes:
         """Draw autocorrelations of networks of one variable of the model's kind."""
         curves = autocorrelation_by_depth(model.kind, draws=draws, width=_PLOT_WIDTH)
         ax = autocorrelation_curve({label: values.numpy() for label, values in curves.items()}, ax)
-        ax.set_title(f"{model.kind}, one variable, at initialisation", fontsize=9)
-        return ax
+        return finish(ax, title=f"{model.kind}, one variable, at initialisation", legend=False)
 
     return {"gradients": gradients, "autocorrelation": autocorrelations}

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_ext.datasets import Batch
 from pyro_ext.models.toolkit.permutations import PermutationGuide
 from pyro_ext.ops.assignment import linear_assignment
-from pyro_ext.plotting import given_or_new
+from pyro_ext.plotting import COLOURS, finish, given_or_new, integer_ticks
 from pyro_ext.utils.random_state import isolated_random_state
 
 if TYPE_CHECKING:
@@ -96,10 +96,13 @@ class Evaluation:
             matrix = self.marginals(torch.tensor([0]))[0].cpu()
             order = y[0].argsort() if y is not None else identify(matrix[None], self.candidates[:1].cpu())[0].argsort()
             ax = given_or_new(ax, width=5.5, height=5)
-            image = ax.imshow(matrix[order.cpu()].numpy(), cmap="magma_r", vmin=0, vmax=1, interpolation="nearest")
+            image = ax.imshow(matrix[order.cpu()].numpy(), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
             ax.figure.colorbar(image, ax=ax, label="probability", fraction=0.046, pad=0.04)  # as tall as a square
-            ax.set(xlabel="identity", ylabel="neuron, by identity" if y is not None else "neuron, as identified")
-            return ax
+            ax.grid(False)
+            integer_ticks(ax, "both")
+            known = y is not None
+            title = "first worm: how probable each identity is" + ("; the truth is the diagonal" if known else "")
+            return finish(ax, "identity", "neuron, by identity" if known else "neuron, as identified", title)
 
         def accuracy(ax: Axes | None = None) -> Axes:
             """Draw the share of each worm's neurons identified, of all and of those with several candidates."""
@@ -107,11 +110,26 @@ class Evaluation:
             right, unknown = self.correct(y, torch.arange(len(y)))
             several = (right & unknown).sum(-1) / unknown.sum(-1).clamp_min(1)
             ax = given_or_new(ax)
-            for place, (label, values) in enumerate({"all": right.double().mean(-1), "unknown": several}.items()):
-                ax.bar([j + 0.4 * place - 0.2 for j in range(len(y))], values.tolist(), width=0.38, label=label)
-            ax.set(xlabel="worm", ylabel="share identified", ylim=(0, 1), xticks=range(len(y)))
-            ax.legend(title="neurons")
-            return ax
+            for place, (label, values) in enumerate(
+                {"all neurons": right.double().mean(-1), "several candidates": several}.items()
+            ):
+                ax.bar(
+                    [j + 0.4 * place - 0.2 for j in range(len(y))],
+                    values.tolist(),
+                    width=0.38,
+                    color=COLOURS[place],
+                    label=label,
+                )
+            ax.set(ylim=(0, 1), xticks=range(len(y)))
+            ax.grid(False, axis="x")
+            return finish(
+                ax,
+                "worm",
+                "share of neurons identified",
+                "neurons identified rightly",
+                loc="upper left",
+                bbox_to_anchor=(1.0, 1.0),
+            )
 
         return {"marginals": marginals} | ({} if y is None else {"accuracy": accuracy})
 

@@ -143,8 +143,9 @@ class Evaluation:
         best = self.most_probable(_SHOWN)
         shares = {"network": self.network().log_prob(best.parents).exp().tolist()}
         if self.golden is not None:
-            shares["reference"] = _frequencies(best.parents, self.golden).tolist()
-        return plot_topology_probabilities(shares, ax)
+            shares["reference sample"] = _frequencies(best.parents, self.golden).tolist()
+        title = f"the most probable of {_DRAWS:,} topologies drawn from the network"
+        return plot_topology_probabilities(shares, ax, title=title)
 
     def plot_branch_lengths(self, ax: Axes | None = None) -> Axes:
         """Plot the branch lengths of the most probable topology."""
@@ -161,7 +162,7 @@ class Evaluation:
         if self.golden is None:
             raise ValueError("golden must be a reference sample of trees for this plot, got None")
         log_prob = self.network().log_prob(self.golden.parents)
-        return tree_probabilities(self.golden.probabilities(), log_prob, ax, xlabel="frequency in the reference")
+        return tree_probabilities(self.golden.probabilities(), log_prob, ax, xlabel="frequency in the reference sample")
 
 
 @contextmanager

@@ -150,9 +150,9 @@ class Evaluation:
             has_posterior = self.guide.family.size <= MOST_ROWS
             if has_posterior:
                 rows.insert(0, exact_posterior(problems.double(), self.noise).mean)
-            ax = image_grid(torch.stack(rows), ax)
-            ax.set_title("marginals: posterior above, guide below" if has_posterior else "marginals of the guide")
-            return ax
+            labels = ["exact posterior", "guide"] if has_posterior else ["guide"]
+            title = "probability of each match (white: 1), a problem in each column"
+            return image_grid(torch.stack(rows), ax, title=title, row_labels=labels)
 
         return {"marginals": marginals}
 

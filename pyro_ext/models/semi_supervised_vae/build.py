@@ -103,7 +103,7 @@ def build(
         headline_mode="max",
         plots=model_plots(model, guide, data, evaluation_seed),
         curves={"accuracy": ("accuracy",)},
-        curve_labels={"accuracy": "share of held-out images"},
+        curve_labels={"accuracy": "share of held-out images classified correctly"},
         schedules=[begin_with_labelled],
         diagnose=diagnose,
         remarks=_REMARKS,

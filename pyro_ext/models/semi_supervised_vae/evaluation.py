@@ -111,13 +111,17 @@ def model_plots(model: Model, guide: Guide, data: Splits, seed: int) -> dict[str
         return model.decoder(z, y).sigmoid().flatten(0, 1)
 
     return {
-        "reconstruction": image_rows(reconstruction, shape, "held-out images and their reconstructions"),
+        "reconstruction": image_rows(
+            reconstruction, shape, "held-out images, and their reconstructions", ("image", "reconstruction")
+        ),
         "analogies": sample_images(
             analogies,
             shape,
             number=5 * classes,
             columns=classes,
             seed=seed,
-            title="a style in every row, a class in every column",
+            title="decoded images: styles from the prior in rows, classes in columns",
+            row_labels=[f"style {row}" for row in range(1, 6)],
+            column_labels=[str(k) for k in range(classes)],
         ),
     }

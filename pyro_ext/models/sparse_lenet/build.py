@@ -107,7 +107,7 @@ def build(
         headline="error",
         plots=model_plots(model, guide, data),
         curves={"error": ("error",), "sparsity": ("sparsity",)},
-        curve_labels={"error": "%", "sparsity": "%"},
+        curve_labels={"error": "held-out images classified wrongly (%)", "sparsity": "weights removed (%)"},
         files=model_files(model, guide),
         schedules=schedules,
         diagnose=diagnose,

@@ -105,9 +105,8 @@ def model_plots(model: SparseClassifier, guide: Any, data: Splits) -> dict[str, 
         first = next(iter(prunable(export(model, guide)).values()))
         _, height, width = model.image_shape
         flat = first if first.dim() == 4 else first.reshape(-1, height * width)  # each channel by itself
-        drawn = weight_map(flat, None if flat.dim() == 4 else (height, width), ax)
-        drawn.set_title("weights of the first layer that are left")
-        return drawn
+        title = "weights of the first layer; white: positive, black: negative, grey: 0"
+        return weight_map(flat, None if flat.dim() == 4 else (height, width), ax, title=title)
 
     if not isinstance(guide, AutoAdditiveNormal):
         return {"weights": weights}
@@ -130,7 +129,13 @@ def model_plots(model: SparseClassifier, guide: Any, data: Splits) -> dict[str, 
             left = sum(int((weight != 0).sum()) for weight in parts)
             points.append((sum(weight.numel() for weight in parts) / max(left, 1), error))
         marked = points[_THRESHOLDS.index(3.0)][0] if guide.threshold == 3 else None
-        return compression_curve({"thresholds of log α": points}, ax, chosen=marked)
+        return compression_curve(
+            {"thresholds of log α": points},
+            ax,
+            chosen=marked,
+            xlabel="compression (weights in all / weights left)",
+            ylabel="held-out images classified wrongly (%)",
+        )
 
     return {"log_alpha": log_alpha, "error_against_compression": error_against_compression, "weights": weights}
 

@@ -111,9 +111,14 @@ def lower_half_plots(
         return torch.cat([x, *rows])[:total]
 
     whole = "training images" if data.valid is None else "held-out images"
-    title = f"{whole}; below, lower halves drawn given the upper ones"
+    title = f"{whole}, and their lower halves as the model draws them given the upper ones"
     shape, total = (height, columns), number * (draws + 1)
-    return {"completions": sample_images(completions, shape, total, columns=number, seed=seed, title=title)}
+    labels = ["image", *(f"draw {draw}" for draw in range(1, draws + 1))]
+    return {
+        "completions": sample_images(
+            completions, shape, total, columns=number, seed=seed, title=title, row_labels=labels
+        )
+    }
 
 
 def density_plots(model: DensityModel, data: Splits, seed: int, number: int = 10) -> dict[str, Callable[..., Axes]]:

@@ -86,6 +86,11 @@ class LearnedBaselineObjective(Objective):
         for module in self.modules():
             give_local_store(module)
 
+    @property
+    def loss_label(self) -> str:
+        """What the loss is, and its unit."""
+        return "−ELBO per data point (nats)"
+
     def forward(self, *batch: Any) -> Losses:
         """Return minus the bound per data point, and the mean squared error of the baseline."""
         with local_params():

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 __all__ = ["image_rows", "sample_images"]
 
 
-def image_rows(rows: Callable[[], Sequence[Tensor]], shape: tuple[int, ...], title: str = "") -> Callable[..., Axes]:
+def image_rows(
+    rows: Callable[[], Sequence[Tensor]],
+    shape: tuple[int, ...],
+    title: str = "",
+    row_labels: Sequence[str] | Callable[[], Sequence[str]] = (),
+    column_labels: Sequence[str] = (),
+) -> Callable[..., Axes]:
     """Return a plot of rows of images above each other, such as images and their reconstructions.
 
     Args:
@@ -26,6 +32,8 @@ def image_rows(rows: Callable[[], Sequence[Tensor]], shape: tuple[int, ...], tit
             ``(columns, height * width)`` or ``(columns, height, width)``.
         shape: height and width, followed by 3 if the pixels of each place are red, green and blue.
         title: what stands above.
+        row_labels: what each row shows, written at its left; or a function that returns it when the plot is drawn.
+        column_labels: what each column shows, written below it.
 
     Example:
         >>> draw = image_rows(lambda: [torch.zeros(5, 64), torch.ones(5, 64)], (8, 8))
@@ -37,7 +45,8 @@ def image_rows(rows: Callable[[], Sequence[Tensor]], shape: tuple[int, ...], tit
     def draw(ax: Axes | None = None) -> Axes:
         with local_params():
             grid = torch.stack([row.reshape(-1, *shape) for row in rows()])
-        return _titled(image_grid(grid, ax), title)
+        labels = row_labels() if callable(row_labels) else row_labels
+        return image_grid(grid, ax, title=title, row_labels=labels, column_labels=column_labels)
 
     return draw
 
@@ -49,6 +58,8 @@ def sample_images(
     columns: int = 10,
     seed: int = 0,
     title: str = "",
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
 ) -> Callable[..., Axes]:
     """Return a plot of samples, the same ones whenever parameters are the same.
 
@@ -60,6 +71,8 @@ def sample_images(
         columns: how many of them go into a row.
         seed: the seed of the samples.
         title: what stands above.
+        row_labels: what each row shows, written at its left.
+        column_labels: what each column shows, written below it.
     """
 
     @torch.no_grad()
@@ -67,12 +80,7 @@ def sample_images(
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # seeding touches both generators
         with isolated_random_state(seed, device), local_params():
             images = sample(number)
-        return _titled(image_grid(images.reshape(-1, *shape), ax, columns=columns), title)
+        images = images.reshape(-1, *shape)
+        return image_grid(images, ax, columns=columns, title=title, row_labels=row_labels, column_labels=column_labels)
 
     return draw
-
-
-def _titled(ax: Axes, title: str) -> Axes:
-    if title:
-        ax.set_title(title, fontsize=9)
-    return ax

@@ -14,7 +14,7 @@ from pyro_ext.datasets import IndexedDataset, observe
 from pyro_ext.inference import local_params
 from pyro_ext.ops.calibration import expected_calibration_error
 from pyro_ext.ops.mutations import MISSING, count_conflicts, fill_missing, is_conflict_free, is_linear
-from pyro_ext.plotting import confusion_matrix, given_or_new, mutation_matrices, reliability_diagram
+from pyro_ext.plotting import COLOURS, confusion_matrix, finish, given_or_new, mutation_matrices, reliability_diagram
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -144,8 +144,7 @@ def label_plots(network: nn.Module, data: IndexedDataset, task: Task) -> dict[st
         probs = logits_of(network, x[:_SHOWN]).sigmoid().tolist()
         titles = [f"{names[label]}, P = {p:.2f}" for label, p in zip(y[:_SHOWN].tolist(), probs, strict=True)]
         ax = mutation_matrices(sort_matrices(x[:_SHOWN]), ax, titles=titles, columns=4)
-        ax.set_title(f"held-out matrices with their labels; P is the probability of {names[1]}", fontsize=8)
-        return ax
+        return finish(ax, title=f"held-out matrices and their labels; P: probability of {names[1]}", legend=False)
 
     def confusion(ax: Axes | None = None) -> Axes:
         """Draw which labels are taken for which."""
@@ -174,12 +173,10 @@ def noise_curve(accuracies: Mapping[str, Mapping[float, float]], ax: Axes | None
     """
     ax = given_or_new(ax, 5.0, 3.5)
     for label, curve in accuracies.items():
-        ax.plot([100 * rate for rate in curve], [*curve.values()], marker="o", markersize=4, label=label)
-    ax.axhline(0.5, color="grey", linewidth=1, linestyle="--")
-    ax.set(xlabel="false positives and false negatives added (%)", ylabel="accuracy", ylim=(0.45, 1.02))
-    if any(accuracies):
-        ax.legend(frameon=False, fontsize=8)
-    return ax
+        ax.plot([100 * rate for rate in curve], [*curve.values()], marker="o", markersize=4, label=label or "network")
+    ax.axhline(0.5, color="grey", linewidth=1, linestyle="--", label="by chance")
+    ax.set(ylim=(0.0, 1.02))
+    return finish(ax, "false positives and false negatives added (%)", "share classified correctly", loc="lower left")
 
 
 def _conflict_curve(network: nn.Module, data: IndexedDataset, ax: Axes | None) -> Axes:
@@ -193,9 +190,10 @@ def _conflict_curve(network: nn.Module, data: IndexedDataset, ax: Axes | None) -
     ]
     ax = given_or_new(ax, 5.0, 3.5)
     shares = [float(own.mean()) if len(own) else math.nan for own in members]
-    ax.bar(range(len(groups)), shares, color=["tab:grey", *["tab:blue"] * (len(groups) - 1)])
-    for place, (share, own) in enumerate(zip(shares, members, strict=True)):
-        ax.text(place, (0 if math.isnan(share) else share) + 0.02, f"n = {len(own)}", ha="center", fontsize=7)
-    ax.set_xticks(range(len(groups)), labels)
-    ax.set(xlabel="pairs of mutations in conflict", ylabel="share called noisy", ylim=(0, 1.1))
-    return ax
+    errors = [2 * math.sqrt(share * (1 - share) / max(len(own), 1)) for share, own in zip(shares, members, strict=True)]
+    ax.errorbar(range(len(groups)), shares, yerr=errors, fmt="o", color=COLOURS[0], capsize=3)
+    numbered = [f"{label}\nn = {len(own)}" for label, own in zip(labels, members, strict=True)]
+    ax.set_xticks(range(len(groups)), numbered)
+    ax.set(ylim=(0, 1.05), xlim=(-0.5, len(groups) - 0.5))
+    title = "n: number of matrices; bars: 2 standard errors"
+    return finish(ax, "pairs of mutations in conflict", "share called noisy", title)

@@ -73,6 +73,7 @@ def label_plan(
     number_between("decay", decay, 0, 1, "(]")
     schedule = None if decay == 1 else SchedulerSettings("ExponentialLR", gamma=decay)
     objective = LossObjective(compilation_loss, guide=LabelGuide(network))
+    objective.label = "−log q(label | matrix) (nats per matrix)"
     return TrainingPlan(
         [Player("guide", objective, optimizer=OptimizerSettings("Adam", lr=lr, scheduler=schedule))],
         evaluate=held_out_metrics(network, task),
@@ -80,7 +81,7 @@ def label_plan(
         headline_mode="max",
         plots=label_plots(network, data.valid, task),
         curves={"accuracy": ("accuracy", "exact_accuracy")},
-        curve_labels={"accuracy": "share of held-out matrices"},
+        curve_labels={"accuracy": "share of held-out matrices classified correctly"},
         diagnose=diagnose,
         remarks=_REMARKS.format(zero=zero, one=one, test=_TESTS[task]),
     )

@@ -364,32 +364,43 @@ def test_defaults_of_data_are_for_the_data_set_that_the_model_names():
 def test_curves_say_what_they_are_of(tmp_path, monkeypatch):
     from pyro_ext.cli.fit import report
 
-    assert report._curves([{"epoch": 1, "a": 0.5}], ("a",), "share").get_ylabel() == "share"
+    ax = report._curves([{"epoch": 1, "a": 0.5}], {"a": "accuracy"}, "share", "of images")
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title(), ax.get_legend()) == ("epoch", "share", "of images", None)
     monkeypatch.chdir(tmp_path)
     seen = {}
-    monkeypatch.setattr(report, "_curves", lambda history, metrics, label, ax=None: seen.setdefault(metrics, label))
+    note = lambda history, metrics, label, title, **rest: seen.setdefault((*metrics,), (label, title))  # noqa: E731
+    monkeypatch.setattr(report, "_curves", note)
     words = ["fit", "geco_vae", "--trainer.max_epochs", "1", "--data.num_train", "100", "--out", "run"]
     main([*words, "--trainer.accelerator", "cpu"])
-    assert seen[("train_multiplier_x",)] == "multiplier"
+    assert seen[("train_multiplier_x",)] == ("multiplier", "geco_vae: multiplier x")
 
 
 def test_long_curves_alone_may_begin_outside():
     from pyro_ext.cli.fit import report
 
-    def seen(number):
+    def seen(number, zoom=True):
         rows = [{"epoch": at + 1, "a": 100.0 if at == 0 else 1.0 + at / number} for at in range(number)]
-        return report._curves(rows, ("a",), "nats").get_ylim()[1]
+        ax = report._curves(rows, {"a": "a"}, "nats", "bound", zoom=zoom)
+        return ax.get_ylim()[1], ax.get_title()
 
-    assert seen(3) > 100
-    assert seen(30) < 10
+    assert seen(3)[0] > 100
+    assert seen(30, zoom=False)[0] > 100
+    top, title = seen(30)
+    assert top < 10
+    assert title == "bound (early values lie outside)"
 
 
 @pytest.mark.parametrize(
     ("model", "options", "label", "held_out"),
     [
-        ("categorical_vae", {}, "−ELBO per datum (nats)", True),
-        ("structured_output", {"units": 2}, "−bound of 5 samples per datum", False),
-        ("geco_vae", {"likelihood": "bernoulli"}, "loss per datum, with constraints", False),
+        ("categorical_vae", {}, "−ELBO per data point (nats)", True),
+        ("structured_output", {"units": 2}, "−bound of 5 samples per data point (nats)", False),
+        (
+            "geco_vae",
+            {"likelihood": "bernoulli"},
+            "−ELBO without constraints + multipliers × constraints, per data point",
+            False,
+        ),
     ],
 )
 def test_losses_are_named_and_not_drawn_beside_others(model, options, label, held_out):
@@ -398,7 +409,26 @@ def test_losses_are_named_and_not_drawn_beside_others(model, options, label, hel
     from pyro_ext.models.registry import builder
 
     plan = builder(model)(load("digits", num_train=20), **options)
-    ax = report._loss_plot(plan, [{"epoch": at, "train_loss": 30.0, "neg_elbo": 31.0} for at in (1, 2)])
-    assert ax.get_ylabel() == label
+    history = [{"epoch": at, "train_loss": 30.0, "neg_elbo": 31.0} for at in (1, 2)]
+    (draw,) = report._loss_plots(model, plan, history).values()
+    ax = draw()
+    assert ax.get_ylabel().replace("\n", " ") == label
+    assert ax.get_title() == f"{model}: training loss"
     assert len(ax.lines) == 1 + held_out
     assert ("minus the bound per training point" in report._losses(plan)) == held_out
+
+
+def test_each_player_has_a_plot_of_its_own_loss():
+    from pyro_ext.cli.fit import report
+    from pyro_ext.datasets import load
+    from pyro_ext.models.registry import builder
+
+    plan = builder("disentangling")(load("digits", num_train=20, binarize=None))
+    history = [{"epoch": at, "train_autoencoder": 90.0 - at, "train_discriminator": 2.0} for at in (1, 2)]
+    labels = {
+        name: draw().get_ylabel().replace("\n", " ") for name, draw in report._loss_plots("m", plan, history).items()
+    }
+    assert labels == {
+        "loss_autoencoder": "weighted sum of −ELBO, swap, adversarial",
+        "loss_discriminator": "cross-entropy of real and decoded images (nats per image)",
+    }

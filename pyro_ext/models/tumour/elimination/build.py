@@ -91,7 +91,7 @@ def build(
         headline="denoised_cost",
         plots=model_plots(guide, data, evaluation_samples),
         curves={"costs": ("cost", "argmax_cost", "denoised_cost", "greedy_cost")},
-        curve_labels={"costs": "cost"},
+        curve_labels={"costs": "cost of held-out matrices"},
         diagnose=diagnose,
         remarks=_REMARKS,
     )

@@ -22,8 +22,14 @@ if TYPE_CHECKING:
 __all__ = ["diagnose", "draw_flips", "elimination_metrics", "model_plots"]
 
 _CONFLICTS = 0.95  # share of matrices that should be free of conflicts
-_COLOURS = ("white", "tab:gray", "tab:orange", "tab:blue", "lightgray", "bisque")
-_LEGEND = "gray: 1; orange: 0 made 1; blue: 1 made 0\npale: missing, and orange if made 1"
+_COLOURS = {
+    "0": "white",
+    "1": "#8c8c8c",
+    "0 made 1": "#E69F00",
+    "1 made 0": "#0072B2",
+    "missing": "#d9d9d9",
+    "missing, made 1": "#F6DDA8",
+}
 
 
 def elimination_metrics(
@@ -125,12 +131,13 @@ def draw_flips(x: Tensor, denoised: Mapping[str, Tensor], ax: Axes | None = None
 
     Example:
         >>> x = torch.tensor([[[1, 1], [1, 0], [0, 3]]])
-        >>> draw_flips(x, {"nothing": x == 1}).get_title().splitlines()[0]
-        'gray: 1; orange: 0 made 1; blue: 1 made 0'
+        >>> [label.get_text() for label in draw_flips(x, {"nothing": x == 1}).get_yticklabels()]
+        ['observed', 'nothing']
     """
     from matplotlib.colors import ListedColormap
+    from matplotlib.patches import Patch
 
-    from pyro_ext.plotting.axes import given_or_new
+    from pyro_ext.plotting import finish, given_or_new
 
     number, n, m = x.shape
     rows = [(x == 1).long(), *(_codes(x, matrix.to(x.device)) for matrix in denoised.values())]
@@ -139,15 +146,18 @@ def draw_flips(x: Tensor, denoised: Mapping[str, Tensor], ax: Axes | None = None
     for i, row in enumerate(rows):
         for j, matrix in enumerate(row.cpu()):
             canvas[i * (n + 1) : i * (n + 1) + n, j * (m + 1) : j * (m + 1) + m] = matrix
-    ax = given_or_new(ax, width=_inches(canvas.shape[1]) + 1, height=_inches(canvas.shape[0]) + 0.5)
-    colours = ListedColormap(_COLOURS)
+    ax = given_or_new(ax, width=_inches(canvas.shape[1]) + 2.4, height=_inches(canvas.shape[0]) + 0.5)
+    colours = ListedColormap([*_COLOURS.values()])
     ax.set_facecolor("dimgray")
     ax.imshow(canvas.numpy(), cmap=colours, vmin=-0.5, vmax=len(_COLOURS) - 0.5, interpolation="nearest")
     ax.set_xticks([])
     ax.set_yticks([i * (n + 1) + (n - 1) / 2 for i in range(len(rows))], ["observed", *denoised])
     ax.tick_params(length=0)
-    ax.set_title(_LEGEND, fontsize=7)
-    return ax
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    handles = [Patch(facecolor=colour, edgecolor="grey", label=name) for name, colour in _COLOURS.items()]
+    ax.legend(handles=handles, fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return finish(ax, title="what is changed in mutation matrices (rows: cells)", legend=False)
 
 
 def _inches(entries: int) -> float:
