@@ -481,3 +481,57 @@ def test_which_estimator_of_bits_is_first(tmp_path, capsys):
     assert "First in time, over 2 seeds: ARMS, K = 4 at 1.39." in shown
     assert math.isnan(script.steps_to([(1000, 3.0), (2000, 2.0)], 1.0))
     assert list(script.planned(["ARMS", "RODEO"], [4, 2], 1)) == [("ARMS", 4, 0), ("ARMS", 2, 0), ("RODEO", 2, 0)]
+
+
+@pytest.mark.filterwarnings("ignore:the latent code has collapsed")
+def test_categorical_autoencoders_of_mnist_are_trained_kept_and_tabulated(tmp_path, capsys, monkeypatch):
+    script, runs = importlib.import_module("mnist_vae"), importlib.import_module("support.mnist_runs")
+    data = script.digits(num_train=250)
+    data.valid.x, data.valid.y = data.valid.x[:20], data.valid.y[:20]
+    monkeypatch.setattr(runs, "METHODS", {name: runs.METHODS[name] for name in ("leave-one-out", *script.PUBLISHED)})
+    whole = runs.train(data, "leave-one-out", 0, tmp_path / "whole", epochs=2)
+    fit = runs.fit
+
+    def interrupted(*args, callbacks, **options):
+        fit(*args, callbacks=[*callbacks, StopAfter(3)], **options)
+
+    monkeypatch.setattr(runs, "fit", interrupted)
+    with pytest.raises(StopError):
+        runs.train(data, "leave-one-out", 0, tmp_path, epochs=2)
+    monkeypatch.setattr(runs, "fit", fit)
+    finished = script.FinishedRuns(tmp_path / "runs.csv", ("method", "seed"))
+    for name, epochs in (("leave-one-out", 2), ("straight-through Gumbel", 2)):
+        finished.get((name, 0), lambda name=name, epochs=epochs: runs.train(data, name, 0, tmp_path, epochs))
+    assert finished.find(("leave-one-out", 0))["curve"] == whole["curve"]
+    assert runs.kept_epochs(tmp_path, 0) == [1, 2]
+    along = script.FinishedRuns(tmp_path / "along.csv", ("epoch", "seed"))
+    along.get((1, 0), lambda: runs.variances(data, 1, 0, tmp_path, 4))
+    report = importlib.import_module("support.report").Report("mnist_vae", "title")
+    capsys.readouterr()
+    plots = [*script.tabulate_bounds(report, finished, tmp_path, 1), *script.tabulate_along(report, along, tmp_path)]
+    assert all(plot.is_file() for plot in plots)
+    shown = capsys.readouterr().out
+    assert "70.4 / 89.8" in shown
+    assert "sum and sample" in shown
+
+
+def test_the_best_linear_surrogate_is_what_linear_costs_are():
+    """Costs that are linear in the code leave nothing; the others have less variance than without."""
+    script = importlib.import_module("support.linear_surrogates")
+    vae = importlib.import_module("support.vae")
+    data = importlib.import_module("mnist_vae").digits(num_train=150)
+    results = script.measure(data, 1, 2, 4, 1)
+    assert list(results) == [f"{name}, {each}" for name in script.ESTIMATORS for each in script.SURROGATES]
+    assert results["leave-one-out, best linear"][0] < results["leave-one-out, plain"][0]
+    plan = vae.autoencoder(data, 2)
+    model, guide = vae.bound(plan).model, vae.bound(plan).guide
+    x = data.train.x[:3]
+
+    class Linear(torch.nn.Module):
+        def forward(self, z):
+            return torch.zeros(*z.shape[:-1], x.shape[-1])
+
+    model.decoder = Linear()  # the cost is minus log q and a constant
+    slopes = script.BestLinear.of(model, guide, x).slopes
+    log_q = guide.encode(x).log_softmax(-1)
+    torch.testing.assert_close(slopes - slopes[..., :1], log_q[..., :1] - log_q, atol=1e-4, rtol=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from pyro_ext.inference import (
 )
 from pyro_ext.models.toolkit import data_plate, mean_metrics, perceptron
 from pyro_ext.utils.random_state import mixed_seed
+from support.rows import metrics_so_far
 
 __all__ = [
     "BATCH",
@@ -291,9 +291,5 @@ def curve(work: Path, row: Mapping[str, Any] | None, method: str, k: int, seed: 
     """Return steps and minus the training bound of a run, or of what there is of an unfinished one."""
     if row is not None:
         return [(float(step), float(value)) for step, value in row["curve"]]
-    path = run_folder(work, method, k, seed) / "metrics.csv"
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        rows = [*csv.DictReader(file)]
-    return [(float(each["step"]), float(each["neg_elbo"])) for each in rows if each.get("neg_elbo")]
+    history = metrics_so_far(run_folder(work, method, k, seed))
+    return [(each["step"], each["neg_elbo"]) for each in history if "neg_elbo" in each]
