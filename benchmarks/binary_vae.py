@@ -106,8 +106,9 @@ def main() -> None:
         path = report.save()
         for plot in plots:
             shutil.copy(plot, path.parent / f"{path.stem}-{plot.name}")
-        if rows.path.exists():
-            shutil.copy(rows.path, path.with_suffix(".csv"))
+        for each in (rows, measured):
+            if each.path.exists():
+                shutil.copy(each.path, path.parent / f"{path.stem}-{each.path.name}")
         print(f"\nwritten to {path}")
 
 
