@@ -440,9 +440,10 @@ def test_use_of_a_code_is_its_divergence_from_the_prior():
     assert use.enough == pytest.approx(0.1 * 3 * math.log(2))
     assert use.used
     assert use.complaint("wait") == ""
-    many = code_use(Subject(Skewed(0.5, 2.0, True), Skewed(0.5, 2.0, True), (torch.zeros(20),), size=40))
-    assert many == CodeUse(0.0, 1.0)
-    assert "the code has collapsed at these weights: its KL is 0.000 nats per data point" in many.complaint("wait")
+    many = code_use(Subject(Skewed(0.5, 2.0, True), Skewed(0.501, 2.0, True), (torch.zeros(20),), size=40))
+    assert (many.enough, many.used) == (1.0, False)
+    assert code_use(Subject(Skewed(0.5, 2.0, True), Skewed(0.5, 2.5, False), (torch.zeros(20),), size=40)) is None
+    assert "the code has collapsed at these weights: its KL is " in many.complaint("wait")
     assert "is hardly used yet" in CodeUse(0.5, 1.0).complaint("wait")
 
 

@@ -61,7 +61,10 @@ class CodeUse:
 
 
 def code_use(subject: Subject, draws: int = 20, seed: int = 0) -> CodeUse | None:
-    """Estimate how much the discrete sites say about the data points of a batch; None if the guide has no such site.
+    """Estimate how much the discrete sites say about the data points of a batch; None if that cannot be told.
+
+    It cannot where the guide has no such site, or gives each the distribution that the model has: a network that
+    predicts, without an inference network of its own, uses its code at a divergence of 0.
 
     It is enough if it is a nat, or a tenth of the logarithm of the number of joint values, whichever is less.
 
@@ -80,14 +83,14 @@ def code_use(subject: Subject, draws: int = 20, seed: int = 0) -> CodeUse | None
 
 
 def _log_ratio_and_capacity(subject: Subject) -> tuple[float, float] | None:
-    """Return log q - log p of the discrete sites of one run, and what they can hold at most; None without any."""
+    """Return log q - log p of the discrete sites of one run, and what they can hold at most; or None."""
     guide_trace = poutine.trace(subject.guide).get_trace(*subject.batch)
     model_trace = poutine.trace(poutine.replay(subject.model, trace=guide_trace)).get_trace(*subject.batch)
     names = [*_discrete_sites(guide_trace, model_trace)]
     for trace in (guide_trace, model_trace):
         trace.compute_log_prob(lambda name, site: name in names)
     pairs = [(guide_trace.nodes[name], model_trace.nodes[name]) for name in names]
-    if not pairs:
+    if all(torch.equal(own["log_prob"], prior["log_prob"]) for own, prior in pairs):
         return None
     log_ratio = sum(float(own["log_prob_sum"] - prior["log_prob_sum"]) for own, prior in pairs)
     return log_ratio, sum(_capacity(own) for own, _ in pairs)

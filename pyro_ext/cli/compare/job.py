@@ -200,7 +200,7 @@ class Job:
         facts = {
             "weights": weights,
             "gradients": f"{options.repeats} of each estimator, on one batch of {num_rows(self.subject.batch)}",
-            "code": "no discrete sites" if self.code is None else self.code.fact(),
+            "code": "no discrete sites that differ from the model's" if self.code is None else self.code.fact(),
             "exact gradient": "by enumeration" if self.inexact is None else f"none: {self.inexact}",
             "optimiser, batch size, seed": f"{optimizers}, {options.batch_size}, {self.setting.seed}",
             "device": str(self.setting.device),
