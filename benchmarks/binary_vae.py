@@ -269,7 +269,9 @@ def tabulate_curves(
             for seed, points in of_seeds.items()
             if seed in goals and not math.isnan(steps := steps_to(points, goals[seed][1]))
         }
-        if key != (PLAIN, 4) and gains:
+        if key == (PLAIN, 4):
+            gains = {seed: (step, 1.0) for seed, (step, _) in goals.items()}
+        if gains:
             reached[key] = gains
         cells = [_mean_at(of_seeds, steps) for steps in POINTS]
         cells.append(_mean_at(of_seeds, goals[min(goals)][0] / 2 * ms[PLAIN, 4] / ms[key]))
@@ -323,7 +325,7 @@ def _gain_cells(gains: Mapping[int, tuple[float, float]], goals: Mapping[int, tu
 
 
 def _verdict(report: Report, reached: Mapping[tuple[str, int], Mapping[int, tuple[float, float]]], goals: Any) -> None:
-    """Say which method reaches the bound first, in steps and in time, among those that reach it with all seeds."""
+    """Say which method reaches the bound first, in steps and in time, of those that reach it with all seeds."""
     complete = {key: gains for key, gains in reached.items() if len(gains) == len(goals)}
     for at, what in enumerate(("steps", "time")):
         scores = {
@@ -331,12 +333,14 @@ def _verdict(report: Report, reached: Mapping[tuple[str, int], Mapping[int, tupl
             for key, gains in complete.items()
         }
         scores = {key: score for key, score in scores.items() if not math.isnan(score)}
-        if scores:
+        if len(scores) > 1:
             first, *rest = sorted(scores, key=scores.__getitem__)
             then = "".join(f", then {label(*key)} at {scores[key]:.2f}" for key in rest[:2])
-            report.text(f"- First in {what}, over {len(goals)} seeds: {label(*first)} at {scores[first]:.2f}{then}.")
+            report.text(f"- First in {what}, {len(goals)} seeds: {label(*first)} at {scores[first]:.2f}{then}.")
         else:
-            report.text(f"- First in {what}: no method has reached the bound with each of {len(goals)} seeds yet.")
+            report.text(
+                f"- First in {what}: no other method has reached the bound with each of {len(goals)} seeds yet."
+            )
     report.text("")
 
 

@@ -477,8 +477,10 @@ def test_which_estimator_of_bits_is_first(tmp_path, capsys):
     (plot,) = script.tabulate_curves(report, finished, measured, tmp_path, 2)
     assert plot.is_file()
     shown = capsys.readouterr().out
-    assert "First in steps, over 2 seeds: ARMS, K = 4 at 0.70." in shown  # 1,500 and 1,286 of 2,000 steps
-    assert "First in time, over 2 seeds: ARMS, K = 4 at 1.39." in shown
+    assert (
+        "First in steps, 2 seeds: ARMS, K = 4 at 0.70, then leave-one-out, K = 4 at 1.00." in shown
+    )  # 1,500 and 1,286 of 2,000 steps
+    assert "First in time, 2 seeds: leave-one-out, K = 4 at 1.00, then ARMS, K = 4 at 1.39." in shown
     assert math.isnan(script.steps_to([(1000, 3.0), (2000, 2.0)], 1.0))
     assert list(script.planned(["ARMS", "RODEO"], [4, 2], 1)) == [("ARMS", 4, 0), ("ARMS", 2, 0), ("RODEO", 2, 0)]
 
