@@ -226,8 +226,8 @@ def tabulate_variance(report: Report, measured: FinishedRuns, check: bool = True
         report.text(
             "Log-variance of the gradient in the logits of 100 images; differences to leave-one-out with the same K,",
             "in the logits and in the weights of the encoder, with their standard errors; the processor's time of a",
-            "training step. 'linear' has learned for 1,500 steps at these weights and double CV for 300; RODEO has learned",
-            "from all batches of the training before.",
+            "training step. 'linear' has learned for 1,500 steps at these weights and double CV for 300; RODEO has",
+            "learned from all batches of the training before.",
             "",
         )
         for (of_weights, method, k), margin in REQUIRED.items() if check else ():
