@@ -14,9 +14,9 @@ PLOTS_OUT ?= runs/plots.png
 
 VENV := .venv
 BENCH_VENV := .venv-bench
-SLOW_BENCHMARKS := $(addprefix benchmarks/,compression.py disentangling.py drmm.py evidence.py evidence_peers.py gan.py \
-	gcn.py geco.py hard_attention.py looks_linear.py networks.py semi_supervised.py structured_output.py tumour.py \
-	variational_phylogeny.py)
+SLOW_BENCHMARKS := $(addprefix benchmarks/,binary_vae.py compression.py disentangling.py drmm.py evidence.py \
+	evidence_peers.py gan.py gcn.py geco.py hard_attention.py looks_linear.py mnist_vae.py networks.py \
+	semi_supervised.py structured_output.py tumour.py variational_phylogeny.py)
 # Set-up runs again when pyproject.toml or the choice of PyTorch changes.
 TORCH_KEY := $(shell printf '%s' '$(TORCH)' | cksum | cut -d' ' -f1)
 READY := $(VENV)/.ready-$(TORCH_KEY)

@@ -12,7 +12,7 @@ from typing import Any
 
 from pyro_ext.utils.files import write_text
 
-__all__ = ["FinishedRuns"]
+__all__ = ["FinishedRuns", "metrics_so_far"]
 
 
 class FinishedRuns:
@@ -108,6 +108,19 @@ class FinishedRuns:
             writer.writeheader()
         writer.writerows(rows)
         return lines.getvalue()
+
+
+def metrics_so_far(folder: Path) -> list[dict[str, float]]:
+    """Return the metrics of each epoch of a run, finished or not; none if it has not begun.
+
+    Args:
+        folder: the folder of the run, by ``fit``.
+    """
+    path = folder / "metrics.csv"
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return [{name: float(text) for name, text in row.items() if name and text} for row in csv.DictReader(file)]
 
 
 def _text(value: Any) -> str:

@@ -12,7 +12,7 @@ from pyro_ext.inference import ELBOObjective, TrainingPlan
 from pyro_ext.models import categorical_vae
 from support.gradients import Step
 
-__all__ = ["BATCH_SIZE", "autoencoder", "bound", "negative_bound", "parameter_groups", "step", "train"]
+__all__ = ["BATCH_SIZE", "autoencoder", "bound", "learn", "negative_bound", "parameter_groups", "step", "train"]
 
 BATCH_SIZE = 100
 
@@ -54,6 +54,18 @@ def train(plan: TrainingPlan, elbo: ELBO, data: IndexedDataset, epochs: int, see
             optimizer.zero_grad(set_to_none=True)
             objective(*batch).total.backward()
             optimizer.step()
+
+
+def learn(plan: TrainingPlan, elbo: ELBO, data: IndexedDataset, steps: int, seed: int = 0) -> None:
+    """Let an ELBO that learns do so for some steps, on shuffled batches of 100; the weights stay as they are."""
+    torch.manual_seed(seed)
+    objective = _with_elbo(plan, elbo)
+    while steps > 0:
+        for batch in [*_shuffled(data)][:steps]:
+            objective(*batch).total.backward()
+            objective.after_step()
+            objective.zero_grad(set_to_none=True)
+            steps -= 1
 
 
 def negative_bound(plan: TrainingPlan, data: IndexedDataset) -> float:

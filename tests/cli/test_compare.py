@@ -13,6 +13,7 @@ from torch import nn
 from pyro_ext.cli.__main__ import main
 from pyro_ext.cli.compare import job
 from pyro_ext.cli.compare.arguments import Arguments, estimators
+from pyro_ext.cli.compare.code import CodeUse, code_use
 from pyro_ext.cli.compare.report import Row, as_csv, table
 from pyro_ext.inference import (
     ELBOObjective,
@@ -26,7 +27,7 @@ from pyro_ext.inference import (
     TrainingPlan,
     fit,
 )
-from pyro_ext.inference.compare import GradientFigures
+from pyro_ext.inference.compare import GradientFigures, Subject
 
 FIGURES = GradientFigures({"encoder": 0.17, "decoder": -math.inf}, {"encoder": 0.04, "decoder": 0.0}, 20.0, 1.2)
 SMALL = ["--model.num_latents", "2", "--model.num_categories", "3", "--model.hidden", "[6, 5]", "--repeats", "8"]
@@ -411,3 +412,60 @@ def test_programs_that_cannot_be_compared(tmp_path, capsys):
     assert main(["compare", f"{__name__}:build"]) == 2
     assert "--data is needed for a model of your own" in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
+
+
+class Skewed(PyroModule):
+    """A guide of 20 out of 40 data points, or a model; a bit with the given probability and a count for each."""
+
+    def __init__(self, prob, rate, counted):
+        super().__init__()
+        self.prob, self.rate = nn.Parameter(torch.tensor(prob)), nn.Parameter(torch.tensor(rate))
+        self.counted = counted
+
+    def forward(self, x):
+        with pyro.plate("data", 40, subsample=torch.arange(len(x))):
+            pyro.sample("z", dist.Bernoulli(self.prob.expand(len(x), 3)).to_event(1))
+            pyro.sample("c", dist.Normal(self.rate, 1.0))
+            if self.counted:
+                pyro.sample("n", dist.Poisson(self.rate))
+
+
+def test_use_of_a_code_is_its_divergence_from_the_prior():
+    """Within 4 standard errors, at 500 runs of 20 data points each."""
+    subject = Subject(Skewed(0.5, 2.0, False), Skewed(0.75, 3.0, False), (torch.zeros(20),), size=40)
+    use = code_use(subject, draws=500)
+    divergence = 3 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+    deviation = math.sqrt(3 * 0.75 * 0.25) * math.log(3)
+    assert use.nats == pytest.approx(divergence, abs=4 * deviation / math.sqrt(500 * 20))
+    assert use.enough == pytest.approx(0.1 * 3 * math.log(2))
+    assert use.used
+    assert use.complaint("wait") == ""
+    many = code_use(Subject(Skewed(0.5, 2.0, True), Skewed(0.501, 2.0, True), (torch.zeros(20),), size=40))
+    assert (many.enough, many.used) == (1.0, False)
+    assert code_use(Subject(Skewed(0.5, 2.0, True), Skewed(0.5, 2.5, False), (torch.zeros(20),), size=40)) is None
+    assert "the code has collapsed at these weights: its KL is " in many.complaint("wait")
+    assert "is hardly used yet" in CodeUse(0.5, 1.0).complaint("wait")
+
+
+def test_training_ends_when_the_code_is_in_use(tmp_path, monkeypatch, capsys):
+    uses = iter([CodeUse(0.2, 1.0), CodeUse(1.2, 1.0), CodeUse(1.3, 1.0)])
+    monkeypatch.setattr(job, "code_use", lambda subject: next(uses))
+    monkeypatch.setattr(job, "LEAST_EPOCHS", 2)
+    assert main([*OWN, "--fit_epochs", "0", "--out", str(tmp_path / "own")]) == 0
+    text = (tmp_path / "own" / "report.md").read_text()
+    assert "after 3 epochs of `TraceLeaveOneOut_ELBO`" in text
+    assert "- code: 1.30 nats per data point in the discrete sites (KL); in use from 1\n" in text
+    assert "note: " not in capsys.readouterr().out
+
+
+def test_a_collapsed_code_is_reported(tmp_path, monkeypatch, capsys):
+    """The guide of the mixture knows nothing of a data point, so that its code never says anything."""
+    monkeypatch.setattr(job, "LEAST_EPOCHS", 1)
+    monkeypatch.setattr(job, "MOST_EPOCHS", 2)
+    assert main([*OWN, "--fit_epochs", "0", "--out", str(tmp_path / "own")]) == 0
+    shown = capsys.readouterr().out
+    assert "note: the code has collapsed at these weights" in shown
+    assert "train for more than 2 epochs by --epochs" in shown
+    text = (tmp_path / "own" / "report.md").read_text()
+    assert "**Note: the code has collapsed at these weights" in text
+    assert "after 2 epochs of" in text

@@ -28,7 +28,9 @@ from pyro_ext.cli.program_options import (
 from pyro_ext.inference import TraceDisARM_ELBO
 from pyro_ext.inference.joint_draws.engine import JointDrawsELBO
 
-__all__ = ["Arguments", "Estimator", "compare_parser", "estimators"]
+__all__ = ["LEAST_EPOCHS", "MOST_EPOCHS", "Arguments", "Estimator", "compare_parser", "estimators"]
+
+LEAST_EPOCHS, MOST_EPOCHS = 20, 60  # of training before measuring, unless told otherwise
 
 _DEFAULT = "Trace_ELBO,TraceLeaveOneOut_ELBO,TraceSumAndSample_ELBO,TraceUnorderedSet_ELBO"
 _SET_HERE = {
@@ -177,10 +179,12 @@ def _add_own_options(parser: ArgumentParser) -> None:
         "epochs",
         int | None,
         None,
-        "epochs of training by leave-one-out before measuring, by default 20; 0 measures at fresh weights",
+        f"epochs of training by leave-one-out before measuring, 0 for fresh weights; by default from {LEAST_EPOCHS} "
+        f"to {MOST_EPOCHS}, until the KL of the discrete sites is a nat per data point, or a tenth of the logarithm of "
+        "the number of their joint values where that is less",
     )
     add(group, "checkpoint", str | None, None, "the folder of a run, to measure at its weights instead")
-    add(group, "fit_epochs", int, 20, "epochs of training by each estimator, to compare what they come to; 0: none")
+    add(group, "fit_epochs", int, 15, "epochs of training by each estimator, to compare what they come to; 0: none")
     add(group, "lr", float | None, None, "the learning rate of all training; by default that of the model")
     add(group, "batch_size", int, 100, "the number of data points per step")
 

@@ -54,5 +54,7 @@ def run(words: Sequence[str]) -> int:
         return 1
     job.write(rows)
     print(table(rows, job.metric))
+    if complaint := job.complaint():
+        print(f"note: {complaint}")
     print(f"results are in {job.out}")
     return 0

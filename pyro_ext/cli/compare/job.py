@@ -12,7 +12,8 @@ import yaml
 from jsonargparse import Namespace
 from pyro.infer import ELBO, TraceTailAdaptive_ELBO, TraceTMC_ELBO
 
-from pyro_ext.cli.compare.arguments import Arguments, Estimator, estimators
+from pyro_ext.cli.compare.arguments import LEAST_EPOCHS, MOST_EPOCHS, Arguments, Estimator, estimators
+from pyro_ext.cli.compare.code import CodeUse, code_use
 from pyro_ext.cli.compare.report import Row, as_csv, report, variance_plot
 from pyro_ext.cli.compare.training import Setting, load_weights
 from pyro_ext.cli.errors import naming_options
@@ -26,7 +27,6 @@ from pyro_ext.utils.files import check_folder, write_text
 
 __all__ = ["Job"]
 
-_EPOCHS = 20  # of training before measuring, unless told otherwise
 _OTHER_BOUNDS = (TraceVIMCO_ELBO, TraceTMC_ELBO, TraceTailAdaptive_ELBO)
 
 
@@ -40,10 +40,12 @@ class Job:
         plan: the training plan, at fresh or loaded weights.
         metric: the held-out metric that final values are compared by; empty if the plan has none.
         subject: the model, its guide and the batch that gradients are measured on.
-        epochs: the number of epochs of training before measuring.
+        epochs: the number of epochs of training before measuring; known after :meth:`rows` unless it was given.
+        given_epochs: whether it was given, or training ends as soon as the code is in use.
         elbos: the estimators that apply, by label.
         refused: why the others do not, by label.
         inexact: why there is no exact gradient to find a bias with, if so; known after :meth:`rows`.
+        code: how much the discrete sites say at the weights measured at, if there are any; known after :meth:`rows`.
     """
 
     arguments: Arguments
@@ -52,9 +54,11 @@ class Job:
     metric: str
     subject: Subject
     epochs: int
+    given_epochs: bool
     elbos: dict[str, ELBO]
     refused: dict[str, str]
     inexact: str | None = None
+    code: CodeUse | None = None
 
     @property
     def out(self) -> Path:
@@ -81,7 +85,8 @@ class Job:
         subject = setting.subject(plan)
         nesting = plan.elbo_objective("compare").elbo.max_plate_nesting
         elbos, refused = _applicable(wanted, options.evaluations, nesting, subject)
-        epochs = _EPOCHS if options.epochs is None and arguments.checkpoint is None else options.epochs or 0
+        given_epochs = options.epochs is not None or arguments.checkpoint is not None
+        epochs = (options.epochs or 0) if given_epochs else MOST_EPOCHS
         if arguments.checkpoint is not None:
             load_weights(plan, arguments.checkpoint["state_dict"])
         elif epochs:
@@ -91,7 +96,7 @@ class Job:
                     f"--epochs: TraceLeaveOneOut_ELBO, by which weights are trained, cannot be used: {reason}; give "
                     "--epochs 0 or --checkpoint FOLDER"
                 )
-        return cls(arguments, setting, plan, setting.metric(plan), subject, epochs, elbos, refused)
+        return cls(arguments, setting, plan, setting.metric(plan), subject, epochs, given_epochs, elbos, refused)
 
     def rows(self) -> list[Row]:
         """Train, measure, train by each estimator; return a row for each.
@@ -101,9 +106,12 @@ class Job:
         """
         if self.epochs:
             by = TraceLeaveOneOut_ELBO(self.arguments.options.evaluations, max_plate_nesting=self._nesting)
+            until = None if self.given_epochs else self._in_use
             with progress_bar(self.epochs, "epoch", "weights") as bar:
-                self.setting.train(self.plan, by, self.epochs, bar, self.weights)
+                trained = self.setting.train(self.plan, by, self.epochs, bar, self.weights, until)
+            self.epochs = len(trained.history)
             self.subject = self.setting.subject(self.plan)
+        self.code = code_use(self.subject)
         figures = self._figures()
         results = self._trained() if self.metric and self.arguments.options.fit_epochs else {}
         rows = {name: Row(name, note=f"n/a: {reason}") for name, reason in self.refused.items()}
@@ -129,8 +137,23 @@ class Job:
             options.evaluations,
             (self.metric, self.plan.headline_mode) if self.metric else None,
             options.fit_epochs,
+            self.complaint(),
         )
         write_text(self.out / "report.md", text)
+
+    def complaint(self) -> str:
+        """Return why estimators may not differ at the weights measured at; empty if there is no reason."""
+        if self.code is None:
+            return ""
+        longer = "more epochs" if self.given_epochs else f"more than {self.epochs} epochs"
+        return self.code.complaint(f"train for {longer} by --epochs, at another --lr, or measure at a --checkpoint")
+
+    def _in_use(self, epoch: int) -> bool:
+        """Return whether training may end after this epoch, counted from 1."""
+        if epoch < LEAST_EPOCHS:
+            return False
+        use = code_use(self.subject)
+        return use is None or use.used
 
     @property
     def _nesting(self) -> float:
@@ -177,6 +200,7 @@ class Job:
         facts = {
             "weights": weights,
             "gradients": f"{options.repeats} of each estimator, on one batch of {num_rows(self.subject.batch)}",
+            "code": "no discrete sites that differ from the model's" if self.code is None else self.code.fact(),
             "exact gradient": "by enumeration" if self.inexact is None else f"none: {self.inexact}",
             "optimiser, batch size, seed": f"{optimizers}, {options.batch_size}, {self.setting.seed}",
             "device": str(self.setting.device),

@@ -120,6 +120,7 @@ def report(
     evaluations: int,
     metric: tuple[str, str] | None,
     fit_epochs: int,
+    complaint: str = "",
 ) -> str:
     """Return the report as Markdown.
 
@@ -130,6 +131,7 @@ def report(
         evaluations: how often each estimator evaluates the model.
         metric: the name of the headline metric and its mode, ``"min"`` or ``"max"``, if there is one.
         fit_epochs: the number of epochs that each estimator trained for.
+        complaint: why estimators may not differ at these weights, if there is a reason.
     """
     columns = [
         "- **bias z**: how many standard errors the mean gradient is away from the exact one, at most, along the exact "
@@ -151,6 +153,7 @@ def report(
         f"# {title}",
         f"Every estimator evaluates the model {evaluations} times for each datum and step. Gradients are compared at "
         "the same weights, on the same batch.",
+        *([f"**Note: {complaint}.**"] if complaint else []),
         table(rows, name),
         *(f"- `{row.estimator}`: {row.note}" for row in rows if row.note),
         *(f"- After training by `{row.estimator}`: {remark}." for row in rows for remark in row.remarks),

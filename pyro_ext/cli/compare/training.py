@@ -84,9 +84,17 @@ class Setting:
         batch = move_data_to_device(module.example, self.device)
         objective = plan.elbo_objective("compare")
         arguments = batch if isinstance(batch, tuple | list) else (batch,)
-        return Subject(objective.model, objective.guide, arguments, objective.size or 1)
+        return Subject(objective.model, objective.guide, arguments, objective.size or objective.num_data or 1)
 
-    def train(self, plan: TrainingPlan, elbo: ELBO, epochs: int, bar: Any, out: Path | None = None) -> FitResult:
+    def train(
+        self,
+        plan: TrainingPlan,
+        elbo: ELBO,
+        epochs: int,
+        bar: Any,
+        out: Path | None = None,
+        until: Callable[[int], bool] | None = None,
+    ) -> FitResult:
         """Train, and evaluate after the last epoch.
 
         Args:
@@ -95,11 +103,12 @@ class Setting:
             epochs: the number of epochs.
             bar: a progress bar; it is advanced by one with each epoch.
             out: a folder for the checkpoint.
+            until: called with the number of epochs after each; training ends as soon as it returns True.
 
         Raises:
             KeyboardInterrupt: on Ctrl-C; ``out`` then holds a checkpoint.
         """
-        flags = self._flags() | {"check_val_every_n_epoch": epochs, "callbacks": [_Advance(bar)]}
+        flags = self._flags() | {"check_val_every_n_epoch": epochs, "callbacks": [_Advance(bar, until)]}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FitWarning)  # told in the report
             return prepare(plan.with_elbo(elbo), self.data, self._settings(epochs), out=out, **flags).train()
@@ -117,14 +126,16 @@ class Setting:
 
 
 class _Advance(Callback):
-    """Advances a progress bar with each epoch."""
+    """Advances a progress bar with each epoch, and ends training when there is enough of it."""
 
-    def __init__(self, bar: Any) -> None:
-        self.bar = bar
+    def __init__(self, bar: Any, until: Callable[[int], bool] | None) -> None:
+        self.bar, self.until = bar, until
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show another epoch."""
         self.bar.update()
+        if self.until is not None and self.until(trainer.current_epoch + 1):
+            trainer.should_stop = True
 
 
 def load_weights(plan: TrainingPlan, state: Mapping[str, torch.Tensor]) -> None:
