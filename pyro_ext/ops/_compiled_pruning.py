@@ -14,7 +14,7 @@ from pyro_ext.ops._pruning_passes import by_autograd
 from pyro_ext.ops._second_derivatives import gradients_with_graph
 from pyro_ext.ops._tree_plans import tree_plan
 from pyro_ext.ops._workspaces import lease
-from pyro_ext.ops.kernels import in_threads, use_kernels
+from pyro_ext.ops.kernels import in_threads, one_process_at_a_time, use_kernels
 
 __all__ = ["CompiledPruning"]
 
@@ -23,6 +23,7 @@ _SMALLEST: Final = {torch.float32: 2.0**-16, torch.float64: 2.0**-100}
 _INTEGERS: Final = {torch.float32: np.int32, torch.float64: np.int64}
 # Starting a thread takes as long as evaluating a tree of so many taxa times patterns.
 _WORTH_A_THREAD: Final = 1 << 17
+_READY: Final[set[torch.dtype]] = set()  # the types for which kernels are compiled
 
 
 class _Trees(NamedTuple):
@@ -157,6 +158,11 @@ def _passes(
         own = rooms.pop()
         bits = own.view(_INTEGERS[tips.dtype])
         _pruning_kernels.passes(trees.children, *arrays, own, bits, trees.smallest, start, stop)
+        rooms.append(own)
 
+    if tips.dtype not in _READY:
+        with one_process_at_a_time():
+            evaluate(0, 0)
+        _READY.add(tips.dtype)
     in_threads(evaluate, num_trees, smallest=1 + _WORTH_A_THREAD // (num_taxa * num_sites))
     return likelihood.log_().add_(exponents, alpha=math.log(2)), of_matrices, of_roots

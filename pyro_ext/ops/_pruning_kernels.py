@@ -72,18 +72,31 @@ def _multiply(
     for i in range(0, states, 2):
         o = np.uint64((out + i) * BLOCK)
         for j in range(0, states, 4):
-            m, u = at + i * down + j * across, np.uint64((source + j) * BLOCK)
+            m = at + i * down + j * across
+            u = np.uint64((source + j) * BLOCK)
             n = m + down
-            p0, p1, p2, p3 = matrices[m], matrices[m + across], matrices[m + 2 * across], matrices[m + 3 * across]
-            q0, q1, q2, q3 = matrices[n], matrices[n + across], matrices[n + 2 * across], matrices[n + 3 * across]
+            p0 = matrices[m]
+            p1 = matrices[m + across]
+            p2 = matrices[m + 2 * across]
+            p3 = matrices[m + 3 * across]
+            q0 = matrices[n]
+            q1 = matrices[n + across]
+            q2 = matrices[n + 2 * across]
+            q3 = matrices[n + 3 * across]
             if j == 0:
                 for s in range(np.uint64(width)):
-                    u0, u1, u2, u3 = room[u + s], room[u + _1 + s], room[u + _2 + s], room[u + _3 + s]
+                    u0 = room[u + s]
+                    u1 = room[u + _1 + s]
+                    u2 = room[u + _2 + s]
+                    u3 = room[u + _3 + s]
                     room[o + s] = p0 * u0 + p1 * u1 + p2 * u2 + p3 * u3
                     room[o + _1 + s] = q0 * u0 + q1 * u1 + q2 * u2 + q3 * u3
             else:
                 for s in range(np.uint64(width)):
-                    u0, u1, u2, u3 = room[u + s], room[u + _1 + s], room[u + _2 + s], room[u + _3 + s]
+                    u0 = room[u + s]
+                    u1 = room[u + _1 + s]
+                    u2 = room[u + _2 + s]
+                    u3 = room[u + _3 + s]
                     room[o + s] += p0 * u0 + p1 * u1 + p2 * u2 + p3 * u3
                     room[o + _1 + s] += q0 * u0 + q1 * u1 + q2 * u2 + q3 * u3
 
@@ -95,11 +108,18 @@ def _join(room: _Array, out: int, first: int, second: int, states: int, width: i
     for i in range(0, states, 4):
         o, x, y = np.uint64((out + i) * BLOCK), np.uint64((first + i) * BLOCK), np.uint64((second + i) * BLOCK)
         for s in range(np.uint64(width)):
-            a, b = room[x + s] * room[y + s], room[x + _1 + s] * room[y + _1 + s]
-            c, d = room[x + _2 + s] * room[y + _2 + s], room[x + _3 + s] * room[y + _3 + s]
-            room[o + s], room[o + _1 + s], room[o + _2 + s], room[o + _3 + s] = a, b, c, d
-            a, c = a if a > b else b, c if c > d else d
-            a, before = a if a > c else c, room[m + s] if i > 0 else zero
+            a = room[x + s] * room[y + s]
+            b = room[x + _1 + s] * room[y + _1 + s]
+            c = room[x + _2 + s] * room[y + _2 + s]
+            d = room[x + _3 + s] * room[y + _3 + s]
+            room[o + s] = a
+            room[o + _1 + s] = b
+            room[o + _2 + s] = c
+            room[o + _3 + s] = d
+            a = a if a > b else b
+            c = c if c > d else d
+            a = a if a > c else c
+            before = room[m + s] if i > 0 else zero
             room[m + s] = a if a > before else before
     least = room[m]
     for s in range(np.uint64(width)):
@@ -151,9 +171,14 @@ def _descend(
             u, g, h = np.uint64((below + j) * BLOCK), at + i * states + j, at + (i + 1) * states + j
             a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = zero
             for s in range(np.uint64(width)):
-                a, b = room[v + s] * room[w + s], room[v + _1 + s] * room[w + _1 + s]
-                room[o + s], room[o + _1 + s] = a, b
-                u0, u1, u2, u3 = room[u + s], room[u + _1 + s], room[u + _2 + s], room[u + _3 + s]
+                a = room[v + s] * room[w + s]
+                b = room[v + _1 + s] * room[w + _1 + s]
+                room[o + s] = a
+                room[o + _1 + s] = b
+                u0 = room[u + s]
+                u1 = room[u + _1 + s]
+                u2 = room[u + _2 + s]
+                u3 = room[u + _3 + s]
                 a0 += a * u0
                 a1 += a * u1
                 a2 += a * u2
@@ -193,8 +218,10 @@ def _copy_tips(
                 for i in range(4):
                     room[(leaf * states + j + i) * BLOCK + s] = tips[t + i]
         for s in range(np.uint64(sites), np.uint64(width)):
-            room[u + s], room[u + _1 + s] = room[u + last], room[u + _1 + last]
-            room[u + _2 + s], room[u + _3 + s] = room[u + _2 + last], room[u + _3 + last]
+            room[u + s] = room[u + last]
+            room[u + _1 + s] = room[u + _1 + last]
+            room[u + _2 + s] = room[u + _2 + last]
+            room[u + _3 + s] = room[u + _3 + last]
 
 
 @compiled(reassociate=True)

@@ -11,6 +11,7 @@ Kernels run with the number of threads that :func:`torch.get_num_threads` gives.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -126,6 +127,24 @@ def compiled(function: Callable[..., Any] | None = None, *, reassociate: bool = 
         return numba.njit(cache=True, **settings)(function)
     except RuntimeError:  # there is no folder that can be written
         return numba.njit(**settings)(function)
+
+
+@contextmanager
+def one_process_at_a_time() -> Iterator[None]:
+    """Hold a lock of this user while kernels are compiled: processes that wait for it find the results on the disk."""
+    try:
+        import fcntl
+
+        path = os.path.join(tempfile.gettempdir(), f"pyro-ext-kernels-{os.getuid()}.lock")
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except (ImportError, OSError):  # not every system has such locks, and all goes well without
+        yield
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
 
 
 def in_threads(function: Callable[[int, int], None], size: int, *, smallest: int = 1) -> None:
