@@ -71,11 +71,11 @@ class CompiledPruning(NamedTuple):
 
     def by_site(self) -> Tensor:
         """Return log-likelihoods ``(M, S)``."""
-        return _BySite.apply(self._wanted, *self)  # type: ignore[no-untyped-call,no-any-return]
+        return _BySite.apply(self._wanted, *self)
 
     def summed(self, weights: Tensor) -> Tensor:
         """Return the sums of log-likelihoods by constant weights ``(S,)``, shape ``(M,)``."""
-        return _Summed.apply(self._wanted, *self, weights)  # type: ignore[no-untyped-call,no-any-return]
+        return _Summed.apply(self._wanted, *self, weights)
 
     @property
     def _wanted(self) -> bool:
@@ -99,9 +99,14 @@ class _BySite(torch.autograd.Function):
         if torch.is_grad_enabled():
             plan = tree_plan(ctx.trees.parents)
             edges, roots, tips = ctx.saved_tensors
-            again = gradients_with_graph(lambda *x: by_autograd(plan, *x, tips.mT), (edges, roots), grad)
+
+            def function(edges: Tensor, roots: Tensor) -> Tensor:
+                return by_autograd(plan, edges, roots, tips.mT)
+
+            again = gradients_with_graph(function, (edges, roots), grad)
             return None, None, *again, None
-        _, *gradients = _passes(ctx.trees, *(copy.tensor for copy in ctx.copies), grad, ctx.needs_input_grad[2])
+        edges, roots, tips = (copy.tensor for copy in ctx.copies)
+        _, *gradients = _passes(ctx.trees, edges, roots, tips, grad, ctx.needs_input_grad[2])
         return None, None, *_needed(ctx, gradients), None
 
 
@@ -124,9 +129,11 @@ class _Summed(torch.autograd.Function):
         if torch.is_grad_enabled():
             plan = tree_plan(ctx.trees.parents)
             edges, roots, tips, weights = ctx.saved_tensors
-            again = gradients_with_graph(
-                lambda *x: (by_autograd(plan, *x, tips.mT) * weights).sum(-1), (edges, roots), grad
-            )
+
+            def function(edges: Tensor, roots: Tensor) -> Tensor:
+                return (by_autograd(plan, edges, roots, tips.mT) * weights).sum(-1)
+
+            again = gradients_with_graph(function, (edges, roots), grad)
             return None, None, *again, None, None
         scaled = [None if x is None else x * grad.view(-1, *[1] * (x.dim() - 1)) for x in _needed(ctx, ctx.gradients)]
         return None, None, *scaled, None, None

@@ -214,9 +214,9 @@ def _copy_tips(
                 room[u + _3 + s] = tips[t + four * s + np.uint64(3)]
         else:
             for s in range(sites):
-                t = (leaf * num_sites + start + s) * states + j
+                place = (leaf * num_sites + start + s) * states + j
                 for i in range(4):
-                    room[(leaf * states + j + i) * BLOCK + s] = tips[t + i]
+                    room[(leaf * states + j + i) * BLOCK + s] = tips[place + i]
         for s in range(np.uint64(sites), np.uint64(width)):
             room[u + s] = room[u + last]
             room[u + _1 + s] = room[u + _1 + last]
