@@ -154,17 +154,20 @@ def _passes(
     room = num_rows * _pruning_kernels.BLOCK
     leases = [lease((room,), tips) for _ in range(min(torch.get_num_threads(), num_trees))]
     rooms = [one.tensor.numpy() for one in leases]
-    likelihood, exponents = edges.new_empty((2, num_trees, num_sites)).unbind()
+    likelihood, exponents = edges.new_empty((num_trees, num_sites)), edges.new_empty((num_trees, num_sites))
     of_matrices = edges.new_zeros(edges.shape if weights is not None and of_edges else (0,))
     of_roots = roots.new_zeros(roots.shape)
-    weights = edges.new_empty((0, 0)) if weights is None else weights
-    flat = edges.flatten(), roots, tips.flatten(), weights, likelihood, exponents, of_matrices.flatten(), of_roots
-    arrays = [x.detach().contiguous().numpy() for x in flat]
+    in_bits = _INTEGERS[tips.dtype]
+    given = np.empty((0, 0), rooms[0].dtype) if weights is None else weights.contiguous().numpy()
+    matrices, at_root, at_leaves = (x.detach().contiguous().numpy() for x in (edges, roots, tips))
+    arrays = (
+        *(matrices.reshape(-1), at_root, at_leaves.reshape(-1), given, likelihood.numpy(), exponents.numpy()),
+        *(of_matrices.numpy().reshape(-1), of_roots.numpy()),
+    )
 
     def evaluate(start: int, stop: int) -> None:
         own = rooms.pop()
-        bits = own.view(_INTEGERS[tips.dtype])
-        _pruning_kernels.passes(trees.children, *arrays, own, bits, trees.smallest, start, stop)
+        _pruning_kernels.passes(trees.children, *arrays, own, own.view(in_bits), trees.smallest, start, stop)
         rooms.append(own)
 
     if tips.dtype not in _READY:
