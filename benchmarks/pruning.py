@@ -3,15 +3,18 @@
 The data are the alignment DS1 and a hundred topologies for it, which lie under PYRO_EXT_DATA; without them, sequences
 and trees of the same size are drawn. Successive batches hold different topologies, so that the order of computation is
 planned anew each time. torchtree, if installed, evaluates many branch lengths on a single topology, since it cannot
-batch topologies. The public code of variational phylogenetics is not run: its figures are quoted. All steps are timed
-in turns. Comparisons use medians, since other work on the machine slows all steps alike; limits in milliseconds apply
-to the least times.
+batch topologies. BEAGLE, if installed, evaluates tree after tree through its C interface. Where Numba is installed,
+compiled functions come first, beside PyTorch's way; the tables after them are of the latter alone. The public code of
+variational phylogenetics is not run: its figures are quoted. All steps are timed in turns. Comparisons use medians,
+since other work on the machine slows all steps alike; limits in milliseconds apply to the least times.
 
 References:
     | Evolutionary trees from DNA sequences: a maximum likelihood approach (Felsenstein, 1981)
     | https://doi.org/10.1007/BF01734359
     | torchtree: flexible phylogenetic model development and inference using PyTorch (Fourment et al., 2025)
     | https://arxiv.org/abs/2406.18044
+    | BEAGLE 3: improved performance, scaling, and usability for a high-performance computing library for statistical
+    | phylogenetics (Ayres et al., 2019), https://doi.org/10.1093/sysbio/syz020
 """
 
 from __future__ import annotations
@@ -20,18 +23,23 @@ import argparse
 import importlib.metadata
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count
 from typing import NamedTuple
 
 import torch
+from support.beagle import beagle_version
 from support.gradients import Step
+from support.limits import copy_rate
 from support.pruning_peers import QUOTED, node_by_node, torchtree_functions
+from support.pruning_programs import check_programs, compare_batches, compare_peers, time_variational_steps
 from support.report import Report
 from support.timing import StepTime, interleaved_times
 from torch import Tensor
 
 from pyro_ext.datasets.locate import data_root
 from pyro_ext.distributions import TreeLikelihood
+from pyro_ext.ops.kernels import kernels
 from pyro_ext.ops.pruning import site_log_likelihoods
 from pyro_ext.phylo import GTR, JC69, GammaRates, random_trees, read_alignment, read_trees
 
@@ -59,7 +67,39 @@ def main() -> None:
     torch.manual_seed(0)
     report = Report("pruning", "The likelihood of trees: milliseconds")
     data = load(report)
-    report.text(f"- torchtree {_version('torchtree') or 'is not installed, so it is left out'}", "")
+    report.text(f"- torchtree {_version('torchtree') or 'is not installed, so it is left out'}")
+    report.text(f"- BEAGLE {beagle_version() or 'is not installed, so it is left out'}")
+    report.text(f"- a copy within memory reads and writes {copy_rate():.1f} gigabytes a second", "")
+    if _version("numba"):
+        compare_programs(report, data, options.rounds)
+    else:
+        report.text("- Numba is not installed, so that compiled functions are left out", "")
+    with kernels("torch"):
+        time_torch(report, data, options)
+    report.text(f"- load average {os.getloadavg()[0]:.1f} at the end", "")
+    if options.save:
+        print(f"\nwritten to {report.save()}")
+
+
+def compare_programs(report: Report, data: Data, rounds: int) -> None:
+    """Compare compiled functions and PyTorch's way, on one thread."""
+    torch.set_num_threads(1)
+    batches, peers, root = {}, {}, data_root()
+    for dtype in DTYPES.values():
+        typed = data.to(dtype)
+        trees = partial(topologies, typed.trees)
+        batches |= compare_batches(report, typed.patterns, typed.weights, trees, rounds)
+        peers |= compare_peers(report, typed.patterns, typed.weights, typed.trees[0], rounds)
+    public = None if root is None else time_variational_steps(report, root, max(rounds // 2, 3))
+    with kernels("numba"):
+        growth = time_growth(report, rounds, "compiled")
+    check_programs(report, batches, peers, public)
+    check_growth(report, growth, "compiled")
+    report.text("")
+
+
+def time_torch(report: Report, data: Data, options: argparse.Namespace) -> None:
+    """Report the times of PyTorch's way."""
     times: dict[str, dict[int, Times]] = {name: {} for name in DTYPES}
     for threads in options.threads:
         torch.set_num_threads(threads)
@@ -68,11 +108,9 @@ def main() -> None:
             title = f"{name}, {_threads(threads)}"
             times[name][threads] = compare(report, data.to(dtype), title, options.rounds)
     torch.set_num_threads(1)
-    growth = time_growth(report, options.rounds)
-    report.text(f"- load average {os.getloadavg()[0]:.1f} at the end", "")
-    check(report, times, growth)
-    if options.save:
-        print(f"\nwritten to {report.save()}")
+    growth = time_growth(report, options.rounds, "PyTorch")
+    check(report, times)
+    check_growth(report, growth, "PyTorch")
 
 
 def load(report: Report) -> Data:
@@ -183,7 +221,7 @@ def _columns(milliseconds: float, first: float) -> list[str]:
     return [f"{milliseconds:.1f}", f"{milliseconds / 10:.2f}", f"{milliseconds / first:.2f}"]
 
 
-def time_growth(report: Report, rounds: int) -> dict[int, float]:
+def time_growth(report: Report, rounds: int, program: str) -> dict[int, float]:
     """Report nanoseconds per tree, taxon and pattern; return those of the largest alignments by the number of taxa."""
     patterns, rows, last = (250, 1000, 4000), [], {}
     for num_taxa in (25, 50, 100, 200, 400):
@@ -197,12 +235,14 @@ def time_growth(report: Report, rounds: int) -> dict[int, float]:
             last[num_taxa] = interleaved_times({"": step}, min(turns, rounds))[""].wall * 1e6 / (4 * num_taxa * size)
             row.append(f"{last[num_taxa]:.1f}")
         rows.append(row)
-    title = "Nanoseconds per tree, taxon and pattern: four trees with gradients, rescaled, float32, 1 thread"
+    title = (
+        f"Nanoseconds per tree, taxon and pattern: four trees with gradients, rescaled, {program}, float32, 1 thread"
+    )
     report.table(title, ["taxa", *(f"{size} patterns" for size in patterns)], rows)
     return last
 
 
-def check(report: Report, by_type: dict[str, dict[int, Times]], growth: dict[int, float]) -> None:
+def check(report: Report, by_type: dict[str, dict[int, Times]]) -> None:
     """Report which targets are met; ``by_type`` has the times by type and number of threads."""
     ours = "10 topologies at once"
     for name, target in TARGETS.items():
@@ -218,9 +258,14 @@ def check(report: Report, by_type: dict[str, dict[int, Times]], growth: dict[int
             report.check(ratio >= 1, f"no slower than torchtree's best, {name}: {ratio:.2f} x")
     ratio = QUOTED[10]["at best"] / min(times[ours].least for times in by_type["float32"].values())
     report.check(ratio >= 4, f"at least 4 x the public code as quoted at its best: {ratio:.1f} x")
+
+
+def check_growth(report: Report, growth: dict[int, float], program: str) -> None:
+    """Report whether the time per taxon and pattern stays the same."""
     sizes = [*growth]
     ratio = growth[sizes[-1]] / growth[sizes[0]]
-    report.check(ratio <= 1.25, f"time per taxon and pattern, {sizes[-1]} taxa compared with {sizes[0]}: {ratio:.2f} x")
+    text = f"{program}: time per taxon and pattern, {sizes[-1]} taxa compared with {sizes[0]}: {ratio:.2f} x"
+    report.check(ratio <= 1.25, text)
 
 
 def branch_lengths(batch: int, data: Data) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import one_hot
 
-from pyro_ext.ops.pruning import ancestral_marginals, site_log_likelihoods
+from pyro_ext.ops.pruning import ancestral_marginals, log_likelihoods, site_log_likelihoods
 from pyro_ext.phylo.rates import ConstantRate, SiteModel
 from pyro_ext.phylo.substitution import JC69, SubstitutionModel
 
@@ -110,6 +110,9 @@ class TreeLikelihood(TorchDistribution):
         Any number S of patterns is taken where neither ``weights`` nor ``num_sites`` was given. Several alignments of
         one tree are evaluated at once; alignments of their own for different trees, tree after tree.
         """
+        if value.dim() == 3 and self._mixture.rates.shape[-1] == 1:
+            self._check_value(value)
+            return log_likelihoods(*self._arguments(), value, self.weights).squeeze(-1)
         sites = self.site_log_prob(value)
         return (sites if self.weights is None else sites * self.weights).sum(-1)
 

@@ -11,10 +11,11 @@ Kernels run with the number of threads that :func:`torch.get_num_threads` gives.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any, Literal, get_args
@@ -101,22 +102,49 @@ def use_kernels(*tensors: Tensor) -> bool:
     )
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any] | None = None, *, reassociate: bool = False) -> Callable[..., Any]:
     """Compile a function by Numba, without the interpreter's lock; for modules that are imported at the first call.
 
     The kernel's machine code is kept on the disk where a folder for it can be written. Threads come from
     :func:`in_threads`, never from Numba, whose thread pools do not survive a fork. Without Numba the function comes
     back as it is, so that its module can be imported everywhere.
+
+    Args:
+        function: what to compile; without it, a decorator with the chosen options comes back.
+        reassociate: whether sums may be taken in another order and products be fused with them, as sums in vector
+            registers need.
     """
+    if function is None:
+        return partial(compiled, reassociate=reassociate)
     if not _numba_is_there():
         return function
     import numba
 
     settings: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    if reassociate:
+        settings["fastmath"] = {"reassoc", "contract"}
     try:
         return numba.njit(cache=True, **settings)(function)
     except RuntimeError:  # there is no folder that can be written
         return numba.njit(**settings)(function)
+
+
+@contextmanager
+def one_process_at_a_time() -> Iterator[None]:
+    """Hold a lock of this user while kernels are compiled: processes that wait for it find the results on the disk."""
+    try:
+        import fcntl
+
+        path = os.path.join(tempfile.gettempdir(), f"pyro-ext-kernels-{os.getuid()}.lock")
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except (ImportError, OSError):  # not every system has such locks, and all goes well without
+        yield
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
 
 
 def in_threads(function: Callable[[int, int], None], size: int, *, smallest: int = 1) -> None:

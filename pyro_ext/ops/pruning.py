@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_ext.ops._compiled_pruning import CompiledPruning
 from pyro_ext.ops._pruning_passes import by_autograd, inside, outside, rows_per_step
 from pyro_ext.ops._second_derivatives import gradients_with_graph
 from pyro_ext.ops._tree_plans import tree_plan
 
-__all__ = ["ancestral_marginals", "site_log_likelihoods"]
+__all__ = ["ancestral_marginals", "log_likelihoods", "site_log_likelihoods"]
 
 # Site likelihoods closer than this to the smallest normal number may have lost digits on the way.
 _MARGIN = 1e8
@@ -77,12 +78,64 @@ def site_log_likelihoods(
     trees, edges, roots, tips, batch_shape = _arranged(parents, transitions, frequencies, partials)
     if differentiable_twice:
         return by_autograd(tree_plan(trees), edges, roots, tips).reshape(*batch_shape, -1)
+    compiled = CompiledPruning.where_possible(trees, edges, roots, tips, rescale)
+    if compiled is not None:
+        return compiled.by_site().reshape(*batch_shape, -1)
     size = _chunk_size(edges, tips)
     if size >= len(edges):
         return _chunk_log_likelihoods(trees, edges, roots, tips, rescale, again=False).reshape(*batch_shape, -1)
     chunks = zip(trees.flatten(0, -2).split(size), edges.split(size), roots.split(size), strict=True)
     parts = [_chunk_log_likelihoods(*chunk, tips, rescale, again=True) for chunk in chunks]
     return torch.cat(parts).reshape(*batch_shape, -1)
+
+
+def log_likelihoods(
+    parents: Tensor,
+    transitions: Tensor,
+    frequencies: Tensor,
+    partials: Tensor,
+    weights: Tensor | None = None,
+    *,
+    rescale: bool | None = None,
+) -> Tensor:
+    """Return the log-likelihood of all sites on every tree: the sum of :func:`site_log_likelihoods` by weight.
+
+    Compiled kernels evaluate it together with its gradients, in two thirds of the time.
+
+    Args:
+        parents: canonical trees, as for :func:`site_log_likelihoods`.
+        transitions: the transition matrix of each edge, as for :func:`site_log_likelihoods`.
+        frequencies: probabilities of the states at the root, as for :func:`site_log_likelihoods`.
+        partials: the likelihood of each state at each leaf, ``(n, S, A)``.
+        weights: how often each site occurs, ``(S,)``; each once if None.
+        rescale: whether to prevent underflow, as for :func:`site_log_likelihoods`.
+
+    Returns:
+        ``batch_shape``, all batch shapes broadcast.
+
+    Raises:
+        ValueError: if shapes or types disagree.
+
+    Example:
+        >>> parents = torch.tensor([-1, 3, 3, 0])  # three taxa
+        >>> transitions = (0.1 + 0.6 * torch.eye(4)).expand(3, 4, 4)
+        >>> partials = torch.eye(4)[torch.tensor([[0, 0], [0, 1], [0, 1]])]  # sites AAA and ACC
+        >>> log_likelihoods(parents, transitions, torch.full((4,), 0.25), partials, torch.tensor([2.0, 1.0]))
+        tensor(-9.1288)
+    """
+    num_sites = partials.shape[-2] if partials.dim() > 1 else 0
+    if weights is not None and weights.shape != (num_sites,):
+        raise ValueError(
+            f"weights must have shape ({num_sites},), one for each site of partials, got {tuple(weights.shape)}"
+        )
+    if weights is None or not weights.requires_grad:
+        trees, edges, roots, tips, batch_shape = _arranged(parents, transitions, frequencies, partials)
+        compiled = CompiledPruning.where_possible(trees, edges, roots, tips, rescale)
+        if compiled is not None:
+            ones = tips.new_ones(num_sites) if weights is None else weights
+            return compiled.summed(ones).reshape(batch_shape)
+    by_site = site_log_likelihoods(parents, transitions, frequencies, partials, rescale=rescale)
+    return (by_site if weights is None else by_site * weights).sum(-1)
 
 
 @torch.no_grad()
@@ -191,9 +244,14 @@ def _arranged(parents: Tensor, transitions: Tensor, frequencies: Tensor, partial
         )
     if frequencies.dim() < 1 or frequencies.shape[-1] != num_states:
         raise ValueError(f"frequencies must have shape batch_shape + ({num_states},), got {tuple(frequencies.shape)}")
-    batch_shape = torch.broadcast_shapes(parents.shape[:-1], transitions.shape[:-3], frequencies.shape[:-1])
-    trees = parents.expand(*batch_shape, num_nodes)
-    edges = transitions.expand(*batch_shape, *transitions.shape[-3:]).reshape(-1, *transitions.shape[-3:])
+    batch_shapes = parents.shape[:-1], transitions.shape[:-3], frequencies.shape[:-1]
+    # The function of torch takes as long as a tree: it is left out where it has nothing to do.
+    first, second, third = batch_shapes
+    plain = first == second and (third == first or (len(third) <= len(first) and third.numel() == 1))
+    batch_shape = first if plain else torch.broadcast_shapes(*batch_shapes)
+    trees = parents if plain else parents.expand(*batch_shape, num_nodes)
+    edges = transitions if plain else transitions.expand(*batch_shape, *transitions.shape[-3:])
+    edges = edges if len(batch_shape) == 1 else edges.reshape(-1, *transitions.shape[-3:])
     roots = frequencies.expand(*batch_shape, num_states).reshape(-1, num_states).to(edges.dtype)
     tips = partials.mT.to(edges.dtype)
     return trees, edges, roots, tips, batch_shape

@@ -131,6 +131,7 @@ OPS = {
     "permanent.log_permanent": (lambda x: permanent.log_permanent(x.matrix), 0),
     "permanent.sample_matchings": (lambda x: permanent.sample_matchings(x.matrix, 3), 0),
     "pruning.ancestral_marginals": (lambda x: pruning.ancestral_marginals(*pruned(x)), 0),
+    "pruning.log_likelihoods": (lambda x: pruning.log_likelihoods(*pruned(x)), 0),
     "pruning.site_log_likelihoods": (lambda x: pruning.site_log_likelihoods(*pruned(x)), 0),
     "relaxed.bernoulli_score": (lambda x: relaxed.bernoulli_score(x.simplex, x.logits), 0),
     "relaxed.categorical_score": (lambda x: relaxed.categorical_score(x.simplex, x.logits), 0),

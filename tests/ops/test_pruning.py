@@ -7,10 +7,20 @@ import pytest
 import torch
 
 from pyro_ext.ops import _pruning_passes, pruning
-from pyro_ext.ops.pruning import ancestral_marginals, site_log_likelihoods
+from pyro_ext.ops.kernels import kernels
+from pyro_ext.ops.pruning import ancestral_marginals, log_likelihoods, site_log_likelihoods
 from tests.ops.trees import listed_likelihood, random_trees
 
 F64 = torch.float64
+
+
+@pytest.fixture(autouse=True, params=["torch", "numba"])
+def program(request):
+    """Every test runs by both."""
+    if request.param == "numba":
+        pytest.importorskip("numba")
+    with kernels(request.param):
+        yield request.param
 
 
 def random_matrices(*shape, num_states=4, dtype=F64):
@@ -234,6 +244,40 @@ def test_ancestral_marginals(rooted):
             blocked[node - 1][:, 1 - state] = 0
         share = listed_likelihood(tree, blocked, roots, partials) / total
         torch.testing.assert_close(result[node - 4, :, state], share)
+
+
+@pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 3, 0, 1, 2], dtype=F64)])
+def test_weighted_sums(weights, dtype):
+    trees, partials = random_trees(3, 8), random_partials(8, 5, dtype=dtype)
+    arguments = random_matrices(3, 13, dtype=dtype).requires_grad_(), torch.rand(4, dtype=dtype).requires_grad_()
+    weights = None if weights is None else weights.to(dtype)
+    result = log_likelihoods(trees, *arguments, partials, weights)
+    by_site = site_log_likelihoods(trees, *arguments, partials)
+    expected = by_site.sum(-1) if weights is None else (by_site * weights).sum(-1)
+    torch.testing.assert_close(result, expected, **close(dtype))
+    factors = torch.tensor([2.0, -1, 0.5], dtype=dtype)
+    ours, theirs = (torch.autograd.grad(x @ factors, arguments) for x in (result, expected))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4 if dtype == torch.float32 else 1e-12, atol=1e-5)
+
+
+def test_derivatives_of_weighted_sums():
+    trees, partials, weights = random_trees(2, 5), random_partials(5, 4), torch.rand(4, dtype=F64, requires_grad=True)
+    arguments = random_matrices(2, 7).requires_grad_(), torch.rand(2, 4, dtype=F64).requires_grad_()
+
+    def function(*x):
+        return log_likelihoods(trees, *x, partials, weights.detach())
+
+    assert torch.autograd.gradcheck(function, arguments, fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, arguments, fast_mode=True)
+    matrices, frequencies = (x.detach() for x in arguments)
+    by_site = site_log_likelihoods(trees, matrices, frequencies, partials)
+    (gradient,) = torch.autograd.grad(log_likelihoods(trees, matrices, frequencies, partials, weights).sum(), weights)
+    torch.testing.assert_close(gradient, by_site.sum(0))
+
+
+def test_weights_of_another_number():
+    with pytest.raises(ValueError, match=r"weights must have shape \(2,\), one for each site of partials, got \(3,\)"):
+        log_likelihoods(TREE, MATRICES, QUARTER, torch.ones(3, 2, 4), torch.ones(3))
 
 
 NOT_IN_PREORDER = torch.tensor([-1, 8, 9, 11, 11, 10, 10, 0, 7, 7, 9, 8])

@@ -1,0 +1,178 @@
+"""Pruning by compiled functions, for autograd: gradients where their weights are known, on the way up or back."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from pyro_ext.ops._pruning_passes import by_autograd
+from pyro_ext.ops._second_derivatives import gradients_with_graph
+from pyro_ext.ops._tree_plans import tree_plan
+from pyro_ext.ops._workspaces import lease
+from pyro_ext.ops.kernels import in_threads, one_process_at_a_time, use_kernels
+
+__all__ = ["CompiledPruning"]
+
+# What lies below a node is rescaled where it is smaller than this for some site of a block.
+_SMALLEST: Final = {torch.float32: 2.0**-16, torch.float64: 2.0**-100}
+_INTEGERS: Final = {torch.float32: np.int32, torch.float64: np.int64}
+# Starting a thread takes as long as evaluating a tree of so many taxa times patterns.
+_WORTH_A_THREAD: Final = 1 << 17
+_READY: Final[set[torch.dtype]] = set()  # the types for which kernels are compiled
+
+
+class _Trees(NamedTuple):
+    """M trees, with the children of their internal nodes ``(M, I, 2)``, and when to rescale."""
+
+    parents: Tensor
+    children: np.ndarray[Any, np.dtype[np.int64]]
+    smallest: float
+
+
+class CompiledPruning(NamedTuple):
+    """The likelihood of a batch of trees, as compiled functions take it.
+
+    Attributes:
+        trees: the trees.
+        edges: transition matrices, ``(M, E, A, A)``.
+        roots: the probabilities of the root's state, ``(M, A)``.
+        tips: the likelihood of each state at each leaf, ``(n, S, A)``.
+    """
+
+    trees: _Trees
+    edges: Tensor
+    roots: Tensor
+    tips: Tensor
+
+    @classmethod
+    def where_possible(
+        cls, trees: Tensor, edges: Tensor, roots: Tensor, tips: Tensor, rescale: bool | None
+    ) -> CompiledPruning | None:
+        """Return this for matrices ``(M, E, A, A)``, roots ``(M, A)`` and tips ``(n, A, S)``; None if PyTorch must."""
+        served = use_kernels(trees, edges, roots, tips) and edges.dtype in _SMALLEST
+        if not served or not edges.numel() or not tips.numel():
+            return None
+        from pyro_ext.ops import _pruning_kernels
+
+        parents, num_taxa = trees.reshape(-1, trees.shape[-1]), len(tips)
+        children = np.empty((len(parents), parents.shape[1] - num_taxa, 2), np.int64)
+        if not _pruning_kernels.children_of(parents.contiguous().numpy(), num_taxa, children):
+            return None
+        smallest = -1.0 if rescale is False else _SMALLEST[edges.dtype]
+        tips, more = tips.mT.contiguous(), -tips.shape[1] % 4
+        if more:  # states that never occur make their number a multiple of four
+            edges, roots, tips = pad(edges, (0, more, 0, more)), pad(roots, (0, more)), pad(tips, (0, more))
+        return cls(_Trees(trees, children, smallest), edges, roots, tips)
+
+    def by_site(self) -> Tensor:
+        """Return log-likelihoods ``(M, S)``."""
+        return _BySite.apply(self._wanted, *self)
+
+    def summed(self, weights: Tensor) -> Tensor:
+        """Return the sums of log-likelihoods by constant weights ``(S,)``, shape ``(M,)``."""
+        return _Summed.apply(self._wanted, *self, weights)
+
+    @property
+    def _wanted(self) -> bool:
+        return torch.is_grad_enabled() and (self.edges.requires_grad or self.roots.requires_grad)
+
+
+class _BySite(torch.autograd.Function):
+    """Log-likelihoods; for gradients the pass to the root is made again, since storing it would take longer."""
+
+    @staticmethod
+    def forward(ctx: Any, wanted: bool, trees: _Trees, edges: Tensor, roots: Tensor, tips: Tensor) -> Tensor:
+        if wanted:
+            ctx.trees, ctx.copies = trees, [lease(tuple(x.shape), x) for x in (edges, roots, tips)]
+            for copy, x in zip(ctx.copies, (edges, roots, tips), strict=True):
+                copy.tensor.copy_(x)  # the graph outlives changes in place
+            ctx.save_for_backward(edges, roots, tips)
+        return _passes(trees, edges, roots, tips)[0]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            plan = tree_plan(ctx.trees.parents)
+            edges, roots, tips = ctx.saved_tensors
+
+            def function(edges: Tensor, roots: Tensor) -> Tensor:
+                return by_autograd(plan, edges, roots, tips.mT)
+
+            again = gradients_with_graph(function, (edges, roots), grad)
+            return None, None, *again, None
+        edges, roots, tips = (copy.tensor for copy in ctx.copies)
+        _, *gradients = _passes(ctx.trees, edges, roots, tips, grad, ctx.needs_input_grad[2])
+        return None, None, *_needed(ctx, gradients), None
+
+
+class _Summed(torch.autograd.Function):
+    """Weighted sums of log-likelihoods, whose gradients come from the same pass, but for a factor for each tree."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, wanted: bool, trees: _Trees, edges: Tensor, roots: Tensor, tips: Tensor, weights: Tensor
+    ) -> Tensor:
+        given = weights.to(edges.dtype).unsqueeze(0) if wanted else None
+        result, *gradients = _passes(trees, edges, roots, tips, given, ctx.needs_input_grad[2])
+        if wanted:
+            ctx.trees, ctx.gradients = trees, gradients
+            ctx.save_for_backward(edges, roots, tips, weights)
+        return (result * weights).sum(-1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            plan = tree_plan(ctx.trees.parents)
+            edges, roots, tips, weights = ctx.saved_tensors
+
+            def function(edges: Tensor, roots: Tensor) -> Tensor:
+                return (by_autograd(plan, edges, roots, tips.mT) * weights).sum(-1)
+
+            again = gradients_with_graph(function, (edges, roots), grad)
+            return None, None, *again, None, None
+        scaled = [None if x is None else x * grad.view(-1, *[1] * (x.dim() - 1)) for x in _needed(ctx, ctx.gradients)]
+        return None, None, *scaled, None, None
+
+
+def _needed(ctx: Any, gradients: list[Tensor]) -> list[Tensor | None]:
+    return [x if needed else None for x, needed in zip(gradients, ctx.needs_input_grad[2:4], strict=True)]
+
+
+def _passes(
+    trees: _Trees, edges: Tensor, roots: Tensor, tips: Tensor, weights: Tensor | None = None, of_edges: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return log-likelihoods ``(M, S)``; with weights ``(M, S)`` or ``(1, S)``, gradients in edges and roots too."""
+    from pyro_ext.ops import _pruning_kernels
+
+    (num_taxa, num_sites, num_states), num_trees = tips.shape, len(edges)
+    num_rows = _pruning_kernels.rows_of_room(num_taxa + trees.children.shape[1], num_taxa, num_states)
+    room = num_rows * _pruning_kernels.BLOCK
+    leases = [lease((room,), tips) for _ in range(min(torch.get_num_threads(), num_trees))]
+    rooms = [one.tensor.numpy() for one in leases]
+    likelihood, exponents = edges.new_empty((num_trees, num_sites)), edges.new_empty((num_trees, num_sites))
+    of_matrices = edges.new_zeros(edges.shape if weights is not None and of_edges else (0,))
+    of_roots = roots.new_zeros(roots.shape)
+    in_bits = _INTEGERS[tips.dtype]
+    given = np.empty((0, 0), rooms[0].dtype) if weights is None else weights.contiguous().numpy()
+    matrices, at_root, at_leaves = (x.detach().contiguous().numpy() for x in (edges, roots, tips))
+    arrays = (
+        *(matrices.reshape(-1), at_root, at_leaves.reshape(-1), given, likelihood.numpy(), exponents.numpy()),
+        *(of_matrices.numpy().reshape(-1), of_roots.numpy()),
+    )
+
+    def evaluate(start: int, stop: int) -> None:
+        own = rooms.pop()
+        _pruning_kernels.passes(trees.children, *arrays, own, own.view(in_bits), trees.smallest, start, stop)
+        rooms.append(own)
+
+    if tips.dtype not in _READY:
+        with one_process_at_a_time():
+            evaluate(0, 0)
+        _READY.add(tips.dtype)
+    in_threads(evaluate, num_trees, smallest=1 + _WORTH_A_THREAD // (num_taxa * num_sites))
+    return likelihood.log_().add_(exponents, alpha=math.log(2)), of_matrices, of_roots
