@@ -180,7 +180,7 @@ OPS = {
         lambda x: sets.stochastic_beam_search(uniform(x), 3, 2, device=x.log_p.device).actions,
         0,
     ),
-    "sets.topk_remainder": (lambda x: sets.topk_remainder(x.log_p, 2), 1),  # on the CPU alone
+    "sets.topk_remainder": (lambda x: sets.topk_remainder(x.log_p, 2), 0),
     "sinkhorn.log_sinkhorn": (lambda x: sinkhorn.log_sinkhorn(x.matrix), None),
     "sinkhorn.sinkhorn": (lambda x: sinkhorn.sinkhorn(x.matrix, num_iterations=5), 1),
     "sparse.dropout": (lambda x: sparse.dropout(x.matrix, 0.5), 0),

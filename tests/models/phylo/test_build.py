@@ -145,7 +145,7 @@ def test_golden_sample_is_compared_with(files, tmp_path):
     inside = network.log_prob(TREES[:4]) > -math.inf
     assert metrics["golden_in_support"] == pytest.approx(float(weights[inside].sum()))
     assert {"kl"} <= plan.curves.keys()
-    assert plan.plots["golden"]().get_xlabel() == "frequency in the reference"
+    assert plan.plots["golden"]().get_xlabel() == "frequency in the reference sample"
     (network_line, golden_line) = plan.plots["topologies"]().get_lines()
     assert sum(golden_line.get_ydata()) <= 1 + 1e-9
     assert list(network_line.get_ydata()) == sorted(network_line.get_ydata(), reverse=True)
