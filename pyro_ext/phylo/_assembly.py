@@ -107,7 +107,9 @@ class Assembly:
     ) -> TreeSet:
         """Make a set of binary trees."""
         if self.taxa is None:
-            self.taxa = first_labels(tokens, batch.aliases)
+            spellings = first_labels(tokens, batch.aliases)
+            self.taxa = tuple(sorted(spellings.values()))
+            self._table = LabelTable(self.taxa, batch.aliases, spellings)
         if self._table is None or self._table.aliases != batch.aliases:
             self._table = LabelTable(self.taxa, batch.aliases)
         parsed = parse(tokens, self.taxa, self._table, self.options.branch_lengths)

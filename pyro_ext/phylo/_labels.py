@@ -22,9 +22,9 @@ def unquote(label: bytes) -> str:
         UnicodeDecodeError: if it is no UTF-8.
     """
     name = label.strip().decode("utf-8")
-    for mark in "'\"":
-        if len(name) > 1 and name[0] == name[-1] == mark:
-            return name[1:-1].replace(mark * 2, mark)
+    mark = name[:1]
+    if mark in ("'", '"') and len(name) > 1 and name[-1] == mark:
+        return name[1:-1].replace(mark * 2, mark)
     return name
 
 
@@ -55,15 +55,22 @@ class LabelTable:
     Args:
         taxa: the names of the taxa, in the order of their numbers.
         aliases: a mapping from labels to names, as in a NEXUS ``translate`` statement.
+        spellings: names by how they are spelled in a text, with quotes, where that is known.
     """
 
-    def __init__(self, taxa: Sequence[str], aliases: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        taxa: Sequence[str],
+        aliases: Mapping[str, str] | None = None,
+        spellings: Mapping[bytes, str] | None = None,
+    ) -> None:
         self.aliases = dict(aliases or {})
         self._numbers = {name: number for number, name in enumerate(taxa)}
         known = {name: name for name in taxa} | {
             key: name for key, name in self.aliases.items() if name in self._numbers
         }
         self._spellings = {label.encode(): self._numbers[name] for label, name in known.items()}
+        self._spellings |= {label: self._numbers[name] for label, name in (spellings or {}).items()}
         self._build()
 
     def name(self, label: str) -> str:
@@ -80,7 +87,7 @@ class LabelTable:
         """
         numbers = self._search(body, starts, stops)
         missing = np.flatnonzero(numbers < 0)
-        at_once = 64  # twice as many each time, so that the table is built anew only a few times
+        at_once = max(64, len(self._numbers))  # those of a tree, then twice as many, so that the table is built rarely
         while len(missing):
             labels = (body[starts[k] : stops[k]].tobytes() for k in missing[:at_once])
             if not self._learn(labels):

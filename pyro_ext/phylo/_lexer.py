@@ -40,6 +40,10 @@ def _hidden_pattern(before: bytes) -> re.Pattern[bytes]:
     return re.compile(rb"(" + _comment(rb"(?:\]|\Z)") + rb")|(?:(?<=[" + before + rb"])|\A)" + quoted)
 
 
+_BEFORE = _BLANK.copy()
+_BEFORE[list(b"(,)]")] = True
+_BEFORE_IN_NEXUS = _BEFORE.copy()
+_BEFORE_IN_NEXUS[list(b"=*")] = True
 _IN_NEWICK, _IN_NEXUS = _hidden_pattern(rb"(,)\]\s"), _hidden_pattern(rb"(,)\]\s=*")
 
 
@@ -217,11 +221,27 @@ def _hidden(text: bytes, array: np.ndarray, pattern: re.Pattern[bytes]) -> tuple
         inside = np.cumsum(step, dtype=np.int32)
         if not len(inside) or inside.min() >= 0:
             return (inside > 0) | (step < 0), None
+    if b'"' not in text and b"[" not in text:
+        spans = _alternating(array, pattern)
+        if spans is not None:
+            return None, _spans(spans, len(text))
     marks: tuple[list[int], list[int]] = ([], [])
     for match in pattern.finditer(text):
         marks[match.group(1) is None].extend(match.span())
     comment, quoted = (_spans(np.array(spans, np.int64), len(text)) for spans in marks)
     return comment, quoted
+
+
+def _alternating(array: np.ndarray, pattern: re.Pattern[bytes]) -> np.ndarray | None:
+    """Return where quotes open and close, if they do so in turns; None where one is a part of a word."""
+    at = np.flatnonzero(array == ord("'"))
+    if len(at) % 2:
+        return None
+    opens = at[0::2]
+    before = array[opens - 1]
+    right = (_BEFORE_IN_NEXUS if pattern is _IN_NEXUS else _BEFORE)[before] | (opens == 0)
+    right[1:] |= opens[1:] == at[1:-1:2] + 1  # a quote within a label, which is written twice
+    return np.stack([opens, at[1::2] + 1], -1).reshape(-1) if right.all() else None
 
 
 def _spans(spans: np.ndarray, length: int) -> np.ndarray | None:

@@ -7,17 +7,22 @@ of every node.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
+from pyro_ext.ops.kernels import use_kernels
 from pyro_ext.phylo._labels import LabelTable, read_label, unquote
 from pyro_ext.phylo._lexer import CLOSE, COLON, COMMA, OPEN, Problem, Tokens
 from pyro_ext.phylo._polytomies import multifurcating
 
 __all__ = ["Parsed", "first_labels", "parse"]
+
+_MANY = 10_000  # numbers that are worth a kernel
+_DECIMAL = re.compile(rb"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
 class Parsed(NamedTuple):
@@ -50,8 +55,8 @@ class _Nodes(NamedTuple):
     leaf: np.ndarray
 
 
-def first_labels(tokens: Tokens, aliases: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the names of the first tree's taxa, sorted.
+def first_labels(tokens: Tokens, aliases: Mapping[str, str]) -> dict[bytes, str]:
+    """Return the names of the first tree's taxa, by how they are spelled in the text.
 
     Args:
         tokens: the tokens of the trees, as :func:`.tokenize` returns them.
@@ -61,9 +66,13 @@ def first_labels(tokens: Tokens, aliases: Mapping[str, str]) -> tuple[str, ...]:
         Problem: if a taxon comes twice.
     """
     names: set[str] = set()
+    spellings: dict[bytes, str] = {}
     nodes = _nodes(tokens)
-    for token in nodes.leaf[nodes.leaf < tokens.ends[0]]:
-        raw = tokens.body[tokens.at[token] + 1 : tokens.at[token + 1]].tobytes()
+    leaves = nodes.leaf[nodes.leaf < tokens.ends[0]]
+    text = tokens.body[: tokens.at[tokens.ends[0]] + 1].tobytes()
+    starts, stops = (tokens.at[leaves] + 1).tolist(), tokens.at[leaves + 1].tolist()
+    for token, start, stop in zip(leaves, starts, stops, strict=True):
+        raw = text[start:stop]
         try:
             label = unquote(raw)
         except UnicodeDecodeError:
@@ -72,7 +81,8 @@ def first_labels(tokens: Tokens, aliases: Mapping[str, str]) -> tuple[str, ...]:
         if name in names:
             raise Problem(f"taxon {name!r} comes twice", tokens.place(token), 0)
         names.add(name)
-    return tuple(sorted(names))
+        spellings[raw] = name
+    return spellings
 
 
 def parse(tokens: Tokens, taxa: tuple[str, ...], table: LabelTable, want_lengths: bool) -> Parsed:
@@ -199,6 +209,16 @@ def _lengths(tokens: Tokens, nodes: _Nodes, flat: np.ndarray, inner_order: np.nd
 
 def _numbers(tokens: Tokens, colons: np.ndarray) -> np.ndarray:
     starts, stops = tokens.at[colons] + 1, tokens.at[colons + 1]
+    if len(colons) >= _MANY and use_kernels():
+        from pyro_ext.phylo._number_kernel import read_numbers
+
+        values, undecided = read_numbers(tokens.body, starts, stops)
+        left = np.flatnonzero(undecided)
+        texts = [tokens.body[starts[k] : stops[k]].tobytes().strip(b" ") for k in left]
+        if all(_DECIMAL.fullmatch(text) for text in texts):
+            values[left] = [float(text) for text in texts]
+            if np.isfinite(values).all():
+                return values
     step = np.zeros(len(tokens.body) + 1, np.int8)
     step[starts] += 1
     step[stops + 1] -= 1  # one more than the number: the token after it becomes a space

@@ -7,12 +7,18 @@ leaf of its own, so that one code serves both kinds.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from pyro_ext.ops.kernels import in_threads, use_kernels
+
 __all__ = ["Subtrees", "plant_rooted", "pointers", "preorder", "subtrees"]
+
+_SMALL = 4096  # entries below which an operation of PyTorch for each node takes a few milliseconds at most
+_FEW = 16  # trees for which a loop in Python is faster than an operation for each node
 
 
 class Subtrees(NamedTuple):
@@ -42,6 +48,12 @@ def subtrees(parents: Tensor, num_leaves: int) -> Subtrees:
         num_leaves: how many of the M nodes are leaves.
     """
     num_nodes, num_trees = parents.shape
+    if _by_kernel(parents):
+        from pyro_ext.phylo._sweep_kernels import sum_subtrees
+
+        low, size = torch.empty_like(parents), torch.empty_like(parents)
+        _each_tree(sum_subtrees, num_trees, parents, num_leaves, low, size)
+        return Subtrees(pointers(parents), low, size)
     nodes = torch.arange(num_nodes, device=parents.device).unsqueeze(-1)
     low = nodes.repeat(1, num_trees)
     size = (nodes >= num_leaves).long().repeat(1, num_trees)
@@ -74,6 +86,12 @@ def preorder(parents: Tensor, num_leaves: int) -> Tensor:
         The new number of each node, ``(M, T)``; leaves keep theirs.
     """
     above, low, size = subtrees(parents, num_leaves)
+    if _by_kernel(parents):
+        from pyro_ext.phylo._sweep_kernels import number_nodes
+
+        number = torch.empty_like(parents)
+        _each_tree(number_nodes, parents.shape[1], parents, num_leaves, low, size, number)
+        return number
     later = slice(num_leaves + 1, None)
     there = above[later].flatten()
     sibling = size.view(-1).index_select(0, there).view_as(low[later]) - 1 - size[later]
@@ -84,3 +102,18 @@ def preorder(parents: Tensor, num_leaves: int) -> Tensor:
     for node in range(num_leaves + 1, len(parents)):
         number[node] += flat_number.index_select(0, above[node])
     return number
+
+
+def _by_kernel(parents: Tensor) -> bool:
+    """Return whether a kernel runs: compiled, for large batches; or in Python, where there are few trees a node."""
+    if parents.numel() < _SMALL or parents.dtype != torch.int64 or not parents.is_contiguous():
+        return False
+    return use_kernels(parents) or (parents.shape[1] <= _FEW and parents.device.type == "cpu")
+
+
+def _each_tree(kernel: Callable[..., None], num_trees: int, *arguments: Tensor | int) -> None:
+    arrays = [argument.numpy() if isinstance(argument, Tensor) else argument for argument in arguments]
+    if use_kernels(*(argument for argument in arguments if isinstance(argument, Tensor))):
+        in_threads(lambda start, stop: kernel(*arrays, start, stop), num_trees, smallest=256)
+    else:
+        getattr(kernel, "py_func", kernel)(*arrays, 0, num_trees)
