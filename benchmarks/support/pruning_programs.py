@@ -62,7 +62,7 @@ def compare_batches(
     operations = 32 * num_sites * (2 * (2 * num_taxa - 3) + num_taxa - 2)
     for batch in (1, 10, 100):
         turns = max(rounds // max(batch // 5, 1), 5)
-        times = interleaved_times(_matrix_steps(patterns, weights, trees, batch), turns)
+        times = interleaved_times(_matrix_steps(patterns, weights, trees, batch), turns, inner=max(20 // batch, 2))
         ours, torchs = times["compiled, sums"], times["PyTorch"]
         ratios[name, batch] = torchs.wall / ours.wall
         share = operations * batch / (ours.least * 1e-3) / (rate * 1e9)

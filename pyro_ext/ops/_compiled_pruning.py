@@ -122,7 +122,7 @@ class _Summed(torch.autograd.Function):
         if wanted:
             ctx.trees, ctx.gradients = trees, gradients
             ctx.save_for_backward(edges, roots, tips, weights)
-        return (result * weights).sum(-1)
+        return result @ weights if weights.dtype == result.dtype else (result * weights).sum(-1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -154,15 +154,16 @@ def _passes(
     room = num_rows * _pruning_kernels.BLOCK
     leases = [lease((room,), tips) for _ in range(min(torch.get_num_threads(), num_trees))]
     rooms = [one.tensor.numpy() for one in leases]
-    likelihood, exponents = edges.new_empty((num_trees, num_sites)), edges.new_empty((num_trees, num_sites))
-    of_matrices = edges.new_zeros(edges.shape if weights is not None and of_edges else (0,))
-    of_roots = roots.new_zeros(roots.shape)
-    in_bits = _INTEGERS[tips.dtype]
-    given = np.empty((0, 0), rooms[0].dtype) if weights is None else weights.contiguous().numpy()
+    # Arrays of numpy are made in a fraction of the time of tensors, which counts for a single tree.
+    number, in_bits = rooms[0].dtype, _INTEGERS[tips.dtype]
+    likelihood, exponents = np.empty((num_trees, num_sites), number), np.empty((num_trees, num_sites), number)
+    of_matrices = np.zeros(edges.shape if weights is not None and of_edges else (0,), number)
+    of_roots = np.zeros(roots.shape, number)
+    given = np.empty((0, 0), number) if weights is None else weights.contiguous().numpy()
     matrices, at_root, at_leaves = (x.detach().contiguous().numpy() for x in (edges, roots, tips))
     arrays = (
-        *(matrices.reshape(-1), at_root, at_leaves.reshape(-1), given, likelihood.numpy(), exponents.numpy()),
-        *(of_matrices.numpy().reshape(-1), of_roots.numpy()),
+        *(matrices.reshape(-1), at_root, at_leaves.reshape(-1), given, likelihood, exponents),
+        *(of_matrices.reshape(-1), of_roots),
     )
 
     def evaluate(start: int, stop: int) -> None:
@@ -175,4 +176,5 @@ def _passes(
             evaluate(0, 0)
         _READY.add(tips.dtype)
     in_threads(evaluate, num_trees, smallest=1 + _WORTH_A_THREAD // (num_taxa * num_sites))
-    return likelihood.log_().add_(exponents, alpha=math.log(2)), of_matrices, of_roots
+    result = torch.from_numpy(likelihood).log_().add_(torch.from_numpy(exponents), alpha=math.log(2))
+    return result, torch.from_numpy(of_matrices), torch.from_numpy(of_roots)
