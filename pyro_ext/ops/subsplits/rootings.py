@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_ext.ops.kernels import use_kernels
 from pyro_ext.ops.subsplits.keys import KeyTable, find_keys, subsplit_keys
 from pyro_ext.ops.subsplits.relations import Relations, add_to_parents, relations_of, sum_above, sum_below
 from pyro_ext.ops.subsplits.trees import Subsplits, clade_splits, rooted_subsplits, unrooted_subsplits
@@ -113,6 +114,10 @@ def expected_counts(
     Returns:
         The counts ``(M,)``, and the weighted sum of the log-probabilities.
     """
+    if use_kernels(log_theta, index.position, weights) and log_theta.dtype == weights.dtype == torch.float64:
+        from pyro_ext.ops.subsplits._count_kernel import count_in_rootings
+
+        return count_in_rootings(log_theta, index.position, index.relations, weights, uniform)
     with torch.enable_grad():
         leaf = log_theta.detach().requires_grad_()
         terms = with_constants(leaf).index_select(0, index.position.reshape(-1)).view_as(index.position)
