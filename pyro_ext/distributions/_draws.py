@@ -16,6 +16,7 @@ from torch.distributions.utils import lazy_property
 from pyro_ext.distributions.structure import enumerated_entropy, enumerated_kl
 from pyro_ext.ops.sets import log_remaining_mass, perturb
 from pyro_ext.utils.checks import positive_int
+from pyro_ext.utils.shapes import broadcast_shapes
 
 # Listing more values than this would be a mistake more often than a wish.
 _MOST_VALUES = 1 << 22
@@ -88,7 +89,7 @@ class DrawsWithoutReplacement(TorchDistribution):
         """Return the log-masses of the members of ``value`` and of all the rest, both float64."""
         if self._validate_args:
             self._validate_sample(value)
-        batch_shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+        batch_shape = broadcast_shapes(value.shape[:-1], self.batch_shape)
         log_probs = self.logits.double().log_softmax(-1).expand(*batch_shape, self.num_categories)
         index = value.long().expand(*batch_shape, self.k)
         return log_probs.gather(-1, index), log_remaining_mass(log_probs, index)

@@ -15,6 +15,7 @@ from torch.distributions import InverseGamma as TorchInverseGamma
 
 from pyro_ext.ops.log_uniform import KL_FORMS, KLForm, log_alpha, log_uniform_kl
 from pyro_ext.utils.checks import one_of
+from pyro_ext.utils.shapes import broadcast_shapes
 
 __all__ = ["LogUniform"]
 
@@ -110,7 +111,7 @@ class LogUniform(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         size = value.abs().clamp_min(torch.finfo(value.dtype).tiny)
-        log_prob = (_LOG_CONSTANT - size.log()).expand(torch.broadcast_shapes(value.shape, self.batch_shape))
+        log_prob = (_LOG_CONSTANT - size.log()).expand(broadcast_shapes(value.shape, self.batch_shape))
         if log_prob.requires_grad and not value.is_leaf:  # drawn by a guide, unlike the state of a Markov chain
             log_prob.register_hook(_warn)
         return log_prob
@@ -129,7 +130,7 @@ def _warn(grad: Tensor) -> None:
 
 
 def _broadcast(divergence: Tensor, p: Any) -> Tensor:
-    return divergence.expand(torch.broadcast_shapes(divergence.shape, p.batch_shape))
+    return divergence.expand(broadcast_shapes(divergence.shape, p.batch_shape))
 
 
 @register_kl(Normal, LogUniform)

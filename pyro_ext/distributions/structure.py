@@ -10,6 +10,8 @@ from pyro.distributions import MaskedDistribution
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
+from pyro_ext.utils.shapes import broadcast_shapes
+
 __all__ = ["Unwrapped", "enumerated_entropy", "enumerated_kl", "masks_of", "unwrap", "with_base"]
 
 
@@ -131,7 +133,7 @@ def enumerated_kl(q: Distribution, p: Distribution) -> Tensor:
         raise ValueError(
             f"q has event shape {tuple(q.event_shape)} but p {tuple(p.event_shape)}: their supports must be the same"
         )
-    batch_shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
+    batch_shape = broadcast_shapes(q.batch_shape, p.batch_shape)
     q, p = q.expand(batch_shape), p.expand(batch_shape)
     values = q.enumerate_support(expand=False)
     log_q, log_p = q.log_prob(values), p.log_prob(values)

@@ -15,6 +15,7 @@ from torch.nn.functional import one_hot
 from pyro_ext.ops.pruning import ancestral_marginals, log_likelihoods, site_log_likelihoods
 from pyro_ext.phylo.rates import ConstantRate, SiteModel
 from pyro_ext.phylo.substitution import JC69, SubstitutionModel
+from pyro_ext.utils.shapes import broadcast_shapes
 
 __all__ = ["TreeLikelihood"]
 
@@ -74,7 +75,7 @@ class TreeLikelihood(TorchDistribution):
         self.site_model = ConstantRate() if site_model is None else site_model
         self._mixture = self.site_model.mixture(branch_lengths)
         self.weights = weights
-        batch_shape = torch.broadcast_shapes(
+        batch_shape = broadcast_shapes(
             tree.shape[:-1],
             branch_lengths.shape[:-1],
             self.substitution_model.frequencies.shape[:-1],
@@ -127,7 +128,7 @@ class TreeLikelihood(TorchDistribution):
         if value.dim() == 3:
             by_category = site_log_likelihoods(*self._arguments(), value, differentiable_twice=differentiable_twice)
             return self._mixed(by_category)
-        shape = torch.broadcast_shapes(value.shape[:-3], self.batch_shape)
+        shape = broadcast_shapes(value.shape[:-3], self.batch_shape)
         own = shape[len(shape) - len(self.batch_shape) :]
         values = value.expand(*shape, *value.shape[-3:]).reshape(-1, own.numel(), *value.shape[-3:])
         expanded = self.expand(own)

@@ -12,6 +12,7 @@ from pyro.poutine.runtime import Message
 from torch import Tensor
 
 from pyro_ext.inference.constraints import Constraint
+from pyro_ext.utils.shapes import broadcast_shapes
 
 
 class _Constrained(TorchDistribution):
@@ -36,7 +37,7 @@ class _Constrained(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         value = _without_hidden_nan(value, self.mask_of_data, self.event_dim)
         batch_shape = value.shape[: value.dim() - self.event_dim]
-        expected = torch.broadcast_shapes(batch_shape, self.batch_shape)
+        expected = broadcast_shapes(batch_shape, self.batch_shape)
         total: Tensor | float = 0.0
         for name, (constraint, multiplier) in self.terms.items():
             result = constraint(self.base, value, self.sites)

@@ -17,6 +17,7 @@ from pyro_ext.inference._traces import Site, has_score, plates_of, sample_sites,
 from pyro_ext.inference.elbo import ModelOrGuide
 from pyro_ext.inference.surrogates import LinearSurrogate, MeanSurrogate, event_width
 from pyro_ext.utils.processes import mean_over_processes
+from pyro_ext.utils.shapes import broadcast_shapes
 
 __all__ = ["ControlVariates", "Variate"]
 
@@ -140,8 +141,8 @@ class ControlVariates(nn.Module):
 
         with torch.no_grad():
             values = scale * surrogate(fn, value)
-        shape = torch.broadcast_shapes(value.shape[: value.dim() - fn.event_dim], fn.batch_shape)
-        if not isinstance(values, Tensor) or torch.broadcast_shapes(values.shape, shape) != shape:
+        shape = broadcast_shapes(value.shape[: value.dim() - fn.event_dim], fn.batch_shape)
+        if not isinstance(values, Tensor) or broadcast_shapes(values.shape, shape) != shape:
             raise ValueError(
                 f"the control variate of site {name!r} must return shape {tuple(shape)}, one number for each value, "
                 f"got {tuple(values.shape) if isinstance(values, Tensor) else values!r}"
@@ -288,7 +289,7 @@ def _expected(name: str, surrogate: Any, fn: Any, weight: Tensor) -> Tensor:
     """Return a scalar with the gradient of the weighted expectation of c in the parameters of ``fn`` alone."""
     with torch.enable_grad():
         expected = surrogate.expectation(fn)
-        if not isinstance(expected, Tensor) or torch.broadcast_shapes(expected.shape, fn.batch_shape) != fn.batch_shape:
+        if not isinstance(expected, Tensor) or broadcast_shapes(expected.shape, fn.batch_shape) != fn.batch_shape:
             raise ValueError(
                 f"the expectation of the control variate of site {name!r} must have the batch shape "
                 f"{tuple(fn.batch_shape)} of the site, got {getattr(expected, 'shape', expected)}"

@@ -40,6 +40,7 @@ from pyro_ext.ops.relaxed import (
     straight_through,
 )
 from pyro_ext.utils.checks import one_of
+from pyro_ext.utils.shapes import broadcast_shapes
 
 __all__ = ["RelaxReparam", "relax"]
 
@@ -196,7 +197,7 @@ class _RelaxedScore(TorchDistribution):
     def __init__(self, relaxed: Any, weights: Tensor | None = None) -> None:
         if weights is not None:
             split = weights.dim() - relaxed.event_dim
-            relaxed = relaxed.expand(torch.broadcast_shapes(relaxed.batch_shape, weights.shape[:split]))
+            relaxed = relaxed.expand(broadcast_shapes(relaxed.batch_shape, weights.shape[:split]))
         self.relaxed = relaxed
         self.weights = weights
         super().__init__(relaxed.batch_shape, relaxed.event_shape, validate_args=False)
@@ -220,7 +221,7 @@ class _RelaxedScore(TorchDistribution):
         score = bernoulli_score if isinstance(self.relaxed, RelaxedBernoulliBase) else categorical_score
         scores = score(weights, self.relaxed.logits)
         split = value.dim() - self.relaxed.event_dim
-        return scores.expand(torch.broadcast_shapes(scores.shape, value.shape[:split]))
+        return scores.expand(broadcast_shapes(scores.shape, value.shape[:split]))
 
 
 def relax(

@@ -31,6 +31,7 @@ from pyro_ext.inference._traces import (
     sum_to,
 )
 from pyro_ext.inference.elbo import DifferentiableELBO, ModelOrGuide, checked_loss, value_with_gradient_of
+from pyro_ext.utils.shapes import broadcast_shapes
 
 __all__ = ["TraceVIMCO_ELBO"]
 
@@ -225,7 +226,7 @@ def _in_one_shape(totals: _Totals, shape: tuple[int, ...]) -> tuple[Tensor, Tens
     A score that is a scalar because the site is outside all plates, and a log-weight with the dims of a plate that
     was summed, stand for the same number of data; only shapes that agree may be stacked.
     """
-    shape = torch.broadcast_shapes(totals.log_weight.shape, totals.score.shape, shape)
+    shape = broadcast_shapes(totals.log_weight.shape, totals.score.shape, shape)
     return totals.log_weight.expand(shape), totals.score.expand(shape)
 
 

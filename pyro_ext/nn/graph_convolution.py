@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pyro_ext.nn.local import _drawn, linear, local_parameters
 from pyro_ext.ops.sparse import SparseMatrix, multiply, multiply_sparse
 from pyro_ext.utils.checks import positive_int
+from pyro_ext.utils.shapes import broadcast_shapes
 
 __all__ = ["ChebyshevConvolution", "GraphConvolution", "SparseBuffer", "glorot_uniform"]
 
@@ -250,7 +251,7 @@ def _drawn_outputs(x: Tensor | SparseMatrix, weight: Tensor, bias: Tensor | None
     mean = multiply(x, parameters.loc.mT)
     squares = x.with_values(x.values.square())
     variance = multiply(squares, parameters.log_variance.exp().mT)
-    shape = torch.broadcast_shapes(weight.shape[:-2], mean.shape[:1]) + mean.shape[1:]
+    shape = broadcast_shapes(weight.shape[:-2], mean.shape[:1]) + mean.shape[1:]
     drawn = _drawn(mean, variance, shape, weight)
     return drawn if bias is None else drawn + bias
 

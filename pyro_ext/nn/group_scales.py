@@ -17,6 +17,7 @@ from pyro_ext.nn.local import LocalParameters
 from pyro_ext.nn.local_log_normal import drawn_per_row, log_parameters
 from pyro_ext.ops.log_uniform import KL_FORMS, KLForm, log_alpha
 from pyro_ext.utils.checks import one_of, positive_number
+from pyro_ext.utils.shapes import broadcast_shapes
 
 __all__ = ["GroupScale", "Horseshoe", "NormalJeffreys", "ScaleMoments"]
 
@@ -228,7 +229,7 @@ class Horseshoe(GroupScale):
         known = [noise for noise in noises if noise is not None]
         if rows is None or len(known) < len(noises):
             return super().drawn(values, rows)
-        batch = torch.broadcast_shapes(values["gamma"].shape[:-1], (rows,))
+        batch = broadcast_shapes(values["gamma"].shape[:-1], (rows,))
         log_scale: Any = 0.0
         for first, second in (known[:2], known[2:]):  # the shared factor, and those of the groups
             loc = 0.5 * (first.loc + second.loc)

@@ -16,6 +16,7 @@ from torch.distributions.utils import lazy_property
 from torch.nn import functional as F
 
 from pyro_ext.nn.samples import TAG, LazySample, LocalParameters, recall, remember
+from pyro_ext.utils.shapes import broadcast_shapes
 
 __all__ = ["LocalNormal", "LocalParameters", "convolution", "linear", "local_parameters"]
 
@@ -153,7 +154,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, local: bool = 
         torch.Size([7, 5, 2])
     """
     parameters = of_shape(local_parameters(weight), weight.shape[-2:]) if local else None
-    batch_shape = torch.broadcast_shapes(x.shape[:-1], weight.shape[:-2]) if weight.dim() > 2 else x.shape[:-1]
+    batch_shape = broadcast_shapes(x.shape[:-1], weight.shape[:-2]) if weight.dim() > 2 else x.shape[:-1]
     if parameters is None:
         if weight.dim() == 2:
             return F.linear(x, weight, bias)
@@ -211,7 +212,7 @@ def convolution(
     """
     event_dim = num_spatial + 2
     of_weight, of_x = weight.shape[:-event_dim], x.shape[: -num_spatial - 1]
-    batch_shape = torch.broadcast_shapes(of_weight, of_x)
+    batch_shape = broadcast_shapes(of_weight, of_x)
 
     def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         flat = x.reshape(-1, *x.shape[-num_spatial - 1 :])

@@ -12,6 +12,7 @@ from torch.distributions import constraints
 
 from pyro_ext.nn.local import local_parameters, of_shape
 from pyro_ext.nn.samples import LocalParameters, recall, remember
+from pyro_ext.utils.shapes import broadcast_shapes
 
 __all__ = ["LocalLogNormal", "drawn_per_row", "log_parameters"]
 
@@ -91,7 +92,7 @@ def drawn_per_row(value: Tensor, rows: int | None) -> Tensor:
     noise = of_shape(log_normal if normal is None else normal, value.shape[-1:])
     if rows is None or noise is None:
         return value
-    shape = torch.broadcast_shapes(value.shape[:-1], (rows,)) + noise.loc.shape
+    shape = broadcast_shapes(value.shape[:-1], (rows,)) + noise.loc.shape
     epsilon = torch.randn(shape, dtype=noise.loc.dtype, device=noise.loc.device)
     draws = torch.addcmul(noise.loc, (0.5 * noise.log_variance).exp(), epsilon)
     return draws.exp() if normal is None else draws

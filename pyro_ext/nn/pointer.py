@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_ext.utils.checks import positive_int, positive_number
+from pyro_ext.utils.shapes import broadcast_shapes
 
 __all__ = ["PointerDecoder", "PointerState"]
 
@@ -111,7 +112,7 @@ class PointerDecoder(nn.Module):
         Returns:
             The state and logits ``(..., B, N)``.
         """
-        lead = torch.broadcast_shapes(state.recent.shape, state.memory[0].shape)
+        lead = broadcast_shapes(state.recent.shape, state.memory[0].shape)
         flat = (x.expand(lead).reshape(-1, lead[-1]) for x in (state.recent, *state.memory))
         recent, *memory = flat
         hidden, cell = (x.view(lead) for x in self.memory(recent, tuple(memory)))

@@ -20,6 +20,7 @@ from pyro_ext.ops._compiled_pruning import CompiledPruning
 from pyro_ext.ops._pruning_passes import by_autograd, inside, outside, rows_per_step
 from pyro_ext.ops._second_derivatives import gradients_with_graph
 from pyro_ext.ops._tree_plans import tree_plan
+from pyro_ext.utils.shapes import broadcast_shapes
 
 __all__ = ["ancestral_marginals", "log_likelihoods", "site_log_likelihoods"]
 
@@ -248,7 +249,7 @@ def _arranged(parents: Tensor, transitions: Tensor, frequencies: Tensor, partial
     # The function of torch takes as long as a tree: it is left out where it has nothing to do.
     first, second, third = batch_shapes
     plain = first == second and (third == first or (len(third) <= len(first) and third.numel() == 1))
-    batch_shape = first if plain else torch.broadcast_shapes(*batch_shapes)
+    batch_shape = first if plain else broadcast_shapes(*batch_shapes)
     trees = parents if plain else parents.expand(*batch_shape, num_nodes)
     edges = transitions if plain else transitions.expand(*batch_shape, *transitions.shape[-3:])
     edges = edges if len(batch_shape) == 1 else edges.reshape(-1, *transitions.shape[-3:])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_ext.ops._second_derivatives import gradients_with_graph
+from pyro_ext.utils.shapes import broadcast_shapes
 
 __all__ = ["symmetric_exp"]
 
@@ -36,7 +37,7 @@ def symmetric_exp(matrix: Tensor, times: Tensor, *, largest_is_zero: bool = Fals
     tensor([[[1.0000, 0.0000], [0.0000, 1.0000]],
             [[1.5431, 1.1752], [1.1752, 1.5431]]])
     """
-    batch_shape = torch.broadcast_shapes(matrix.shape[:-2], times.shape[:-1])
+    batch_shape = broadcast_shapes(matrix.shape[:-2], times.shape[:-1])
     matrix = matrix.expand(*batch_shape, *matrix.shape[-2:])
     result: Tensor = _SymmetricExp.apply(matrix, times.expand(*batch_shape, times.shape[-1]), largest_is_zero)
     return result

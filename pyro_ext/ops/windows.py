@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyro_ext.utils.checks import positive_int
+from pyro_ext.utils.shapes import broadcast_shapes
 
 __all__ = ["crop_windows", "place_windows", "window_mask"]
 
@@ -48,7 +49,7 @@ def crop_windows(canvases: Tensor, position: Tensor, size: int) -> Tensor:
         spectrum = torch.fft.rfft2(_as_map(position, shape), s=padded.shape[-2:]).conj() * torch.fft.rfft2(padded)
         return torch.fft.irfft2(spectrum, s=padded.shape[-2:])[..., :size, :size]
     index = _places(position, shape, size)
-    lead = torch.broadcast_shapes(index.shape[:-1], canvases.shape[:-2])
+    lead = broadcast_shapes(index.shape[:-1], canvases.shape[:-2])
     flat = padded.flatten(-2)
     pixels = flat.expand(lead + flat.shape[-1:]).gather(-1, index.expand(lead + index.shape[-1:]))
     return pixels.unflatten(-1, (size, size))
@@ -81,7 +82,7 @@ def place_windows(windows: Tensor, position: Tensor, shape: tuple[int, int]) -> 
         padded = torch.fft.irfft2(spectrum, s=padded_shape)
     else:
         index = _places(position, shape, size)
-        lead = torch.broadcast_shapes(index.shape[:-1], windows.shape[:-2])
+        lead = broadcast_shapes(index.shape[:-1], windows.shape[:-2])
         empty = windows.new_zeros((*lead, padded_shape[0] * padded_shape[1]))
         values = windows.flatten(-2).expand((*lead, size * size))
         padded = empty.scatter(-1, index.expand(values.shape), values).unflatten(-1, padded_shape)

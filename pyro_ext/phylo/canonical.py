@@ -21,6 +21,7 @@ from torch import Tensor
 from pyro_ext.phylo._renumber import collapse_root, root_at_first_leaf, sort_by_depth
 from pyro_ext.phylo._shapes import check_binary, check_parents, row_chunks
 from pyro_ext.phylo._sweeps import plant_rooted, preorder
+from pyro_ext.utils.shapes import broadcast_shapes
 
 __all__ = ["Trees", "canonicalize", "is_canonical", "num_taxa", "root_on_edge", "unroot"]
 
@@ -145,7 +146,7 @@ def root_on_edge(
     n = num_taxa(parents)
     if edge.numel() and not (0 <= int(edge.min()) and int(edge.max()) <= 2 * n - 4):
         raise ValueError(f"edge must lie in 0..{2 * n - 4} for {n} taxa, got {int(edge.min())}..{int(edge.max())}")
-    batch_shape = torch.broadcast_shapes(parents.shape[:-1], edge.shape)
+    batch_shape = broadcast_shapes(parents.shape[:-1], edge.shape)
     old = parents.expand(*batch_shape, -1)
     below = edge.expand(batch_shape).unsqueeze(-1) + 1
     # Numbers grow by 1 for the stem's leaf, whose parent is the new node on the edge; that node is the last.

@@ -8,6 +8,7 @@ from torch import Tensor
 from pyro_ext.phylo._shapes import row_chunks
 from pyro_ext.phylo._sweeps import plant_rooted, pointers, subtrees
 from pyro_ext.phylo.canonical import num_taxa
+from pyro_ext.utils.shapes import broadcast_shapes
 
 __all__ = ["WORD_BITS", "children", "robinson_foulds", "split_words", "splits"]
 
@@ -132,7 +133,7 @@ def robinson_foulds(first: Tensor, second: Tensor, rooted: bool = False) -> Tens
         part.view(own.shape[:-1])
         for part, own in zip(names.split([len(w.flatten(0, -2)) for w in words]), words, strict=True)
     )
-    batch_shape = torch.broadcast_shapes(ours.shape[:-1], theirs.shape[:-1])
+    batch_shape = broadcast_shapes(ours.shape[:-1], theirs.shape[:-1])
     both = torch.cat([ours.expand(*batch_shape, -1), theirs.expand(*batch_shape, -1)], -1).sort(-1).values
     return both.shape[-1] - 2 * (both[..., 1:] == both[..., :-1]).sum(-1)
 

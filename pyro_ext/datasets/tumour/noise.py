@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pyro_ext.ops.mutations import MISSING
 from pyro_ext.utils.checks import number_between
+from pyro_ext.utils.shapes import broadcast_shapes
 
 __all__ = ["Rate", "check_rate", "observe"]
 
@@ -51,7 +52,7 @@ def observe(
         check_rate(name, rate).to(matrix.device)
         for name, rate in (("false_positive", false_positive), ("false_negative", false_negative), ("missing", missing))
     )
-    shape = torch.broadcast_shapes(matrix.shape, alpha.shape, beta.shape, gap.shape)
+    shape = broadcast_shapes(matrix.shape, alpha.shape, beta.shape, gap.shape)
     if shape != matrix.shape:
         raise ValueError(f"rates must broadcast against matrices {tuple(matrix.shape)}, got rates {tuple(shape)}")
     ones = matrix.bool()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyro_ext.ops.assignment import has_perfect_matching
 from pyro_ext.utils.checks import positive_int, positive_number
+from pyro_ext.utils.shapes import broadcast_shapes
 
 __all__ = [
     "as_parameter",
@@ -77,7 +78,7 @@ def broadcast_temperature(name: str, matrix: Tensor, temperature: Tensor) -> tup
         ValueError: if the shapes do not broadcast.
     """
     try:
-        batch_shape = torch.broadcast_shapes(matrix.shape[:-2], temperature.shape)
+        batch_shape = broadcast_shapes(matrix.shape[:-2], temperature.shape)
     except RuntimeError as error:
         raise ValueError(
             f"temperature has shape {tuple(temperature.shape)}, which does not fit {name} {tuple(matrix.shape)}: "
@@ -93,7 +94,7 @@ def broadcast_matrices(loc: Tensor, scale: Tensor, temperature: Tensor) -> tuple
         ValueError: if the shapes do not broadcast, or would change the size of the matrices.
     """
     try:
-        shape = torch.broadcast_shapes(loc.shape, scale.shape, (*temperature.shape, 1, 1))
+        shape = broadcast_shapes(loc.shape, scale.shape, (*temperature.shape, 1, 1))
     except RuntimeError as error:
         raise ValueError(_misfit(loc, scale, temperature)) from error
     if shape[-2:] != loc.shape[-2:]:
@@ -126,4 +127,4 @@ def matrix_shapes(
         grow: the size of an event less that of the parameter.
     """
     batches = [_batch_of(shape, 2) for shape in (matrix, *others)]
-    return torch.broadcast_shapes(*batches, tuple(temperature)), torch.Size(size + grow for size in matrix[-2:])
+    return broadcast_shapes(*batches, tuple(temperature)), torch.Size(size + grow for size in matrix[-2:])

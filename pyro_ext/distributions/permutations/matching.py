@@ -16,6 +16,7 @@ from pyro_ext.distributions.permutations._discrete import PermutationDistributio
 from pyro_ext.distributions.permutations._parameters import check_matrix, check_potentials, matrix_shapes
 from pyro_ext.ops.assignment import best_permutation, permutation_matrix
 from pyro_ext.ops.permanent import MOST_ROWS, column_chooser, log_permanent, sample_matchings
+from pyro_ext.utils.shapes import broadcast_shapes
 
 __all__ = ["PermutationMatching", "UniformPermutation"]
 
@@ -171,7 +172,7 @@ class UniformPermutation(PermutationDistribution):
         """Return ``-log N!`` for every permutation matrix ``(..., N, N)``."""
         if self._validate_args:
             self._validate_sample(value)
-        shape = torch.broadcast_shapes(value.shape[:-2], self.batch_shape)
+        shape = broadcast_shapes(value.shape[:-2], self.batch_shape)
         return self.like.new_full(shape, -math.lgamma(self.permutation_size + 1))
 
 

@@ -23,6 +23,7 @@ from pyro_ext.distributions.relaxed.parameters import (
     inferred_batch,
 )
 from pyro_ext.ops.relaxed import bernoulli_score, floored_log, logistic_like, sigmoid, straight_through
+from pyro_ext.utils.shapes import broadcast_shapes
 
 __all__ = ["LogitRelaxedBernoulli", "RelaxedBernoulli", "RelaxedBernoulliBase", "RelaxedBernoulliStraightThrough"]
 
@@ -107,7 +108,7 @@ class RelaxedBernoulliBase(NoClosedForms, TorchDistribution):
     def _broadcast(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        return value.expand(torch.broadcast_shapes(value.shape, self.batch_shape))
+        return value.expand(broadcast_shapes(value.shape, self.batch_shape))
 
     def _log_prob_of_log_odds(self, y: Tensor) -> Tensor:
         """Return the log-density of ``log_odds``; of those that are certain, the log-probability."""

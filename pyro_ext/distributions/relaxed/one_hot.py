@@ -22,6 +22,7 @@ from pyro_ext.distributions.relaxed.parameters import (
     inferred_batch,
 )
 from pyro_ext.ops.relaxed import exp_concrete_log_prob, floored_log, gumbel_log_softmax, normalised_logits
+from pyro_ext.utils.shapes import broadcast_shapes
 
 __all__ = ["ExpRelaxedOneHotCategorical", "RelaxedCategoricalBase", "RelaxedOneHotCategorical"]
 
@@ -116,7 +117,7 @@ class RelaxedCategoricalBase(NoClosedForms, TorchDistribution):
         """Return ``value``, checked, with at least the batch shape."""
         if self._validate_args:
             self._validate_sample(value)
-        return value.expand(torch.broadcast_shapes(value.shape, self.param_shape))
+        return value.expand(broadcast_shapes(value.shape, self.param_shape))
 
     def __repr__(self) -> str:
         name = "logits" if "logits" in self.__dict__ else "probs"

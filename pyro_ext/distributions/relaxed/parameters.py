@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_ext.utils.checks import check_positive_tensor
+from pyro_ext.utils.shapes import broadcast_shapes
 
 __all__ = [
     "NoClosedForms",
@@ -75,7 +76,7 @@ def broadcast_batch(temperature: Tensor, name: str, batch_shape: torch.Size) -> 
         ValueError: if the temperature does not broadcast with it.
     """
     try:
-        return torch.broadcast_shapes(temperature.shape, batch_shape)
+        return broadcast_shapes(temperature.shape, batch_shape)
     except RuntimeError:
         raise ValueError(
             f"temperature of shape {tuple(temperature.shape)} does not broadcast with the batch shape "
@@ -128,4 +129,4 @@ def inferred_batch(constraints: dict[str, Any], arg_shapes: dict[str, Sequence[i
         for name, shape in arg_shapes.items()
         if name in constraints
     ]
-    return torch.broadcast_shapes(*shapes)
+    return broadcast_shapes(*shapes)

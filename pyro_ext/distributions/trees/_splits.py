@@ -32,6 +32,7 @@ from pyro_ext.ops.subsplits.relations import Relations, relations_of
 from pyro_ext.ops.subsplits.rootings import TreeIndex, with_constants
 from pyro_ext.phylo.support import SubsplitSupport
 from pyro_ext.utils.checks import positive_int
+from pyro_ext.utils.shapes import broadcast_shapes
 
 __all__ = ["SplitDistribution", "compact"]
 
@@ -100,7 +101,7 @@ class SplitDistribution(TorchDistribution):
         """Return the log-probabilities of the trees' splits ``(T, L)``, their relations, and the shape of the T."""
         if self._validate_args:
             self._validate_sample(value)
-        shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+        shape = broadcast_shapes(value.shape[:-1], self.batch_shape)
         log_theta, row = self._rows()
         position, relations = self._index(value)
         if value.shape[:-1] != shape:

@@ -19,6 +19,7 @@ from pyro_ext.ops.subsplits.keys import KeyTable, clade_codes, find_keys, key_ta
 from pyro_ext.ops.subsplits.rows import distinct_rows
 from pyro_ext.phylo.support_trees import trees_and_weights
 from pyro_ext.phylo.trees import TreeSet
+from pyro_ext.utils.shapes import broadcast_shapes
 
 __all__ = ["TreeFrequency"]
 
@@ -121,7 +122,7 @@ class TreeFrequency(TorchDistribution):
         listed = self.trees[row.clamp_max(len(self.trees) - 1)]
         row = row.masked_fill((listed != value).any(-1), len(self.trees))
         log_theta = torch.cat([self.log_theta, self.log_theta.new_full((*self.batch_shape, 1), -math.inf)], -1)
-        shape = torch.broadcast_shapes(row.shape, self.batch_shape)
+        shape = broadcast_shapes(row.shape, self.batch_shape)
         return log_theta.expand(*shape, -1).gather(-1, row.expand(shape).unsqueeze(-1)).squeeze(-1)
 
     @torch.no_grad()

@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_ext.distributions import constraints
 from pyro_ext.phylo.random_trees import all_trees, num_topologies, random_trees
 from pyro_ext.utils.checks import positive_int
+from pyro_ext.utils.shapes import broadcast_shapes
 
 __all__ = ["UniformTopology"]
 
@@ -78,7 +79,7 @@ class UniformTopology(TorchDistribution):
         """Return minus the log of the number of topologies, for trees ``(..., N)``."""
         if self._validate_args:
             self._validate_sample(value)
-        shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+        shape = broadcast_shapes(value.shape[:-1], self.batch_shape)
         return self._like.new_full(shape, -math.log(num_topologies(self.num_taxa, self.rooted)))
 
     def enumerate_support(self, expand: bool = True) -> Tensor:

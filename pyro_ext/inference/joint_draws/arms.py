@@ -15,6 +15,7 @@ from pyro_ext.inference.control_variates import ControlVariates
 from pyro_ext.inference.elbo import ModelOrGuide
 from pyro_ext.inference.joint_draws.engine import Costs, JointDrawsELBO, Programs, varies
 from pyro_ext.inference.joint_draws.slopes import origins_of_costs
+from pyro_ext.utils.shapes import broadcast_shapes
 
 __all__ = ["TraceARMS_ELBO", "TraceDisARM_ELBO", "antithetic_bits"]
 
@@ -160,7 +161,7 @@ class TraceARMS_ELBO(JointDrawsELBO):
         expected = value.new_zeros(())
         variate = self.control_variates.of(site, slopes)
         if variate is not None:
-            cost = cost.expand(torch.broadcast_shapes(cost.shape, variate.values.shape))
+            cost = cost.expand(broadcast_shapes(cost.shape, variate.values.shape))
             weight = torch.full_like(cost, 1 / self.num_samples)
             variate.learn(torch.where(cost.isfinite(), cost, 0.0), weight, -1 - costs.nesting)
             expected = variate.expected(value.new_ones(fn.batch_shape))

@@ -23,6 +23,7 @@ from pyro_ext.distributions.structure import masks_of, unwrap
 from pyro_ext.inference._traces import plates_of, score_function
 from pyro_ext.inference.control_variates import ControlVariates
 from pyro_ext.inference.sample_sets.messenger import SET_KEY, SiteSet
+from pyro_ext.utils.shapes import broadcast_shapes
 
 __all__ = ["expected_elbo", "plate_escape_message"]
 
@@ -100,7 +101,7 @@ class _Control:
             own = torch.where(upstream > 0, weight / upstream, 0.0)
             cost = torch.where(weight > 0, weighted_cost / weight, 0.0)
             variate.learn(torch.where(cost.isfinite(), cost, 0.0), own, dim)
-        shape = torch.broadcast_shapes(site["fn"].batch_shape, upstream.shape)
+        shape = broadcast_shapes(site["fn"].batch_shape, upstream.shape)
         upstream = upstream.expand(shape)[(0,) * (len(shape) - len(site["fn"].batch_shape))]
         return weight * variate.values, variate.expected(upstream)
 
@@ -335,7 +336,7 @@ def _expected_terms(model_site: Any, guide_site: Any) -> tuple[Tensor, Tensor | 
         (q, num_q), (p, num_p) = unwrap(q), unwrap(p)
         if num_q != num_p:
             raise NotImplementedError
-    batch_shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
+    batch_shape = broadcast_shapes(q.batch_shape, p.batch_shape)
     # torch's divergence of two Bernoulli distributions does not broadcast
     divergence = kl_divergence(_expanded(q, batch_shape), _expanded(p, batch_shape))
     if not masked and _weighed_alike(model_site, guide_site):

@@ -11,6 +11,8 @@ from pyro.distributions.util import sum_rightmost
 from torch import Tensor
 from torch.distributions import Independent
 
+from pyro_ext.utils.shapes import broadcast_shapes
+
 __all__ = ["compute_log_probs", "sample_one_hot"]
 
 _ONE_HOT = (dist.OneHotCategorical, torch.distributions.OneHotCategorical)
@@ -132,5 +134,5 @@ def _gathered(logits: Tensor, index: Tensor) -> Tensor:
     if split >= 0 and index.shape[split:] == batch_shape:
         columns = index.reshape((-1, *batch_shape)).movedim(0, -1)
         return logits.gather(-1, columns).movedim(-1, 0).reshape(index.shape)
-    shape = torch.broadcast_shapes(batch_shape, index.shape)
+    shape = broadcast_shapes(batch_shape, index.shape)
     return logits.expand(*shape, logits.shape[-1]).gather(-1, index.expand(shape).unsqueeze(-1)).squeeze(-1)

@@ -11,6 +11,7 @@ from torch.distributions import constraints
 from torch.nn import functional as F
 
 from pyro_ext.ops.windows import crop_windows, place_windows, window_mask
+from pyro_ext.utils.shapes import broadcast_shapes
 
 __all__ = ["DigitOnCanvas"]
 
@@ -60,7 +61,7 @@ class DigitOnCanvas(TorchDistribution):
     ) -> None:
         self.logits, self.position, self.background, self.shape_of_canvas = logits, position, background, shape
         own = position.shape[:-1] if position.is_floating_point() else position.shape
-        batch_shape = torch.broadcast_shapes(logits.shape[:-2], own)
+        batch_shape = broadcast_shapes(logits.shape[:-2], own)
         super().__init__(batch_shape, torch.Size([shape[0] * shape[1]]), validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> DigitOnCanvas:
