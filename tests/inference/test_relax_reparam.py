@@ -245,7 +245,7 @@ def test_automatic_guides_of_a_relaxed_model(kind, straight_through, init):
     """They have the log-weights as their only variable, whatever gives the initial values, and they train."""
     model = relax(programs(kind)[0], RelaxReparam(0.5, straight_through=straight_through))
     guide = AutoNormal(model, init_loc_fn=init)
-    svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO(num_particles=10))
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO(num_particles=10, vectorize_particles=True))
     losses = [svi.step() for _ in range(40)]
     assert list(guide.prototype_trace.stochastic_nodes) == ["z_logit" if kind == "bernoulli" else "z_log"]
     assert all(math.isfinite(loss) for loss in losses)
