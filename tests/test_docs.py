@@ -26,14 +26,14 @@ def _code(path: Path) -> str:
     return "\n".join(re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.S))
 
 
-@pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", GUIDES, ids=lambda path: f"{path.stem}_page")
 def test_code_of_guides_imports_what_there_is(path: Path) -> None:
     for module, names in re.findall(r"^from (pyro_ext\S*) import (.+)$", _code(path), re.M):
         for name in names.split(", "):
             assert hasattr(importlib.import_module(module), name)
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: f"{path.stem}_page")
 def test_options_of_commands_exist(path: Path) -> None:
     """Options that do not depend on the model; those of models are in their signatures."""
     from pyro_ext.cli.evidence.command import evidence_parser
@@ -56,7 +56,7 @@ def test_reference_has_every_public_package() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the latent code has collapsed")  # after two epochs of training
-@pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", GUIDES, ids=lambda path: f"{path.stem}_page")
 def test_code_of_guides_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     code = _code(path)
