@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 
+os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # whatever the shell asks for
 os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars are no part of a page
 os.environ.setdefault("PYTHONWARNINGS", "ignore::tqdm.TqdmWarning")
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))

@@ -69,8 +69,15 @@ def _groups(path: str, names: list[str]) -> dict[str, list[str]]:
 
 
 def _module_page(path: str, own: dict[str, str]) -> str:
+    module = import_module(path)
     parts = [title(path), f".. automodule:: {path}\n"]
     for line, names in _groups(path, list(own)).items():
+        # A table shows the first line of a docstring; that of a constant is the one of its type.
+        plain = [n for n in names if not (inspect.isclass(getattr(module, n)) or inspect.isroutine(getattr(module, n)))]
+        names = [name for name in names if name not in plain]
+        if plain:
+            constants = ", ".join(f":obj:`~{own[name]}`" for name in plain)
+            parts.append(f"Constants: {constants}\n")
         if names:
             # Names of another module's pages in full, those of this one short, as autosummary wants them.
             here = f"{path}."

@@ -38,8 +38,9 @@ def _section(app: Sphinx, page: str, docname: str) -> list[nodes.Node]:
     heading += nodes.reference("", name, refuri=address, internal=True)
     row = nodes.container(classes=["gallery-row"])
     for number, image in enumerate(tree.findall(nodes.image), start=1):
-        thumbnail = nodes.image(uri=image["uri"], candidates={"*": image["uri"]}, alt=f"{name}, plot {number}")
-        if image["uri"] in app.env.images:
+        address_of = image.get("candidates", {}).get("*", image["uri"])
+        thumbnail = nodes.image(uri=address_of, candidates={"*": address_of}, alt=f"{name}, plot {number}")
+        if address_of in app.env.images:
             row += nodes.reference("", "", thumbnail, refuri=address, internal=True)
     return [heading, nodes.paragraph("", first), *([row] if len(row) else [])]
 

@@ -43,5 +43,6 @@ def _entry(action: argparse.Action, formatter: Any) -> str:
     if action.nargs != 0:
         chosen = "{" + ",".join(map(str, action.choices)) + "}" if action.choices is not None else None
         value = " " + str(action.metavar or chosen or action.dest.rpartition(".")[2].upper())
+        value = "".join(character for character in value if character.isprintable())
     names = ", ".join(name + value for name in action.option_strings)
     return f".. option:: {names}\n\n   {plain(text)}\n"
