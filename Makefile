@@ -27,7 +27,7 @@ BENCH_READY := $(BENCH_VENV)/.ready-$(TORCH_KEY)
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 SMOKE_TEST=1 MPLBACKEND=Agg
 PYTEST := $(TEST_ENV) $(VENV)/bin/python -m pytest
 
-.PHONY: help setup demo test test-slow lint format types plots bench bench-slow docs clean
+.PHONY: help setup demo test test-slow lint format types plots bench bench-slow docs docs-check clean
 
 help:
 	@echo "make setup      prepare .venv (PYTHON=$(PYTHON), TORCH=$(TORCH))"
@@ -40,6 +40,7 @@ help:
 	@echo "make bench      side-by-side benchmarks, in an environment of their own ($(BENCH_VENV))"
 	@echo "make bench-slow the benchmarks that take hours and continue where they were stopped"
 	@echo "make docs       the HTML documentation, in docs/_build/html"
+	@echo "make docs-check open its pages in headless Chromium, if there is one, and follow its links"
 	@echo "make clean      remove the environments and everything built"
 
 setup: $(READY)
@@ -103,7 +104,10 @@ bench-slow: $(BENCH_READY)
 docs: $(DOCS_READY)
 	$(VENV)/bin/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
+docs-check: docs
+	$(VENV)/bin/python docs/check_pages.py
+
 clean:
-	rm -rf $(VENV) $(BENCH_VENV) build dist *.egg-info docs/_build
+	rm -rf $(VENV) $(BENCH_VENV) build dist *.egg-info docs/_build docs/{reference,commands,models,benchmarks,tutorials,bibliography.rst}
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find pyro_ext tests tutorials benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -37,7 +37,7 @@ def celegans(
     num_steps: int = 1000,
     seed: int = 0,
 ) -> WormRecordings:
-    r"""Simulate recordings of worms on the connectome of *C. elegans*, with the neurons in an unknown order.
+    r"""Simulate recordings of worms on the connectome of *Caenorhabditis elegans*, neurons in an unknown order.
 
     Connections are the symmetric pattern of the connectome, weights W are antisymmetric, Gaussian and divided by 1.1
     times their spectral radius. The activity of worm j with the unknown permutation :math:`X_j` is
