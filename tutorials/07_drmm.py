@@ -140,7 +140,8 @@ for name, error in errors.items():
 images = digits.valid.x[:10].reshape(-1, 1, 8, 8)
 with torch.no_grad():
     rendered = trained.reconstruct(images)
-ax = image_grid(torch.stack([images[:, 0], rendered[:, 0].clamp(0, 1)]))
+_, ax = plt.subplots(figsize=(8, 2))
+image_grid(torch.stack([images[:, 0], rendered[:, 0].clamp(0, 1)]), ax=ax)
 ax.set_title("held-out digits, and their reconstructions", fontsize=9)
 plt.show()
 
@@ -153,7 +154,8 @@ plt.show()
 distribution = estimate_switch_distribution(trained, digits.train.x)
 classes = torch.arange(10).repeat(6)
 drawn, _ = trained.sample(60, classes, with_noise=False, switch_distribution=distribution)
-ax = image_grid(drawn[:, 0].clamp(0, 1), columns=10)
+_, ax = plt.subplots(figsize=(6, 4))
+image_grid(drawn[:, 0].clamp(0, 1), columns=10, ax=ax)
 ax.set_title("samples, a column for each class", fontsize=9)
 plt.show()
 
