@@ -89,6 +89,15 @@ class Program:
         same = self.data == self.entry.data
         return {name: value for name, value in own.items() if same or not name.startswith("data.")}
 
+    def loaded(self, options: Mapping[str, Any]) -> Any:
+        """Return the data; a mapping of ``"train"`` and perhaps ``"valid"`` and ``"test"`` becomes splits."""
+        data = self.load(**options)
+        if isinstance(data, Mapping):
+            from pyro_ext.datasets import as_splits
+
+            return as_splits(data)
+        return data
+
     def origin(self, options: Mapping[str, Any], data_options: Mapping[str, Any]) -> Origin:
         """Return where a plan comes from that is built with these options, as they are written in files."""
         from pyro_ext.inference.training import Origin

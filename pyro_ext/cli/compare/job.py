@@ -231,7 +231,7 @@ def _setting(arguments: Arguments) -> Setting:
     options, program = arguments.options, arguments.program
     device = _device(options.device)
     with naming_options(name for name in arguments.option_names if name.startswith("--data.")):
-        data = program.load(**arguments.data_options)
+        data = program.loaded(arguments.data_options)
 
     def make() -> TrainingPlan:
         plan = program.build(data, **arguments.model_options)

@@ -95,7 +95,7 @@ def _prepare(arguments: Arguments) -> Run:
     positive_int("seed", seed, minimum=0, maximum=2**31 - 1)
     arguments.settings(seed, max_epochs=1)  # refused before anything slow
     with naming_options(name for name in arguments.option_names if name.startswith("--data.")):
-        data = program.load(**arguments.data_options)
+        data = program.loaded(arguments.data_options)
     pyro.set_rng_seed(seed)
     with local_params():
         with naming_options(name for name in arguments.option_names if name.startswith("--model.")):

@@ -337,6 +337,18 @@ def test_a_program_of_ones_own_with_two_players(capsys, monkeypatch):
     assert Path("runs/by_hand/last.ckpt").is_file()
 
 
+def test_a_mapping_of_arrays_is_data_of_ones_own(tmp_path):
+    Path("stripes.py").write_text(
+        "import numpy as np\n"
+        "def load(number: int = 20):\n"
+        '    x = (np.arange(64) % np.arange(2, 2 + number)[:, None] == 0).astype("float32")\n'
+        '    return {"train": x, "valid": x[:5]}\n'
+    )
+    words = ["fit", "categorical_vae", "--data", "stripes:load", "--data.number", "30", "--out", "stripes"]
+    assert main([*words, "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]) == 0
+    assert len(rows("stripes")) == 1
+
+
 def test_lines_instead_of_a_bar_where_there_is_no_terminal(capsys):
     assert fit("--out", "run", "--trainer.max_epochs", "2") == 0
     shown = capsys.readouterr().err
