@@ -11,6 +11,24 @@ import pytest
 
 TUTORIALS = sorted((Path(__file__).resolve().parents[1] / "tutorials").glob("*.py"))
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "tutorials" / "examples").glob("*.py"))
+FIGURES = {
+    "01_discrete_latents": 2,
+    "02_permutations": 4,
+    "03_relaxed_categoricals": 3,
+    "04_trees": 1,
+    "05_tree_posterior": 2,
+    "06_evidence": 2,
+    "07_drmm": 2,
+    "08_constrained_vaes": 3,
+    "09_semi_supervised": 2,
+    "10_disentangling": 2,
+    "11_sparse_networks": 3,
+    "12_shattered_gradients": 3,
+    "13_graph_convolution": 4,
+    "14_tumour_phylogeny": 4,
+    "15_semi_supervised_gan": 6,
+}
+"""How many figures a reader of each tutorial sees."""
 SLACK = 0.3  # a bound is estimated, within a few standard errors
 
 
@@ -27,11 +45,19 @@ def test_there_are_tutorials() -> None:
 def test_tutorial_runs(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     plt = pytest.importorskip("matplotlib.pyplot")
     plt.switch_backend("Agg")
-    monkeypatch.setattr(plt, "show", lambda: None)  # Agg has no window to show, and warns where there is a display
+    shown: list[bool] = []
+
+    def show() -> None:  # Agg has no window to show, and warns where there is a display
+        shown.extend(any(ax.has_data() for ax in plt.figure(number).axes) for number in plt.get_fignums())
+        plt.close("all")
+
+    monkeypatch.setattr(plt, "show", show)
     monkeypatch.setenv("SMOKE_TEST", "1")
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(path), run_name="__main__")
-    plt.close("all")
+    show()
+    assert all(shown), "a figure without anything drawn"
+    assert len(shown) == FIGURES[path.stem]
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

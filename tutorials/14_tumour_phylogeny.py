@@ -72,7 +72,8 @@ print(patient, f"{int(count_conflicts(patient.filled()))} pairs of mutations in 
 # for that. Red triangles mark mutations that are in conflict with another one.
 
 # %%
-mutation_matrices(patient.values, cells=patient.cells, mutations=patient.mutations)
+_, ax = plt.subplots(figsize=(7, 6), layout="constrained")
+mutation_matrices(patient.values, ax=ax, cells=patient.cells, mutations=patient.mutations)
 plt.show()
 
 # %% [markdown]
@@ -84,7 +85,8 @@ plt.show()
 # %%
 optimum = maximum_likelihood_phylogeny(patient, *rates)
 print(f"optimum: {optimum.negative_log_likelihood:.2f} nats, {optimum.gained} entries 0 -> 1, {optimum.lost} 1 -> 0")
-clone_tree(perfect_phylogeny(optimum.matrix))
+_, ax = plt.subplots(figsize=(9, 6), layout="constrained")
+clone_tree(perfect_phylogeny(optimum.matrix), ax=ax)
 plt.show()
 
 # %% [markdown]
@@ -145,7 +147,9 @@ for name, answer in {"network": found, "greedy search": greedy}.items():
         f"{name:14} {float(answer.neg_log_likelihood):.2f} nats, {int(answer.num_flips)} flips, "
         f"{int(answer.conflicts)} conflicts"
     )
-draw_flips(x, {"network": found.matrix, "greedy search": greedy.matrix, "optimum": optimum.matrix.values[None].bool()})
+answers = {"network": found.matrix, "greedy search": greedy.matrix, "optimum": optimum.matrix.values[None].bool()}
+_, ax = plt.subplots(figsize=(7, 9), layout="constrained")
+draw_flips(x, answers, ax=ax)
 plt.show()
 
 # %% [markdown]
@@ -157,7 +161,8 @@ answer = patient.replace(found.matrix[0])
 if int(found.conflicts) == 0:
     tree = perfect_phylogeny(answer)
     print(phylogeny_newick(tree)[:200])
-    clone_tree(tree)
+    _, ax = plt.subplots(figsize=(9, 6), layout="constrained")
+    clone_tree(tree, ax=ax)
     plt.show()
 
 # %% [markdown]
