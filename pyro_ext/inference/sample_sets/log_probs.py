@@ -114,12 +114,19 @@ def _log_prob(base: Any, num_event_dims: int, value: Tensor) -> Tensor:
             base._validate_args = checked
     elif isinstance(base, torch.distributions.Categorical):
         log_prob = _gathered(base.logits, value.long())
-    else:  # the category of a one-hot value, without a search for its largest component
-        number = base.event_shape[-1]
-        index = value @ torch.arange(number, dtype=value.dtype, device=value.device)
-        log_prob = _gathered(base.logits, index.long())
+    else:
+        log_prob = _gathered(base.logits, _category(value))
     result: Tensor = sum_rightmost(log_prob, num_event_dims)
     return result
+
+
+def _category(value: Tensor) -> Tensor:
+    """Return the category of each one-hot value; without a search for it where all numbers of categories are exact."""
+    number = value.shape[-1]
+    if number > 2 / torch.finfo(value.dtype).eps:
+        return value.argmax(-1)
+    # no product of matrices, which may be made with fewer digits
+    return (value * torch.arange(number, dtype=value.dtype, device=value.device)).sum(-1).long()
 
 
 def _gathered(logits: Tensor, index: Tensor) -> Tensor:

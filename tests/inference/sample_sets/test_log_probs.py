@@ -60,6 +60,20 @@ def test_logits_without_plate_dims_broadcast():
     torch.testing.assert_close(guide["log_prob"], 2 * fn.log_prob(value))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_many_categories_are_told_apart_in_every_type(dtype):
+    """bfloat16 has no 257, and products of matrices may round to it too."""
+    fn = dist.OneHotCategorical(logits=torch.linspace(0, 1, 3000).to(dtype))
+    value = torch.nn.functional.one_hot(torch.arange(3000), 3000).to(dtype)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        _, guide = both(fn, fn, value)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert torch.equal(guide["unscaled_log_prob"], fn.log_prob(value))
+
+
 def test_values_of_probability_zero_have_minus_infinity():
     fn = dist.OneHotCategorical(logits=torch.tensor([0.0, -math.inf]))
     _, guide = both(fn, fn, torch.eye(2))
