@@ -81,8 +81,13 @@ def kernels(choice: Kernels) -> Iterator[None]:
         ValueError: if the choice is unknown, or Numba is asked for and not installed.
 
     Example:
+        >>> from pyro_ext.ops.birkhoff import break_sticks
+        >>> half = torch.full((1, 1), 0.5)
         >>> with kernels("torch"):
-        ...     pass  # what is computed here uses PyTorch alone
+        ...     matrix, _ = break_sticks(half, half)
+        >>> matrix
+        tensor([[0.5000, 0.5000],
+                [0.5000, 0.5000]])
     """
     global _choice
     before = _choice
