@@ -245,14 +245,9 @@ def _arranged(parents: Tensor, transitions: Tensor, frequencies: Tensor, partial
         )
     if frequencies.dim() < 1 or frequencies.shape[-1] != num_states:
         raise ValueError(f"frequencies must have shape batch_shape + ({num_states},), got {tuple(frequencies.shape)}")
-    batch_shapes = parents.shape[:-1], transitions.shape[:-3], frequencies.shape[:-1]
-    # The function of torch takes as long as a tree: it is left out where it has nothing to do.
-    first, second, third = batch_shapes
-    plain = first == second and (third == first or (len(third) <= len(first) and third.numel() == 1))
-    batch_shape = first if plain else broadcast_shapes(*batch_shapes)
-    trees = parents if plain else parents.expand(*batch_shape, num_nodes)
-    edges = transitions if plain else transitions.expand(*batch_shape, *transitions.shape[-3:])
-    edges = edges if len(batch_shape) == 1 else edges.reshape(-1, *transitions.shape[-3:])
+    batch_shape = broadcast_shapes(parents.shape[:-1], transitions.shape[:-3], frequencies.shape[:-1])
+    trees = parents.expand(*batch_shape, num_nodes)
+    edges = transitions.expand(*batch_shape, *transitions.shape[-3:]).reshape(-1, *transitions.shape[-3:])
     roots = frequencies.expand(*batch_shape, num_states).reshape(-1, num_states).to(edges.dtype)
     tips = partials.mT.to(edges.dtype)
     return trees, edges, roots, tips, batch_shape
