@@ -111,7 +111,13 @@ def _evaluate_parser() -> ArgumentParser:
         default=None,
         help="the number of trees in the sample behind each file, whose weights are rounded to counts of it",
     )
-    parser.add_argument("--top", type=int, default=10, help="how many of the most probable trees to print")
+    parser.add_argument(
+        "--top",
+        type=int,
+        default=10,
+        help="how many of the most probable trees to print; they are looked for among the reference sample and 10,000 "
+        "draws from the network",
+    )
     parser.add_argument("--out", type=str | None, default=None, help="a folder for report.md, trees.csv and the plot")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     _add_reading(parser)

@@ -245,7 +245,11 @@ def _drawn(network: SubsplitBayesianNetwork, number: int) -> Tensor:
 
 
 def _most_probable(network: SubsplitBayesianNetwork, golden: TreeSet, number: int) -> list[tuple[str, float, float]]:
-    """Return Newick, probability and reference frequency of the most probable trees, the most probable first."""
+    """Return Newick, probability and reference frequency of the most probable trees, the most probable first.
+
+    They are looked for among the reference sample and draws; of probability p, a tree is missed by all draws in one
+    comparison out of ``exp(p * _DRAWS)``.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         drawn = network.sample((_DRAWS,))
