@@ -13,6 +13,7 @@ from pyro_ext.ops.kernels import compiled, in_threads
 __all__ = ["filled"]
 
 _BLOCK = 32  # matrices of a batch that are filled together
+_WORTH_A_THREAD = 1 << 18  # cells, which are filled in the time that it takes to start a thread
 
 
 def filled(up: Tensor, down: Tensor, n: int) -> tuple[Tensor, ...]:
@@ -32,7 +33,7 @@ def filled(up: Tensor, down: Tensor, n: int) -> tuple[Tensor, ...]:
     def part(start: int, stop: int) -> None:
         _fill(n, start, stop, *arrays)
 
-    in_threads(part, batch, smallest=_BLOCK)
+    in_threads(part, batch, smallest=max(_BLOCK, _WORTH_A_THREAD // n**2))
     return cells, widths, column, row, corner, wide, tall
 
 

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from pyro_ext.ops import _birkhoff_kernel
 from pyro_ext.ops._birkhoff_fill import fill
 from pyro_ext.ops.birkhoff import break_sticks, sticks_of
 from pyro_ext.ops.kernels import kernels
@@ -120,6 +121,7 @@ def test_wrong_calls_are_refused(call, message):
 def test_the_kernel_and_torch_fill_alike(n, batch, threads, dtype, monkeypatch):
     """Both make the same operations in the same order, so that not even rounding differs."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(_birkhoff_kernel, "_WORTH_A_THREAD", 0)
     up = torch.rand(batch, n * n, dtype=dtype).t().requires_grad_()  # not contiguous
     with kernels("torch"):
         expected = fill(up, 1 - up)
