@@ -29,7 +29,6 @@ import argparse
 import copy
 import logging
 import math
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -104,12 +103,7 @@ def main() -> None:
     )
     report.text(*COMPARABLE.splitlines(), "")
     if options.save:
-        path = report.save()
-        for plot in plots:
-            shutil.copy(plot, path.parent / f"{path.stem}-{plot.name}")
-        for each in (rows, measured):
-            if each.path.exists():
-                shutil.copy(each.path, path.parent / f"{path.stem}-{each.path.name}")
+        path = report.save(beside={file.name: file for file in (*plots, rows.path, measured.path)})
         print(f"\nwritten to {path}")
 
 

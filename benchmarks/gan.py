@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -63,12 +62,12 @@ def main() -> None:
     for name in options.parts:
         tabulate(report, name, PARTS[name], found(finished, name, PARTS[name]))
     if options.save:
-        path = report.save()
-        shutil.copy(finished.path, path.with_suffix(".csv"))
+        plots = {}
         for plot in sorted(options.work.glob("*/*-0/*.png")):
             name = "-".join(plot.relative_to(options.work).with_suffix("").parts).replace("-0-", "-")
             if plot.stem in ("samples", "course"):
-                shutil.copy(plot, path.parent / f"{path.stem}-{name}.png")
+                plots[f"{name}.png"] = plot
+        path = report.save(finished.path, plots)
         print(f"\nwritten to {path}")
 
 

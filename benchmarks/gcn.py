@@ -19,7 +19,6 @@ import argparse
 import importlib.util
 import math
 import resource
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -85,8 +84,7 @@ def main() -> None:
             calibration(report, finished, data, options.table_seeds)
     large(report, options.work, options.edges)
     if options.save:
-        path = report.save()
-        shutil.copy(finished.path, path.with_suffix(".csv"))
+        path = report.save(finished.path)
         print(f"\nwritten to {path}")
 
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -86,11 +85,8 @@ def main() -> None:
     }
     tabulate_networks(report, by_network, options.seeds)
     if options.save:
-        path = report.save()
-        shutil.copy(finished.path, path.with_suffix(".csv"))
-        shutil.copy(of_networks.path, path.with_name(f"{path.stem}-networks.csv"))
-        for plot in sorted(options.work.glob("*.png")):
-            shutil.copy(plot, path.with_name(f"{path.stem}-{plot.name}"))
+        plots = {plot.name: plot for plot in sorted(options.work.glob("*.png"))}
+        path = report.save(finished.path, {"networks.csv": of_networks.path, **plots})
         print(f"\nwritten to {path}")
 
 

@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,12 +69,7 @@ def main() -> None:
     plots += tabulate_along(report, along, options.work)
     tabulate_surrogates(report, surrogates)
     if options.save:
-        path = report.save()
-        for plot in plots:
-            shutil.copy(plot, path.parent / f"{path.stem}-{plot.name}")
-        for rows in (runs, along):
-            if rows.path.exists():
-                shutil.copy(rows.path, path.parent / f"{path.stem}-{rows.path.name}")
+        path = report.save(beside={file.name: file for file in (*plots, runs.path, along.path)})
         print(f"\nwritten to {path}")
 
 

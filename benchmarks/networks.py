@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -100,9 +99,7 @@ def main() -> None:
     if "split" in options.parts:
         variances(report, options.work)
     if options.save:
-        path = report.save()
-        if finished.path.exists():
-            shutil.copy(finished.path, path.with_suffix(".csv"))
+        path = report.save(finished.path)
         print(f"\nwritten to {path}")
 
 

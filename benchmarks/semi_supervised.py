@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -130,8 +129,7 @@ def main() -> None:
     for name in data:
         compare(report, finished, data[name], name, [each for each in estimators if each in PROTOCOLS[name].estimators])
     if options.save:
-        path = report.save()
-        shutil.copy(finished.path, path.with_suffix(".csv"))
+        path = report.save(finished.path)
         print(f"\nwritten to {path}")
 
 

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -82,10 +81,7 @@ def main() -> None:
         report.text(f"{len(missing)} runs of digits and split are not finished, the first of them is {missing[0]}.", "")
     plots = draw(rows, options.work)
     if options.save:
-        path = report.save()
-        shutil.copyfile(options.rows, path.with_suffix(".csv"))
-        for plot in plots:
-            shutil.copyfile(plot, path.parent / f"{path.stem}-{plot.name}")
+        path = report.save(options.rows, {plot.name: plot for plot in plots})
         print(f"\nwritten to {path}")
 
 

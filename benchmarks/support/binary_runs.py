@@ -26,11 +26,10 @@ from pyro_ext.inference import (
     TraceRODEO_ELBO,
     TraceUnorderedSet_ELBO,
     TrainingPlan,
-    fit,
 )
 from pyro_ext.models.toolkit import data_plate, mean_metrics, perceptron
 from pyro_ext.utils.random_state import mixed_seed
-from support.rows import metrics_so_far
+from support.rows import fit_or_continue, metrics_so_far
 
 __all__ = [
     "BATCH",
@@ -251,19 +250,9 @@ def train(data: Splits, method: str, k: int, seed: int, steps: int, work: Path, 
     )
     epochs = -(-steps // -(-len(data.train) // BATCH))
     folder = run_folder(work, method, k, seed)
-    begun = (folder / "last.ckpt").is_file()
     held = Splits(data.name, data.train, IndexedDataset(data.train.x), image_shape=data.image_shape)
-    result = fit(
-        plan,
-        held,
-        FitSettings(max_epochs=epochs, batch_size=BATCH, seed=seed),
-        out=folder,
-        resume=begun,
-        overwrite=not begun,
-        enable_progress_bar=False,
-        accelerator="cpu",
-        check_val_every_n_epoch=2,
-    )
+    settings = FitSettings(max_epochs=epochs, batch_size=BATCH, seed=seed)
+    result = fit_or_continue(plan, held, settings, folder, check_val_every_n_epoch=2)
     held_out = math.nan
     if data.valid is not None:
         held_out = evaluate([data.valid.__getitems__(range(len(data.valid)))])["neg_elbo"]  # type: ignore[arg-type]

@@ -13,10 +13,11 @@ import pyro
 import torch
 
 from pyro_ext.datasets import IndexedDataset, Splits, keep_few_labels, load
-from pyro_ext.inference import FitSettings, fit, local_params
+from pyro_ext.inference import FitSettings, local_params
 from pyro_ext.models.gan import build
 from pyro_ext.plotting import save
 from support.disentangling_runs import mixed_digits
+from support.rows import fit_or_continue
 
 __all__ = ["METHODS", "PARTS", "Part", "run"]
 
@@ -109,9 +110,7 @@ def run(name: str, part: Part, method: str, seed: int, work: Path) -> dict[str, 
     settings = FitSettings(max_epochs=part.epochs, batch_size=_BATCH, seed=seed)
     folder = work / name / f"{method.replace(' ', '-')}-{seed}"
     start = time.process_time()
-    trainer = {"enable_progress_bar": False, "accelerator": "cpu", "check_val_every_n_epoch": part.every}
-    begun = (folder / "last.ckpt").is_file()
-    result = fit(plan, data, settings, out=folder, resume=begun, overwrite=not begun, **trainer)
+    result = fit_or_continue(plan, data, settings, folder, check_val_every_n_epoch=part.every)
     seconds = time.process_time() - start
     assert len(result.history) == part.epochs
     for plot, draw in plan.plots.items():

@@ -21,13 +21,12 @@ from pyro_ext.inference import (
     TraceSumAndSample_ELBO,
     TraceUnorderedSet_ELBO,
     TrainingPlan,
-    fit,
 )
 from pyro_ext.inference.compare import Subject, compare_gradients
 from pyro_ext.models import categorical_vae
 from pyro_ext.models.toolkit import Relaxation
 from pyro_ext.utils.files import replacing
-from support.rows import metrics_so_far
+from support.rows import fit_or_continue, metrics_so_far
 
 __all__ = ["COMPARED", "METHODS", "Method", "best_average", "curve", "kept_epochs", "run_folder", "train", "variances"]
 
@@ -116,20 +115,9 @@ def train(data: Splits, name: str, seed: int, work: Path, epochs: int | None = N
     plan = _plan(data, METHODS[name], seed)
     epochs = METHODS[name].epochs if epochs is None else epochs
     folder = run_folder(work, name, seed)
-    begun = (folder / "last.ckpt").is_file()
     keep = [KeepWeights(plan, (*KEPT, epochs), folder)] if name == "leave-one-out" else []
-    fit(
-        plan,
-        data,
-        FitSettings(max_epochs=epochs, batch_size=BATCH, seed=seed),
-        out=folder,
-        resume=begun,
-        overwrite=not begun,
-        enable_progress_bar=False,
-        accelerator="cpu",
-        check_val_every_n_epoch=2,
-        callbacks=keep,
-    )
+    settings = FitSettings(max_epochs=epochs, batch_size=BATCH, seed=seed)
+    fit_or_continue(plan, data, settings, folder, check_val_every_n_epoch=2, callbacks=keep)
     history = metrics_so_far(folder)
     last = history[-1]
     return {

@@ -7,7 +7,8 @@ import importlib.metadata
 import os
 import platform
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -48,15 +49,25 @@ class Report:
         """Add a line that says whether a requirement is met."""
         self.text(f"- {'PASS' if passed else 'FAIL'}: {requirement}")
 
-    def save(self) -> Path:
+    def save(self, rows: Path | None = None, beside: Mapping[str, Path] | None = None) -> Path:
         """Write the report into ``benchmarks/results`` and return its path.
 
         What a person wrote under the heading "Reading" of a report that it replaces is kept, at the end.
+
+        Args:
+            rows: the file of finished runs, which is copied beside the report under its name; None for none.
+            beside: further files to copy, plots for example, by what their names end in. Those that do not exist, of
+                parts that have not been run, are left out.
         """
         path = _FOLDER / f"{self.name}-{datetime.date.today().isoformat()}-{_slug(_processor())}.md"
         path.parent.mkdir(exist_ok=True)
         text = "\n".join(self._lines).rstrip() + "\n"
         write_text(path, text + (_reading(path.read_text()) if path.exists() else ""))
+        if rows is not None and rows.exists():
+            shutil.copyfile(rows, path.with_suffix(".csv"))
+        for name, file in (beside or {}).items():
+            if file.exists():
+                shutil.copyfile(file, path.with_name(f"{path.stem}-{name}"))
         return path
 
 

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pyro_ext.inference import FitResult, FitSettings, TrainingPlan, fit
 from pyro_ext.utils.files import write_text
 
-__all__ = ["FinishedRuns", "metrics_so_far"]
+__all__ = ["FinishedRuns", "fit_or_continue", "metrics_so_far"]
 
 
 class FinishedRuns:
@@ -138,3 +139,20 @@ def _value(text: str) -> Any:
         return float(text)
     except ValueError:
         return text
+
+
+def fit_or_continue(
+    plan: TrainingPlan, data: Any, settings: FitSettings, folder: Path | None, **trainer: Any
+) -> FitResult:
+    """Train without a bar, from the last checkpoint in the folder if there is one; on the CPU unless told otherwise.
+
+    Args:
+        plan: what to train.
+        data: the data.
+        settings: the number of epochs, the size of a batch and the seed.
+        folder: the folder of the run; None to keep nothing.
+        **trainer: further arguments of :func:`~pyro_ext.inference.fit`.
+    """
+    begun = folder is not None and (folder / "last.ckpt").is_file()
+    options = {"accelerator": "cpu", "enable_progress_bar": False, **trainer}
+    return fit(plan, data, settings, out=folder, resume=begun, overwrite=folder is not None and not begun, **options)

@@ -20,13 +20,12 @@ from pyro_ext.inference import (
     TraceLeaveOneOut_ELBO,
     TraceUnorderedSet_ELBO,
     TrainingPlan,
-    fit,
     local_params,
 )
 from pyro_ext.models.structured_output import build, importance_bounds
 from pyro_ext.models.toolkit import Relaxation
 from pyro_ext.plotting import save
-from support.rows import FinishedRuns
+from support.rows import FinishedRuns, fit_or_continue
 
 __all__ = ["METHODS", "NETS", "Budget", "Method", "Run", "finished_runs", "mean_of", "train"]
 
@@ -164,15 +163,10 @@ def train(run: Run, data: Splits, budget: Budget, out: Path | None = None, plots
     plan = METHODS[run.method].plan(data, run.m, units=budget.units, evaluation_samples=20, **NETS[run.net])
     resumed = out is not None and (out / "last.ckpt").is_file()
     begin = time.process_time()
-    result = fit(
-        plan.with_optimizer(OptimizerSettings("Adam", lr=budget.lr)),
-        data,
-        FitSettings(max_epochs=budget.epochs, batch_size=budget.batch_size, seed=run.seed),
-        out=out,
-        resume=resumed,
-        enable_progress_bar=False,
-        check_val_every_n_epoch=max(1, budget.epochs // budget.points),
-    )
+    plan = plan.with_optimizer(OptimizerSettings("Adam", lr=budget.lr))
+    settings = FitSettings(max_epochs=budget.epochs, batch_size=budget.batch_size, seed=run.seed)
+    every = max(1, budget.epochs // budget.points)
+    result = fit_or_continue(plan, data, settings, out, accelerator="auto", check_val_every_n_epoch=every)
     seconds = float("nan") if resumed else time.process_time() - begin
     model, guide = (_discrete_module(module) for module in _programs(plan))
     held_out = data.valid if data.test is None else data.test
