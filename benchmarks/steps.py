@@ -21,6 +21,7 @@ from pyro.infer import ELBO, Trace_ELBO
 from support import vae
 from support.gradients import Step
 from support.hand_written import HAND_WRITTEN
+from support.limits import copy_rate, gemm_rate
 from support.plain_drmm import plain_total
 from support.report import Report
 from support.timing import StepTime, interleaved_times
@@ -43,21 +44,16 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     report = Report("steps", "Steps, ours and written by hand")
-    limits(report, options.rounds)
+    report.text(
+        f"Limits: {gemm_rate(torch.float32):.0f} GFLOP/s in a product of matrices, {copy_rate():.1f} GB/s in a copy.",
+        "",
+    )
     for batch in options.batches:
         autoencoder(report, batch, options.rounds)
     many_categories(report, options.rounds)
     rendering_mixture(report, options.rounds)
     if options.save:
         print(f"\nwritten to {report.save()}")
-
-
-def limits(report: Report, rounds: int) -> None:
-    """Report what the machine can do at most."""
-    a, big, target = torch.randn(1024, 1024), torch.randn(2**24), torch.empty(2**24)
-    times = interleaved_times({"product": lambda: a @ a, "copy": lambda: target.copy_(big)}, rounds)
-    product, copy = 2 * 1024**3 / times["product"].least / 1e6, 2 * 4 * 2**24 / times["copy"].least / 1e6
-    report.text(f"Limits: {product:.0f} GFLOP/s in a product of matrices, {copy:.1f} GB/s in a copy, float32.", "")
 
 
 def autoencoder(report: Report, batch: int, rounds: int) -> None:

@@ -13,7 +13,7 @@ of 200 for densities; ``full`` is the whole of MNIST, for the three methods that
 the parts before.
 
 A run is a row of a CSV file, ``--rows``; finished ones are skipped when the script is started again, and an unfinished
-run of ``full`` continues from its last checkpoint. The seeds are run one after the other, the first of all networks
+run on MNIST continues from its last checkpoint. The seeds are run one after the other, the first of all networks
 first. ``--save`` writes the report, its plots and the rows into benchmarks/results.
 
 References:
@@ -122,7 +122,7 @@ def _train(run: Run, data: Splits, part: str, work: Path) -> dict[str, Any]:
     budget = BUDGETS[part]
     if part != "digits" and run.net == "lower half":
         budget = replace(budget, units=240)
-    out = work / "full" / run.method.replace(" ", "_") if part == "full" else None
+    out = None if part == "digits" else work / part / "-".join(map(str, run.key()[1:])).replace(" ", "_")
     return train(run, data, budget, out, work if run.seed == 0 and run.method == "VIMCO" else None)
 
 
