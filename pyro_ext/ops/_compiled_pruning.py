@@ -27,11 +27,12 @@ _READY: Final[set[torch.dtype]] = set()  # the types for which kernels are compi
 
 
 class _Trees(NamedTuple):
-    """M trees, with the children of their internal nodes ``(M, I, 2)``, and when to rescale."""
+    """M trees, the children of their internal nodes ``(M, I, 2)``, when to rescale, and how tips are laid out."""
 
     parents: Tensor
     children: np.ndarray[Any, np.dtype[np.int64]]
     smallest: float
+    by_state: bool
 
 
 class CompiledPruning(NamedTuple):
@@ -41,7 +42,7 @@ class CompiledPruning(NamedTuple):
         trees: the trees.
         edges: transition matrices, ``(M, E, A, A)``.
         roots: the probabilities of the root's state, ``(M, A)``.
-        tips: the likelihood of each state at each leaf, ``(n, S, A)``.
+        tips: the likelihood of each state at each leaf, ``(n, A, S)`` if the trees say by state, else ``(n, S, A)``.
     """
 
     trees: _Trees
@@ -64,10 +65,12 @@ class CompiledPruning(NamedTuple):
         if not _pruning_kernels.children_of(parents.contiguous().numpy(), num_taxa, children):
             return None
         smallest = -1.0 if rescale is False else _SMALLEST[edges.dtype]
-        tips, more = tips.mT.contiguous(), -tips.shape[1] % 4
+        by_state, more = tips.is_contiguous(), -tips.shape[1] % 4
+        tips = tips if by_state else tips.mT.contiguous()
         if more:  # states that never occur make their number a multiple of four
-            edges, roots, tips = pad(edges, (0, more, 0, more)), pad(roots, (0, more)), pad(tips, (0, more))
-        return cls(_Trees(trees, children, smallest), edges, roots, tips)
+            edges, roots = pad(edges, (0, more, 0, more)), pad(roots, (0, more))
+            tips = pad(tips, (0, 0, 0, more) if by_state else (0, more))
+        return cls(_Trees(trees, children, smallest, by_state), edges, roots, tips)
 
     def by_site(self) -> Tensor:
         """Return log-likelihoods ``(M, S)``."""
@@ -101,7 +104,7 @@ class _BySite(torch.autograd.Function):
             edges, roots, tips = ctx.saved_tensors
 
             def function(edges: Tensor, roots: Tensor) -> Tensor:
-                return by_autograd(plan, edges, roots, tips.mT)
+                return by_autograd(plan, edges, roots, tips if ctx.trees.by_state else tips.mT)
 
             again = gradients_with_graph(function, (edges, roots), grad)
             return None, None, *again, None
@@ -131,7 +134,7 @@ class _Summed(torch.autograd.Function):
             edges, roots, tips, weights = ctx.saved_tensors
 
             def function(edges: Tensor, roots: Tensor) -> Tensor:
-                return (by_autograd(plan, edges, roots, tips.mT) * weights).sum(-1)
+                return (by_autograd(plan, edges, roots, tips if ctx.trees.by_state else tips.mT) * weights).sum(-1)
 
             again = gradients_with_graph(function, (edges, roots), grad)
             return None, None, *again, None, None
@@ -149,7 +152,8 @@ def _passes(
     """Return log-likelihoods ``(M, S)``; with weights ``(M, S)`` or ``(1, S)``, gradients in edges and roots too."""
     from pyro_ext.ops import _pruning_kernels
 
-    (num_taxa, num_sites, num_states), num_trees = tips.shape, len(edges)
+    num_taxa, num_sites, num_states = tips.mT.shape if trees.by_state else tips.shape
+    num_trees = len(edges)
     num_rows = _pruning_kernels.rows_of_room(num_taxa + trees.children.shape[1], num_taxa, num_states)
     room = num_rows * _pruning_kernels.BLOCK
     leases = [lease((room,), tips) for _ in range(min(torch.get_num_threads(), num_trees))]
@@ -162,7 +166,7 @@ def _passes(
     given = np.empty((0, 0), number) if weights is None else weights.contiguous().numpy()
     matrices, at_root, at_leaves = (x.detach().contiguous().numpy() for x in (edges, roots, tips))
     arrays = (
-        *(matrices.reshape(-1), at_root, at_leaves.reshape(-1), given, likelihood, exponents),
+        *(matrices.reshape(-1), at_root, at_leaves.reshape(-1), trees.by_state, given, likelihood, exponents),
         *(of_matrices.reshape(-1), of_roots),
     )
 

@@ -199,29 +199,30 @@ def _descend(
 
 @compiled
 def _copy_tips(
-    room: _Array, tips: _Array, leaf: int, start: int, sites: int, width: int, num_sites: int, states: int
+    room: _Array,
+    tips: _Array,
+    by_state: bool,
+    leaf: int,
+    start: int,
+    sites: int,
+    width: int,
+    num_sites: int,
+    states: int,
 ) -> None:
-    """Copy a block of observations ``(n, S, A)`` of a leaf; the last site fills the places that are left."""
-    four, last = np.uint64(4), np.uint64(sites - 1)
-    for j in range(0, states, 4):
+    """Copy a block of observations of a leaf; the last site fills the places that are left."""
+    last = np.uint64(sites - 1)
+    for j in range(states):
         u = np.uint64((leaf * states + j) * BLOCK)
-        if states == 4:
-            t = np.uint64((leaf * num_sites + start) * 4)
+        if by_state:
+            t = np.uint64((leaf * states + j) * num_sites + start)
             for s in range(np.uint64(sites)):
-                room[u + s] = tips[t + four * s]
-                room[u + _1 + s] = tips[t + four * s + np.uint64(1)]
-                room[u + _2 + s] = tips[t + four * s + np.uint64(2)]
-                room[u + _3 + s] = tips[t + four * s + np.uint64(3)]
+                room[u + s] = tips[t + s]
         else:
-            for s in range(sites):
-                place = (leaf * num_sites + start + s) * states + j
-                for i in range(4):
-                    room[(leaf * states + j + i) * BLOCK + s] = tips[place + i]
+            t, apart = np.uint64((leaf * num_sites + start) * states + j), np.uint64(states)
+            for s in range(np.uint64(sites)):
+                room[u + s] = tips[t + apart * s]
         for s in range(np.uint64(sites), np.uint64(width)):
             room[u + s] = room[u + last]
-            room[u + _1 + s] = room[u + _1 + last]
-            room[u + _2 + s] = room[u + _2 + last]
-            room[u + _3 + s] = room[u + _3 + last]
 
 
 @compiled(reassociate=True)
@@ -230,6 +231,7 @@ def passes(
     edges: _Array,
     roots: _Array,
     tips: _Array,
+    by_state: bool,
     weights: _Array,
     likelihood: _Array,
     exponents: _Array,
@@ -247,7 +249,8 @@ def passes(
         children: the children of the internal nodes, int64 ``(M, I, 2)``.
         edges: the entries of the transition matrices, ``(M E A A,)``, the number A of states a multiple of four.
         roots: the probabilities of the root's state, ``(M, A)``.
-        tips: the likelihood of each state at each leaf, ``(n S A,)``.
+        tips: the likelihood of each state at each leaf, ``(n A S,)`` or ``(n S A,)``.
+        by_state: whether it is the former.
         weights: the gradient in the log-likelihoods, ``(M, S)``, or ``(1, S)`` the same for all trees; ``(0, 0)`` where
             no gradients are wanted.
         likelihood: for the results, the likelihood of the sites over their powers of two, ``(M, S)``.
@@ -279,7 +282,7 @@ def passes(
         sites = min(BLOCK, num_sites - begin)
         width = (sites + _LANES - 1) // _LANES * _LANES
         for leaf in range(num_taxa):
-            _copy_tips(room, tips, leaf, begin, sites, width, num_sites, states)
+            _copy_tips(room, tips, by_state, leaf, begin, sites, width, num_sites, states)
         for tree in range(start, stop):
             matrices = tree * (num_nodes - 1) * size
             for s in range(np.uint64(width)):

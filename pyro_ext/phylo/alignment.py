@@ -98,8 +98,9 @@ class Alignment:
             columns = columns[:, first[order]]
         else:
             counts = np.ones(columns.shape[1], np.int64)
-        allowed = columns[..., None] >> np.arange(4, dtype=np.uint8) & 1
-        return cls(tuple(sorted(sequences)), torch.from_numpy(allowed).double(), torch.from_numpy(counts).double())
+        allowed = np.ascontiguousarray(columns[:, None] >> np.arange(4, dtype=np.uint8)[:, None] & 1)
+        patterns = torch.from_numpy(allowed).double().mT  # sites lie side by side in memory, as likelihoods read them
+        return cls(tuple(sorted(sequences)), patterns, torch.from_numpy(counts).double())
 
     @property
     def num_taxa(self) -> int:

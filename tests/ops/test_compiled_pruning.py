@@ -109,6 +109,24 @@ def test_categories_and_samples(model, dtype):
         torch.testing.assert_close(ours, theirs, rtol=1e-10 if dtype == F64 else 1e-3, atol=1e-8)
 
 
+@pytest.mark.parametrize("num_states", [4, 5])
+def test_order_of_the_observations_in_memory(num_states, dtype):
+    """The sites or the states of a leaf may lie side by side: the same bits, the same derivatives to rounding."""
+    trees, partials = random_trees(2, 6), random_partials(6, 150, num_states, dtype)
+    matrices = random_matrices(2, 9, num_states=num_states, dtype=dtype).requires_grad_()
+    frequencies = torch.rand(num_states, dtype=dtype).requires_grad_()
+    results = []
+    with kernels("numba"):
+        for tips in (partials, partials.mT.contiguous().mT):
+            result = site_log_likelihoods(trees, matrices, frequencies, tips)
+            summed = log_likelihoods(trees, matrices, frequencies, tips)
+            (first,) = torch.autograd.grad(summed.sum(), frequencies, create_graph=True)
+            second = torch.autograd.grad(first.square().sum(), (matrices, frequencies))
+            results.append((result, summed, *torch.autograd.grad(result.sum(), (matrices, frequencies)), *second))
+    assert torch.equal(results[0][0], results[1][0])
+    assert_equal(results, dtype)
+
+
 @pytest.mark.parametrize("wanted", ["matrices", "frequencies", "neither"])
 def test_views_and_inputs_without_gradients(wanted, dtype):
     """Transposed, strided and expanded inputs; gradients for one of them only."""
