@@ -64,6 +64,45 @@ def test_gradients_stay_bounded_at_low_temperature(temperature, dtype):
     assert grad.abs().max() < 2
 
 
+def scaled_in_logs(log_potentials, num_iterations):
+    log_x = log_potentials.double()
+    for _ in range(num_iterations):
+        log_x = log_x.log_softmax(-2).log_softmax(-1)
+    return log_x
+
+
+@pytest.mark.parametrize("num_iterations", [1, 2, 6, 7, 20])
+@pytest.mark.parametrize("temperature", [1.0, 0.1, 0.01])
+@pytest.mark.parametrize("cells", ["all", "some", "no permutation"])
+def test_iterations_of_large_matrices(num_iterations, temperature, cells, dtype):
+    """Products of matrices and vectors make the iterations of logs, to the stated rounding."""
+    torch.manual_seed(0)
+    potentials = (3 * torch.randn(3, 30, 30, dtype=dtype)) / temperature
+    if cells == "some":
+        potentials[:, torch.rand(30, 30) + torch.eye(30) < 0.6] = -INF
+    if cells == "no permutation":
+        potentials[:, :2, 1:] = -INF
+    found, expected = (
+        log_sinkhorn(potentials, num_iterations=num_iterations),
+        scaled_in_logs(potentials, num_iterations),
+    )
+    assert found.dtype == dtype
+    assert torch.equal(found.isinf(), expected.isinf())
+    error = ((found - expected) / (1 + expected.abs()))[expected.isfinite()].abs().max()
+    assert error < (5e-6 if dtype == torch.float32 else 1e-13)
+
+
+def test_derivatives_of_iterations(monkeypatch):
+    """First and second ones of the products, for matrices small enough for finite differences."""
+    monkeypatch.setattr("pyro_ext.ops.sinkhorn._SMALL", 1)
+    potentials = torch.randn(2, 3, 3, dtype=torch.float64, requires_grad=True)
+    iterated = partial(log_sinkhorn, num_iterations=8)
+    torch.testing.assert_close(iterated(potentials), scaled_in_logs(potentials, 8), rtol=0, atol=1e-14)
+    assert gradcheck(iterated, (potentials,))
+    assert gradgradcheck(iterated, (potentials,))
+    torch.testing.assert_close(torch.func.vmap(iterated)(potentials), iterated(potentials))
+
+
 def test_cells_at_minus_infinity_stay_zero_with_zero_gradient():
     potentials = torch.randn(3, 3, dtype=torch.float64)
     potentials[0, 1] = potentials[2, 0] = -INF
