@@ -11,6 +11,7 @@ The machine's own limits are printed first: a product of matrices, and a copy of
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import math
 from collections.abc import Mapping
 
@@ -37,6 +38,7 @@ ELBOS = {
 }
 BOUNDS = {("leave-one-out", 100): 2.0, ("leave-one-out", 1500): 1.5}
 BOUNDS |= {("unordered set", batch): 1.4 for batch in (100, 1500)}
+PEERS = {"leave-one-out": 1.05, "unordered set": 0.5}  # at most so many times as long as Storchastic's
 CATEGORIES, PLATE = 100_000, 16
 
 
@@ -88,6 +90,10 @@ def autoencoder(report: Report, batch: int, rounds: int) -> None:
     of_pyro = Trace_ELBO(num_particles=4, vectorize_particles=True, max_plate_nesting=1)
     steps["Pyro's Trace_ELBO, 4 particles"] = ours(of_pyro, True)
     steps |= {f"{name}, by hand": by_hand(name) for name in HAND_WRITTEN}
+    if importlib.util.find_spec("storch"):
+        from support import peer
+
+        steps |= {f"{name}, Storchastic": peer.vae_step(plan, x, name, 4) for name in peer.METHODS}
     times = interleaved_times(steps, rounds)
     table = [[name, *_cells(time), _ratio(times, name)] for name, time in times.items()]
     report.table(f"Categorical autoencoder, batch {batch:,}", ["step", "ms", "least ms", "by hand x"], table)
@@ -95,6 +101,10 @@ def autoencoder(report: Report, batch: int, rounds: int) -> None:
         if size == batch:
             ratio = times[name].least / times[f"{name}, by hand"].least
             report.check(ratio <= bound_on_ratio, f"{name} at most {bound_on_ratio} x its loop: {ratio:.2f} x")
+    for name in PEERS:
+        if (peers := f"{name}, Storchastic") in times:
+            ratio = times[name].least / times[peers].least
+            report.check(ratio <= PEERS[name], f"{name} at most {PEERS[name]} x Storchastic's: {ratio:.2f} x")
     ratio = times["sum and sample"].least / times["unordered set"].least
     report.check(ratio <= 1, f"sum and sample at most as long as the unordered set: {ratio:.2f} x")
     report.text("")
