@@ -161,6 +161,7 @@ OPS = {
     "segments.segment_sum": (lambda x: segments.segment_sum(x.logits, x.segment, 2), 0),
     "sets.beam_step": (lambda x: sets.beam_step(x.one, x.one, x.log_p[:1, None], 2, x.one[0])[0].float(), 0),
     "sets.first_and_second_log_ratios": (lambda x: sets.first_and_second_log_ratios(x.members, x.log_rest), 0),
+    "sets.exponential_like": (lambda x: sets.exponential_like(x.log_p).float(), 0),
     "sets.gumbel_like": (lambda x: sets.gumbel_like(x.log_p).float(), 0),
     "sets.gumbel_topk": (lambda x: sets.gumbel_topk(x.log_p, 2), 0),
     "sets.leave_one_out_log_ratios": (lambda x: sets.leave_one_out_log_ratios(x.members, x.log_rest), 0),
@@ -169,6 +170,10 @@ OPS = {
     "sets.order_log_prob": (lambda x: sets.order_log_prob(x.members, x.log_rest), 0),
     "sets.perturb": (lambda x: sets.perturb(x.log_p).float(), 0),
     "sets.product_gumbel_topk": (lambda x: sets.product_gumbel_topk(x.coordinates, 2)[0], 0),
+    "sets.product_log_rest": (
+        lambda x: sets.product_log_rest(x.coordinates, sets.product_topk(x.coordinates, 2).index).float(),
+        0,
+    ),
     "sets.product_remainder": (
         lambda x: sets.product_remainder(x.coordinates, sets.product_topk(x.coordinates, 2).index).float(),
         0,

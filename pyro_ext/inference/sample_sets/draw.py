@@ -23,6 +23,7 @@ from pyro_ext.inference.sample_sets.weights import (
 from pyro_ext.ops.sets import gumbel_topk, optimal_num_summed, topk_remainder
 from pyro_ext.ops.sets.product import (
     product_gumbel_topk,
+    product_log_rest,
     product_remainder,
     product_topk,
     sample_product_remainder,
@@ -130,7 +131,7 @@ def _unordered(finite: FiniteDistribution, k: int) -> tuple[Tensor, SetWeights]:
         drawn = gumbel_topk(finite.log_probs.squeeze(-2), k)
         return drawn.index.unsqueeze(-1), unordered_set_weights(drawn.log_p, drawn.log_rest)
     members = product_gumbel_topk(finite.log_probs, k)
-    log_rest = product_remainder(finite.log_probs, members.index).flatten(-3).logsumexp(-1)
+    log_rest = product_log_rest(finite.log_probs, members.index)
     return members.index, unordered_set_weights(members.log_prob, log_rest)
 
 

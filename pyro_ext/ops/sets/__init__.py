@@ -5,7 +5,7 @@ mass as one minus a large one.
 """
 
 from pyro_ext.ops.sets.beam import BeamStep, SequenceSet, beam_step, stochastic_beam_search
-from pyro_ext.ops.sets.gumbel import GumbelTopK, gumbel_like, gumbel_topk, log_remaining_mass, perturb
+from pyro_ext.ops.sets.gumbel import GumbelTopK, exponential_like, gumbel_like, gumbel_topk, log_remaining_mass, perturb
 from pyro_ext.ops.sets.probabilities import (
     first_and_second_log_ratios,
     leave_one_out_log_ratios,
@@ -15,6 +15,7 @@ from pyro_ext.ops.sets.probabilities import (
 from pyro_ext.ops.sets.product import (
     ProductSet,
     product_gumbel_topk,
+    product_log_rest,
     product_remainder,
     product_topk,
     sample_product_remainder,
@@ -28,6 +29,7 @@ __all__ = [
     "SequenceSet",
     "TopKRemainder",
     "beam_step",
+    "exponential_like",
     "first_and_second_log_ratios",
     "gumbel_like",
     "gumbel_topk",
@@ -37,6 +39,7 @@ __all__ = [
     "order_log_prob",
     "perturb",
     "product_gumbel_topk",
+    "product_log_rest",
     "product_remainder",
     "product_topk",
     "sample_product_remainder",

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_ext.ops._log_space import log_total
 from pyro_ext.ops._shapes import check_set_size
 
-__all__ = ["GumbelTopK", "gumbel_like", "gumbel_topk", "log_remaining_mass", "perturb"]
+__all__ = ["GumbelTopK", "exponential_like", "gumbel_like", "gumbel_topk", "log_remaining_mass", "perturb"]
 
 
 class GumbelTopK(NamedTuple):
@@ -37,9 +37,18 @@ def gumbel_like(x: Tensor) -> Tensor:
     >>> gumbel_like(torch.zeros(3)).dtype
     torch.float64
     """
+    return exponential_like(x).log_().neg_()
+
+
+def exponential_like(x: Tensor) -> Tensor:
+    """Draw independent standard exponentials of the shape and device of ``x``, always positive and in float64.
+
+    >>> exponential_like(torch.zeros(3)).dtype
+    torch.float64
+    """
     tiny = torch.finfo(torch.float64).tiny
     noise = torch.rand(x.shape, dtype=torch.float64, device=x.device).clamp_min_(tiny)
-    return noise.log_().neg_().clamp_min_(tiny).log_().neg_()  # four times faster than exponential_() on CPUs
+    return noise.log_().neg_().clamp_min_(tiny)  # four times faster than exponential_() on CPUs
 
 
 def perturb(log_probs: Tensor) -> Tensor:

@@ -7,18 +7,22 @@ is never built.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from itertools import chain
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_ext.ops._log_space import floored, unfloored
-from pyro_ext.ops.sets.gumbel import perturb
+from pyro_ext.ops._log_space import floored, is_nothing, unfloored
+from pyro_ext.ops.kernels import use_kernels
+from pyro_ext.ops.sets.gumbel import exponential_like, perturb
 
 __all__ = [
     "ProductSet",
     "product_gumbel_topk",
+    "product_log_rest",
     "product_remainder",
     "product_topk",
     "sample_product_remainder",
@@ -66,6 +70,8 @@ def product_gumbel_topk(log_probs: Tensor, k: int) -> ProductSet:
         (torch.Size([8, 3]), 1.0)
     """
     log_probs = floored(log_probs.double())
+    if use_kernels(log_probs) and _has_times(log_probs, k):
+        return _earliest(log_probs, k)
     first = log_probs[..., 0, :]
     g, kept = perturb(first).topk(min(k, first.shape[-1]), dim=-1)
     score = first.gather(-1, kept)
@@ -83,6 +89,29 @@ def product_gumbel_topk(log_probs: Tensor, k: int) -> ProductSet:
     return ProductSet(_backtrace(levels, blocks), unfloored(score))
 
 
+def _has_times(log_probs: Tensor, k: int) -> bool:
+    """Return whether the inverse probabilities of k configurations surely fit into float64.
+
+    Of the k most probable ones, none has more than log2 k coordinates that are not at their most probable category.
+    """
+    least = log_probs.masked_fill(is_nothing(log_probs), 0.0).amin() if log_probs.numel() else -math.inf
+    return float(least) > -600 / (2 + math.log2(k))
+
+
+def _earliest(log_probs: Tensor, k: int) -> ProductSet:
+    """Draw the same set by a compiled kernel, from the same noise."""
+    from pyro_ext.ops.sets._product_kernels import earliest_configurations  # Numba is imported at the first call
+
+    batch, size = log_probs.shape[:-2], math.prod(log_probs.shape[:-2])
+    table = log_probs.reshape(size, *log_probs.shape[-2:])
+    inverse = (-table).exp()
+    first = exponential_like(log_probs[..., 0, :]).reshape(table[:, 0].shape)
+    kept = (first * inverse[:, 0]).topk(min(k, first.shape[-1]), dim=-1, largest=False).indices
+    blocks = (exponential_like(block).reshape(len(block), size, *block.shape[-2:]) for block in _children(log_probs, k))
+    index, score = earliest_configurations(table, inverse, kept, chain([first], blocks), k)
+    return ProductSet(index.view(*batch, *index.shape[1:]), unfloored(score.view(*batch, score.shape[-1])))
+
+
 class _Children(NamedTuple):
     """The perturbed children of every possible beam, best first: ``(levels,) + batch_shape + (k, min(k, C))`` each."""
 
@@ -93,15 +122,23 @@ class _Children(NamedTuple):
 
 
 def _ranked_children(log_probs: Tensor, k: int) -> Iterator[_Children]:
-    """Yield the children a block of levels at a time, so that the noise in memory stays bounded."""
+    """Yield the children a block of levels at a time."""
+    for block in _children(log_probs, k):
+        ranked, category = perturb(block).topk(min(k, log_probs.shape[-1]), dim=-1)
+        gap = torch.log1p((ranked - ranked[..., :1]).exp_().neg_()).sub_(ranked)
+        yield _Children(gap, block.gather(-1, category), category, gap.new_zeros(()))
+
+
+def _children(log_probs: Tensor, k: int) -> Iterator[Tensor]:
+    """Yield the log-probabilities of the children, ``(levels,) + batch_shape + (k, C)``, a block of levels at a time.
+
+    So the noise in memory stays bounded.
+    """
     *batch, n, c = log_probs.shape
     per_level = max(1, log_probs[..., 0, :].numel() * k)
     step = max(1, _CHUNK // per_level)
     for start in range(1, n, step):
-        block = log_probs[..., start : start + step, :].movedim(-2, 0).unsqueeze(-2).expand(-1, *batch, k, c)
-        ranked, category = perturb(block).topk(min(k, c), dim=-1)
-        gap = torch.log1p((ranked - ranked[..., :1]).exp_().neg_()).sub_(ranked)
-        yield _Children(gap, block.gather(-1, category), category, gap.new_zeros(()))
+        yield log_probs[..., start : start + step, :].movedim(-2, 0).unsqueeze(-2).expand(-1, *batch, k, c)
 
 
 def _backtrace(levels: list[Tensor], categories: list[Tensor]) -> Tensor:
@@ -197,6 +234,31 @@ def product_remainder(log_probs: Tensor, index: Tensor) -> Tensor:
     prefix = torch.cat([torch.zeros_like(chosen[..., :1, :]), chosen[..., :-1, :].cumsum(dim=-2)], dim=-2)
     mass = prefix.unsqueeze(-1) + log_probs.unsqueeze(-2)
     return mass.masked_fill(taken | repeat.unsqueeze(-1), -torch.inf).movedim(-3, -2)
+
+
+@torch.no_grad()
+def product_log_rest(log_probs: Tensor, index: Tensor) -> Tensor:
+    """Return the log of the mass outside a set of configurations: the sum of :func:`product_remainder`.
+
+    Args:
+        log_probs: normalised log-probabilities, ``batch_shape + (N, C)``.
+        index: the set, k distinct configurations, int64 ``batch_shape + (k, N)``.
+
+    Returns:
+        Log-masses ``batch_shape`` float64, -inf where nothing positive is left.
+
+    Example:
+        >>> log_probs = torch.tensor([[0.6, 0.4], [0.9, 0.1]]).log()
+        >>> product_log_rest(log_probs, torch.tensor([[0, 0]])).exp().item()  # 1 - 0.6 * 0.9
+        0.46000...
+    """
+    if not use_kernels(log_probs, index):
+        return product_remainder(log_probs, index).flatten(-3).logsumexp(-1)
+    from pyro_ext.ops.sets._product_kernels import log_mass_outside
+
+    size = math.prod(index.shape[:-2])
+    flat = (x.detach().reshape(size, *x.shape[-2:]) for x in (log_probs.double(), index))
+    return log_mass_outside(*flat).view(index.shape[:-2])
 
 
 @torch.no_grad()
