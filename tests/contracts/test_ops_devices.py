@@ -170,10 +170,6 @@ OPS = {
     "sets.order_log_prob": (lambda x: sets.order_log_prob(x.members, x.log_rest), 0),
     "sets.perturb": (lambda x: sets.perturb(x.log_p).float(), 0),
     "sets.product_gumbel_topk": (lambda x: sets.product_gumbel_topk(x.coordinates, 2)[0], 0),
-    "sets.product_log_rest": (
-        lambda x: sets.product_log_rest(x.coordinates, sets.product_topk(x.coordinates, 2).index).float(),
-        0,
-    ),
     "sets.product_remainder": (
         lambda x: sets.product_remainder(x.coordinates, sets.product_topk(x.coordinates, 2).index).float(),
         0,

@@ -21,14 +21,8 @@ from pyro_ext.inference.sample_sets.weights import (
     unordered_set_weights,
 )
 from pyro_ext.ops.sets import gumbel_topk, optimal_num_summed, topk_remainder
-from pyro_ext.ops.sets.product import (
-    product_gumbel_topk,
-    product_log_rest,
-    product_remainder,
-    product_topk,
-    sample_product_remainder,
-    sample_remainder,
-)
+from pyro_ext.ops.sets.product import product_gumbel_topk, product_topk
+from pyro_ext.ops.sets.product_rest import ProductRest, sample_remainder
 
 __all__ = ["ESTIMATORS", "SampleSet", "SetOptions", "draw_sample_set"]
 
@@ -131,8 +125,7 @@ def _unordered(finite: FiniteDistribution, k: int) -> tuple[Tensor, SetWeights]:
         drawn = gumbel_topk(finite.log_probs.squeeze(-2), k)
         return drawn.index.unsqueeze(-1), unordered_set_weights(drawn.log_p, drawn.log_rest)
     members = product_gumbel_topk(finite.log_probs, k)
-    log_rest = product_log_rest(finite.log_probs, members.index)
-    return members.index, unordered_set_weights(members.log_prob, log_rest)
+    return members.index, unordered_set_weights(members.log_prob, ProductRest(finite.log_probs, members).log_mass)
 
 
 def _sum_and_sample(finite: FiniteDistribution, options: SetOptions) -> tuple[Tensor, SetWeights]:
@@ -140,11 +133,11 @@ def _sum_and_sample(finite: FiniteDistribution, options: SetOptions) -> tuple[Te
     if finite.log_probs.shape[-2] == 1:
         return _sum_and_sample_one(finite.log_probs.squeeze(-2), options)
     members = product_topk(finite.log_probs, k)
-    branches = product_remainder(finite.log_probs, members.index)
-    masses = torch.cat([members.log_prob, branches.flatten(-3).logsumexp(-1, keepdim=True)], dim=-1)
+    rest = ProductRest(finite.log_probs, members)
+    masses = torch.cat([members.log_prob, rest.log_mass.unsqueeze(-1)], dim=-1)
     log_tail = masses.flip(-1).logcumsumexp(-1).flip(-1)
     num_summed = _num_summed(log_tail, options)
-    draws = sample_product_remainder(finite.log_probs, members, branches, num_summed, k)
+    draws = rest.sample(num_summed, k)
     summed = torch.arange(k, device=draws.device) < num_summed.unsqueeze(-1)
     index = torch.where(summed.unsqueeze(-1), members.index, draws)
     return index, sum_and_sample_weights(members.log_prob, log_tail, num_summed)

@@ -12,19 +12,14 @@ from pyro_ext.ops.sets.probabilities import (
     order_log_prob,
     set_log_prob,
 )
-from pyro_ext.ops.sets.product import (
-    ProductSet,
-    product_gumbel_topk,
-    product_log_rest,
-    product_remainder,
-    product_topk,
-    sample_product_remainder,
-)
+from pyro_ext.ops.sets.product import ProductSet, product_gumbel_topk, product_topk
+from pyro_ext.ops.sets.product_rest import ProductRest, product_remainder, sample_product_remainder
 from pyro_ext.ops.sets.remainder import TopKRemainder, optimal_num_summed, topk_remainder
 
 __all__ = [
     "BeamStep",
     "GumbelTopK",
+    "ProductRest",
     "ProductSet",
     "SequenceSet",
     "TopKRemainder",
@@ -39,7 +34,6 @@ __all__ = [
     "order_log_prob",
     "perturb",
     "product_gumbel_topk",
-    "product_log_rest",
     "product_remainder",
     "product_topk",
     "sample_product_remainder",

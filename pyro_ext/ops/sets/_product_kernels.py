@@ -1,4 +1,4 @@
-"""Configurations without replacement, and the mass outside them, as compiled kernels; Numba comes at the first call."""
+"""Draws without replacement from product distributions, and their most probable configurations, as compiled kernels."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from torch import Tensor
 
 from pyro_ext.ops.kernels import compiled, in_threads
 
-__all__ = ["earliest_configurations", "log_mass_outside"]
+__all__ = ["earliest_configurations", "most_probable"]
 
 _WORTH_A_THREAD = 1 << 14  # categories of configurations, which are ranked in the time that it takes to start a thread
-_TINY = 1e-250  # a smaller sum of probabilities is taken in logs
 _LARGE, _SCALE = 2.0**200, 2.0**-200  # where all probabilities of a beam are smaller, times are scaled down
 
 
@@ -66,17 +65,22 @@ def earliest_configurations(
     return torch.from_numpy(index), torch.from_numpy(score[:, :m].copy())
 
 
-def log_mass_outside(log_probs: Tensor, index: Tensor) -> Tensor:
-    """Return the log of the mass of all configurations outside the set ``(B, k, N)``, float64 ``(B,)``."""
+def most_probable(log_probs: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k most probable configurations ``(B, k, N)`` of ``(B, N, C)``, and their log-probabilities, in order.
+
+    Equal ones come in the order of their first coordinates, and so on.
+    """
     batch, n, c = log_probs.shape
-    table, members, result = log_probs.contiguous(), index.contiguous().numpy(), np.empty(batch)
-    logs, probs = table.numpy(), table.exp().numpy()
+    size = 1
+    for _ in range(n):
+        size = min(k, size * c)
+    table, index, score = log_probs.contiguous().numpy(), np.empty((batch, size, n), np.int64), np.empty((batch, size))
 
     def part(start: int, stop: int) -> None:
-        _outside(logs, probs, members, result, start, stop)
+        _most_probable(table, index, score, start, stop)
 
-    in_threads(part, batch, smallest=1 + _WORTH_A_THREAD // (n * c * members.shape[1]))
-    return torch.from_numpy(result)
+    in_threads(part, batch, smallest=1 + _WORTH_A_THREAD // (n * c))
+    return torch.from_numpy(index), torch.from_numpy(score)
 
 
 @compiled
@@ -141,72 +145,43 @@ def _trace_back(parents: Any, categories: Any, index: Any, start: Any, stop: Any
 
 
 @compiled
-def _outside(log_probs: Any, probs: Any, index: Any, result: Any, start: Any, stop: Any) -> None:
-    """Sum the branches of the prefix tree that hold no member: see :func:`.product.product_remainder`."""
-    k, num_categories = index.shape[1], log_probs.shape[2]
-    group, prefix, taken = np.empty(k, np.int64), np.empty(k), np.zeros(num_categories, np.int64)
-    stamp = 0
+def _most_probable(log_probs: Any, index: Any, score: Any, start: Any, stop: Any) -> None:
+    n, c, k = log_probs.shape[1], log_probs.shape[2], index.shape[1]
+    width = min(k, c)
+    best, choice, values = np.empty(k), np.empty(width, np.int64), np.empty(width)
+    parents, categories = np.empty((n, k), np.int64), np.empty((n, k), np.int64)
+    found, parent, category = np.empty(k), np.empty(k, np.int64), np.empty(k, np.int64)
     for b in range(start, stop):
-        group[:], prefix[:] = 0, 1.0  # the first member with the same prefix; its probability
-        total = 0.0
-        for t in range(index.shape[2]):
-            for i in range(k):
-                if group[i] == i:
-                    stamp += 1
-                    _take(index, b, t, i, group, taken, stamp)
-                    mass = 0.0
-                    for c in range(num_categories):
-                        mass += probs[b, t, c] if taken[c] != stamp else 0.0
-                    total += prefix[i] * mass
-            for i in range(k):
-                prefix[i] *= probs[b, t, index[b, i, t]]
-            _part_ways(index, b, t, group)
-        if total > _TINY:  # what underflowed is lost in rounding
-            result[b] = np.log(total)
-        else:
-            stamp, result[b] = _outside_in_logs(log_probs, index, b, group, prefix, taken, stamp)
-
-
-@compiled
-def _outside_in_logs(
-    log_probs: Any, index: Any, b: Any, group: Any, prefix: Any, taken: Any, stamp: Any
-) -> tuple[Any, Any]:
-    """Return the last stamp, and the log of a sum that is too small for a float64."""
-    k, num_categories = index.shape[1], log_probs.shape[2]
-    largest, total = -np.inf, 0.0
-    group[:], prefix[:] = 0, 0.0
-    for t in range(index.shape[2]):
+        m, best[0] = 1, 0.0
+        for t in range(n):
+            for i in range(c):  # the best categories, equal ones by number
+                size = min(i + 1, width)
+                value = log_probs[b, t, i]
+                if i >= width and not value > values[width - 1]:
+                    continue
+                at = size - 1
+                while at > 0 and values[at - 1] < value:
+                    values[at], choice[at] = values[at - 1], choice[at - 1]
+                    at -= 1
+                values[at], choice[at] = value, i
+            full, number = min(k, m * c), 0
+            for i in range(m):
+                for j in range(width):
+                    value = best[i] + values[j] if t > 0 else values[j]
+                    if number < full:
+                        number += 1
+                    elif not value > found[full - 1]:
+                        break
+                    at = number - 1
+                    while at > 0 and found[at - 1] < value:
+                        found[at], parent[at], category[at] = found[at - 1], parent[at - 1], category[at - 1]
+                        at -= 1
+                    found[at], parent[at], category[at] = value, i, choice[j]
+            m = full
+            best[:m], parents[t, :m], categories[t, :m] = found[:m], parent[:m], category[:m]
+        score[b] = best[:k]
         for i in range(k):
-            if group[i] == i:
-                stamp += 1
-                _take(index, b, t, i, group, taken, stamp)
-                for c in range(num_categories):
-                    mass = prefix[i] + log_probs[b, t, c]
-                    if taken[c] != stamp and mass > -np.inf:
-                        if mass > largest:
-                            total = total * np.exp(largest - mass) + 1.0
-                            largest = mass
-                        else:
-                            total += np.exp(mass - largest)
-        for i in range(k):
-            prefix[i] += log_probs[b, t, index[b, i, t]]
-        _part_ways(index, b, t, group)
-    return stamp, largest + np.log(total) if total > 0 else -np.inf
-
-
-@compiled
-def _take(index: Any, b: Any, t: Any, first: Any, group: Any, taken: Any, stamp: Any) -> None:
-    """Stamp the categories that the members of a group take."""
-    for j in range(first, index.shape[1]):
-        if group[j] == first:
-            taken[index[b, j, t]] = stamp
-
-
-@compiled
-def _part_ways(index: Any, b: Any, t: Any, group: Any) -> None:
-    """Give the members that part from the first of their group here another first one."""
-    for i in range(index.shape[1] - 1, -1, -1):
-        for j in range(group[i], i + 1):
-            if group[j] == group[i] and index[b, j, t] == index[b, i, t]:
-                group[i] = j
-                break
+            member = i
+            for t in range(n - 1, -1, -1):
+                index[b, i, t] = categories[t, member]
+                member = parents[t, member]

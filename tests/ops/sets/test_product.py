@@ -12,7 +12,7 @@ from pyro_ext.ops.sets import (
     product_topk,
     sample_product_remainder,
 )
-from pyro_ext.ops.sets.product import sample_remainder
+from pyro_ext.ops.sets.product_rest import sample_remainder
 
 N, C = 3, 3
 CONFIGURATIONS = torch.tensor(list(itertools.product(range(C), repeat=N)))

@@ -1,4 +1,4 @@
-"""Compiled draws from product distributions: the same draws as PyTorch's from the same seed, and the same masses."""
+"""Compiled draws from product distributions and what they leave: the same as PyTorch's from the same seed."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pyro_ext.ops.kernels import kernels
-from pyro_ext.ops.sets import product, product_gumbel_topk, product_log_rest
+from pyro_ext.ops.sets import ProductRest, product, product_gumbel_topk, product_topk
 
 pytest.importorskip("numba")
 
@@ -19,7 +19,7 @@ def both_ways(log_probs, k):
         with kernels(choice):
             torch.manual_seed(7)
             drawn = product_gumbel_topk(log_probs, k)
-            results.append((drawn.index, drawn.log_prob, product_log_rest(log_probs, drawn.index)))
+            results.append((drawn.index, drawn.log_prob, ProductRest(log_probs, drawn).log_mass))
     return results
 
 
@@ -51,6 +51,54 @@ def test_categories_of_probability_zero(shape, k):
         assert len(members.unique(dim=0)) == len(members)
 
 
+@pytest.mark.parametrize(("shape", "k"), SHAPES)
+@pytest.mark.parametrize("values", ["any", "ties", "zeros"])
+def test_most_probable_configurations(shape, k, values, dtype):
+    """The same bits in the same order, equal ones by position."""
+    log_probs = torch.randn(shape, dtype=dtype)
+    if values == "ties":
+        log_probs = log_probs.round()
+    if values == "zeros":
+        log_probs[..., 0] = -math.inf
+    results = []
+    for choice in ("numba", "torch"):
+        with kernels(choice):
+            results.append(product_topk(log_probs, k))
+    assert torch.equal(results[0].index, results[1].index)
+    assert torch.equal(results[0].log_prob, results[1].log_prob)
+
+
+@pytest.mark.parametrize(("shape", "k"), SHAPES)
+@pytest.mark.parametrize("scale", [0.0, 1.0, 4.0])
+@pytest.mark.parametrize("excluded", ["none", "some", "all"])
+def test_draws_from_the_rest(shape, k, scale, excluded, dtype):
+    """As PyTorch draws them, where anything is left."""
+    log_probs = (scale * torch.randn(shape, dtype=dtype)).log_softmax(-1)
+    members = product_topk(log_probs, k)
+    size = members.index.shape[-2]
+    numbers = torch.randint(0, size + 1, shape[:-2]) if excluded == "some" else torch.tensor(size * (excluded == "all"))
+    if ProductRest(log_probs, members).log_mass.amin() == -math.inf:  # all configurations are members
+        numbers = torch.zeros(shape[:-2], dtype=torch.long)
+    results = []
+    for choice in ("numba", "torch"):
+        with kernels(choice):
+            torch.manual_seed(3)
+            results.append(ProductRest(log_probs, members).sample(numbers, 9))
+    assert results[0].shape == (*shape[:-2], 9, shape[-2])
+    assert torch.equal(*results)
+
+
+def test_draws_from_the_rest_keep_to_categories_of_positive_probability():
+    logits = torch.randn(300, 5, 4, dtype=torch.float64)
+    logits[..., 1, 2], logits[..., 3, :3] = -math.inf, -math.inf
+    log_probs = logits.log_softmax(-1)
+    members = product_topk(log_probs, 3)
+    with kernels("numba"):
+        drawn = ProductRest(log_probs, members).sample(torch.tensor(3), 50)
+    assert (log_probs.gather(-1, drawn.mT).sum(-2) > -math.inf).all()
+    assert not (drawn.unsqueeze(-2) == members.index.unsqueeze(-3)).all(-1).any()
+
+
 def test_a_block_of_levels_after_the_other(monkeypatch):
     log_probs = torch.randn(6, 11, 4, dtype=torch.float64).log_softmax(-1)
     monkeypatch.setattr(product, "_CHUNK", 3 * 6 * 5 * 4)
@@ -68,11 +116,12 @@ def test_times_are_scaled_where_all_configurations_are_improbable():
 def test_masses_below_the_range_of_float64():
     """A set that leaves less than e^-900, whose sum is taken in logs; and one that leaves nothing."""
     log_probs = torch.tensor([[0.0, -1000.0], [0.0, -900.0]], dtype=torch.float64)
-    index = torch.tensor([[0, 0]])
     for choice in ("numba", "torch"):
         with kernels(choice):
-            assert product_log_rest(log_probs, index).item() == pytest.approx(-900, rel=1e-12)
-            assert product_log_rest(log_probs[:1], torch.tensor([[0], [1]])) == -math.inf
+            rest = ProductRest(log_probs, product_topk(log_probs, 1))
+            assert rest.log_mass.item() == pytest.approx(-900, rel=1e-12)
+            assert rest.sample(torch.tensor(1), 20).tolist() == [[0, 1]] * 20
+            assert ProductRest(log_probs[:1], product_topk(log_probs[:1], 2)).log_mass == -math.inf
 
 
 def test_improbable_categories_are_left_to_torch():
@@ -98,4 +147,7 @@ def test_threads(threads, monkeypatch):
 def test_no_elements():
     log_probs = torch.zeros(0, 3, 4)
     assert product_gumbel_topk(log_probs, 2).index.shape == (0, 2, 3)
-    assert product_log_rest(log_probs, torch.zeros(0, 2, 3, dtype=torch.long)).shape == (0,)
+    members = product_topk(log_probs, 2)
+    assert members.index.shape == (0, 2, 3)
+    assert ProductRest(log_probs, members).log_mass.shape == (0,)
+    assert ProductRest(log_probs, members).sample(torch.zeros(0, dtype=torch.long), 4).shape == (0, 4, 3)
