@@ -14,6 +14,7 @@ PLOTS_OUT ?= runs/plots.png
 
 VENV := .venv
 BENCH_VENV := .venv-bench
+MINIMUM_VENV := .venv-minimum
 SLOW_BENCHMARKS := $(addprefix benchmarks/,binary_vae.py compression.py disentangling.py drmm.py evidence.py \
 	evidence_peers.py gan.py gcn.py geco.py hard_attention.py looks_linear.py mnist_vae.py networks.py \
 	semi_supervised.py structured_output.py tumour.py variational_phylogeny.py)
@@ -22,18 +23,20 @@ TORCH_KEY := $(shell printf '%s' '$(TORCH)' | cksum | cut -d' ' -f1)
 READY := $(VENV)/.ready-$(TORCH_KEY)
 DOCS_READY := $(VENV)/.docs-$(TORCH_KEY)
 BENCH_READY := $(BENCH_VENV)/.ready-$(TORCH_KEY)
+MINIMUM_READY := $(MINIMUM_VENV)/.ready-$(TORCH_KEY)
 
 # One thread per test process: the workers share the cores, and results do not depend on their number.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 SMOKE_TEST=1 MPLBACKEND=Agg
 PYTEST := $(TEST_ENV) $(VENV)/bin/python -m pytest
 
-.PHONY: help setup demo test test-slow lint format types plots bench bench-slow docs docs-check clean
+.PHONY: help setup demo test test-slow test-minimum lint format types plots bench bench-slow docs docs-check clean
 
 help:
 	@echo "make setup      prepare .venv (PYTHON=$(PYTHON), TORCH=$(TORCH))"
 	@echo "make demo       race three gradient estimators on the bundled digits; results in $(DEMO_OUT)/"
 	@echo "make test       the tests, doctests and tutorials that take seconds"
 	@echo "make test-slow  the tests that take minutes"
+	@echo "make test-minimum  the same tests with the oldest versions declared, in $(MINIMUM_VENV)"
 	@echo "make lint       ruff and the import contracts; 'make format' repairs what can be repaired"
 	@echo "make types      mypy"
 	@echo "make plots      every plot that the commands write, in one picture, $(PLOTS_OUT)"
@@ -69,12 +72,27 @@ $(BENCH_READY): pyproject.toml
 	$(BENCH_VENV)/bin/python -m pip install --editable '.[all]' --group bench
 	rm -f $(BENCH_VENV)/.ready-* && touch $@
 
+# The oldest versions that pyproject.toml admits; PyTorch is $(TORCH) here too.
+$(MINIMUM_READY): pyproject.toml .ci/minimum.py
+	$(call create_venv,$(MINIMUM_VENV))
+	$(MINIMUM_VENV)/bin/python .ci/minimum.py > $(MINIMUM_VENV)/constraints.txt
+	$(MINIMUM_VENV)/bin/python -m pip install --editable '.[all]' --group dev --constraint $(MINIMUM_VENV)/constraints.txt
+	rm -f $(MINIMUM_VENV)/.ready-* && touch $@
+
 demo: $(READY)
 	$(VENV)/bin/python -m pyro_ext.cli.demo --out $(DEMO_OUT)
 
+# $(1): the environment's folder.
+define run_fast_tests
+	$(TEST_ENV) $(1)/bin/python -m pytest -n $(WORKERS) -m "not slow and not serial" $(PYTEST_ARGS)
+	$(TEST_ENV) $(1)/bin/python -m pytest -m "serial and not slow" $(PYTEST_ARGS)
+endef
+
 test: $(READY)
-	$(PYTEST) -n $(WORKERS) -m "not slow and not serial" $(PYTEST_ARGS)
-	$(PYTEST) -m "serial and not slow" $(PYTEST_ARGS)
+	$(call run_fast_tests,$(VENV))
+
+test-minimum: $(MINIMUM_READY)
+	$(call run_fast_tests,$(MINIMUM_VENV))
 
 test-slow: $(READY)
 	$(PYTEST) -n $(WORKERS) -m "slow and not serial" $(PYTEST_ARGS)
@@ -108,6 +126,6 @@ docs-check: docs
 	$(VENV)/bin/python docs/check_pages.py
 
 clean:
-	rm -rf $(VENV) $(BENCH_VENV) build dist *.egg-info docs/_build docs/{reference,commands,models,benchmarks,tutorials,bibliography.rst}
+	rm -rf $(VENV) $(BENCH_VENV) $(MINIMUM_VENV) build dist *.egg-info docs/_build docs/{reference,commands,models,benchmarks,tutorials,bibliography.rst}
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find pyro_ext tests tutorials benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import runpy
 from pathlib import Path
 
@@ -30,10 +31,19 @@ FIGURES = {
 }
 """How many figures a reader of each tutorial sees."""
 SLACK = 0.3  # a bound is estimated, within a few standard errors
+COLUMNS = 88  # of code on a page of the documentation
 
 
 def test_there_are_tutorials() -> None:
     assert TUTORIALS
+
+
+@pytest.mark.parametrize("path", [*TUTORIALS, *EXAMPLES], ids=lambda path: path.stem)
+def test_code_fits_the_page(path: Path) -> None:
+    """Prose is wrapped by the browser, code is not."""
+    cells = re.split(r"^(?=# %%)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    code = [line for cell in cells if not cell.startswith("# %% [markdown]") for line in cell.splitlines()]
+    assert not [line for line in code if len(line) > COLUMNS]
 
 
 @pytest.mark.filterwarnings("ignore:the chains of the posterior disagree")  # they are too short then

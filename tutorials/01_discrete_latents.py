@@ -24,12 +24,17 @@ import torch
 from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, config_enumerate
 from torch.distributions import constraints
 
-from pyro_ext.inference import TraceLeaveOneOut_ELBO, TraceSumAndSample_ELBO, TraceUnorderedSet_ELBO
+from pyro_ext.inference import (
+    TraceLeaveOneOut_ELBO,
+    TraceSumAndSample_ELBO,
+    TraceUnorderedSet_ELBO,
+)
 from pyro_ext.plotting import use_style
 
 SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
 use_style()  # colours that are told apart with each kind of colour blindness
-REPLICATES = 500 if SMOKE_TEST else 20_000  # the number of independent estimates of the gradient
+# the number of independent estimates of the gradient
+REPLICATES = 500 if SMOKE_TEST else 20_000
 STEPS = 50 if SMOKE_TEST else 400
 pyro.set_rng_seed(0)
 
@@ -52,7 +57,9 @@ GUIDE_LOGITS = torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0, 0.5, 0.0, -0.5])
 def model(logits):
     with pyro.plate("copies", len(logits)):
         station = pyro.sample("station", dist.Categorical(logits=torch.zeros(8)))
-        pyro.sample("heard", dist.Normal(STATIONS[station], 1.0), obs=HEARD.expand(len(logits)))
+        pyro.sample(
+            "heard", dist.Normal(STATIONS[station], 1.0), obs=HEARD.expand(len(logits))
+        )
 
 
 def guide(logits):
@@ -96,7 +103,9 @@ print("exact gradient:", exact.numpy().round(4))
 
 # %%
 ESTIMATORS = {
-    "Trace_ELBO": lambda k: Trace_ELBO(num_particles=k, vectorize_particles=True, max_plate_nesting=1),
+    "Trace_ELBO": lambda k: Trace_ELBO(
+        num_particles=k, vectorize_particles=True, max_plate_nesting=1
+    ),
     "leave one out": partial(TraceLeaveOneOut_ELBO, max_plate_nesting=1),
     "sum and sample": partial(TraceSumAndSample_ELBO, max_plate_nesting=1),
     "unordered set": partial(TraceUnorderedSet_ELBO, max_plate_nesting=1),
@@ -106,7 +115,9 @@ for name, make in ESTIMATORS.items():
     estimates = gradients(make(4), REPLICATES)
     standard_error = estimates.std(0) / REPLICATES**0.5
     largest = ((estimates.mean(0) - exact) / standard_error).abs().max()
-    print(f"{name:15} k=4  largest deviation of the mean: {largest:.1f} standard errors")
+    print(
+        f"{name:15} k=4  largest deviation of the mean: {largest:.1f} standard errors"
+    )
 
 # %% [markdown]
 # ## Comparison of variances
@@ -118,7 +129,8 @@ for name, make in ESTIMATORS.items():
 # %%
 BUDGETS = range(2, 9)
 variance = {
-    name: [gradients(make(k), REPLICATES).var(0).sum().item() for k in BUDGETS] for name, make in ESTIMATORS.items()
+    name: [gradients(make(k), REPLICATES).var(0).sum().item() for k in BUDGETS]
+    for name, make in ESTIMATORS.items()
 }
 
 print("variance, k =", *(f"{k:9d}" for k in BUDGETS))
@@ -126,12 +138,21 @@ for name, values in variance.items():
     print(f"{name:15}", *(f"{value:9.2g}" for value in values))
 
 # %%
-EXACT = 1e-9  # an exact gradient has only the variance of rounding errors, which is smaller
+EXACT = (
+    1e-9  # an exact gradient has only the variance of rounding errors, which is smaller
+)
 fig, ax = plt.subplots(figsize=(6, 4), layout="constrained")
 for name, values in variance.items():
-    shown = [(k, value) for k, value in zip(BUDGETS, values, strict=True) if value > EXACT]
+    shown = [
+        (k, value) for k, value in zip(BUDGETS, values, strict=True) if value > EXACT
+    ]
     ax.plot(*zip(*shown, strict=True), marker="o", label=name)
-ax.set(yscale="log", xlabel="model evaluations k", ylabel="variance of the gradient", xticks=list(BUDGETS))
+ax.set(
+    yscale="log",
+    xlabel="model evaluations k",
+    ylabel="variance of the gradient",
+    xticks=list(BUDGETS),
+)
 ax.set_title("at k = 8 the last two are exact, without variance", fontsize="medium")
 ax.legend()
 plt.show()
@@ -151,7 +172,9 @@ def trainable_guide(logits):
 
 
 one = torch.zeros(1, 8)  # a single copy
-log_evidence = dist.Normal(STATIONS, 1.0).log_prob(HEARD).logsumexp(0) - torch.tensor(8.0).log()
+log_evidence = (
+    dist.Normal(STATIONS, 1.0).log_prob(HEARD).logsumexp(0) - torch.tensor(8.0).log()
+)
 true_bound = TraceEnum_ELBO(max_plate_nesting=1)
 
 
@@ -170,9 +193,16 @@ fig, ax = plt.subplots(figsize=(6, 4), layout="constrained")
 for name, make in ESTIMATORS.items():
     bounds = train(make(4))
     ax.plot(bounds, label=name)
-    print(f"{name:15} bound after {STEPS} steps: {bounds[-1]:.4f}  (log evidence {log_evidence:.4f})")
+    print(
+        f"{name:15} bound after {STEPS} steps: {bounds[-1]:.4f}"
+        f"  (log evidence {log_evidence:.4f})"
+    )
 ax.axhline(log_evidence.item(), color="black", linestyle="--", linewidth=1)
-ax.set(xlabel="step", ylabel="evidence lower bound", ylim=(log_evidence.item() - 0.5, log_evidence.item() + 0.05))
+ax.set(
+    xlabel="step",
+    ylabel="evidence lower bound",
+    ylim=(log_evidence.item() - 0.5, log_evidence.item() + 0.05),
+)
 ax.legend()
 plt.show()
 

@@ -62,16 +62,22 @@ pyro.set_rng_seed(0)
 N = 6
 TEMPERATURES = [1.0, 0.5, 0.2, 0.1, 0.02]
 RELAXED = {
-    "stick-breaking": lambda t: RelaxedStickBreakingPermutation(torch.zeros(N - 1, N - 1), 1.0, t),
+    "stick-breaking": lambda t: RelaxedStickBreakingPermutation(
+        torch.zeros(N - 1, N - 1), 1.0, t
+    ),
     "Gumbel-Sinkhorn": lambda t: GumbelSinkhorn(torch.zeros(N, N), t),
     "rounding": lambda t: RelaxedRoundingPermutation(torch.zeros(N, N), 0.3, t),
 }
 
-fig, axes = plt.subplots(len(RELAXED), len(TEMPERATURES), figsize=(9, 5.6), layout="constrained")
+fig, axes = plt.subplots(
+    len(RELAXED), len(TEMPERATURES), figsize=(9, 5.6), layout="constrained"
+)
 for row, (name, relaxed) in zip(axes, RELAXED.items(), strict=True):
     for ax, temperature in zip(row, TEMPERATURES, strict=True):
         pyro.set_rng_seed(5)  # the same noise at each temperature
-        ax.imshow(relaxed(temperature).sample().numpy(), cmap="gray", vmin=0.0, vmax=1.0)
+        ax.imshow(
+            relaxed(temperature).sample().numpy(), cmap="gray", vmin=0.0, vmax=1.0
+        )
         ax.set(xticks=[], yticks=[])
     row[0].set_ylabel(name)
 for ax, temperature in zip(axes[0], TEMPERATURES, strict=True):
@@ -85,7 +91,10 @@ plt.show()
 # %%
 for name, relaxed in RELAXED.items():
     largest = {t: relaxed(t).sample((200,)).amax(-1).mean() for t in TEMPERATURES}
-    print(f"{name:15} mean largest entry:", *(f"{value:.2f} at {t};" for t, value in largest.items()))
+    print(
+        f"{name:15} mean largest entry:",
+        *(f"{value:.2f} at {t};" for t, value in largest.items()),
+    )
 
 # %% [markdown]
 # ## Their limits: two discrete distributions
@@ -104,8 +113,9 @@ for name, relaxed in RELAXED.items():
 
 # %%
 def frequencies(draws, values):
-    """Return how often each of the permutations ``values`` is the nearest to one of the draws ``(number, n, n)``."""
-    return (best_permutation(draws).flatten(1) @ values.flatten(1).T).argmax(-1).bincount(minlength=6) / len(draws)
+    """Return how often each of ``values`` is the nearest to one of the draws."""
+    nearest = (best_permutation(draws).flatten(1) @ values.flatten(1).T).argmax(-1)
+    return nearest.bincount(minlength=6) / len(draws)
 
 
 loc = torch.tensor([[0.5, -0.5], [1.0, 0.3]])
@@ -113,12 +123,16 @@ scores = torch.tensor([[1.0, 0.0, -1.0], [0.0, 2.0, 0.0], [0.5, 0.0, 0.0]])
 limit = RelaxedStickBreakingPermutation(loc, 1.0, 1.0).zero_temperature_limit()
 SIX = limit.enumerate_support()
 sticks = {
-    f"temperature {t}": frequencies(RelaxedStickBreakingPermutation(loc, 1.0, t).sample((DRAWS,)), SIX)
+    f"temperature {t}": frequencies(
+        RelaxedStickBreakingPermutation(loc, 1.0, t).sample((DRAWS,)), SIX
+    )
     for t in (1.0, 0.3, 0.05)
 }
 sticks["exact limit"] = limit.log_prob(SIX).exp()
 matchings = {
-    "Gumbel-Sinkhorn 1.0": frequencies(GumbelSinkhorn(scores, 1.0, num_iterations=20).sample((DRAWS,)), SIX),
+    "Gumbel-Sinkhorn 1.0": frequencies(
+        GumbelSinkhorn(scores, 1.0, num_iterations=20).sample((DRAWS,)), SIX
+    ),
     "GumbelMatching": frequencies(GumbelMatching(scores).sample((DRAWS,)), SIX),
     "PermutationMatching": PermutationMatching(scores).log_prob(SIX).exp(),
 }
@@ -127,8 +141,16 @@ fig, axes = plt.subplots(1, 2, figsize=(10, 3.3), sharey=True, layout="constrain
 for ax, compared in zip(axes, (sticks, matchings), strict=True):
     for i, (name, probs) in enumerate(compared.items()):
         print(f"{name:19}", *(f"{value:.3f}" for value in probs))
-        ax.bar([place + (i - 1) * 0.2 for place in range(6)], probs.tolist(), width=0.2, label=name)
-    ax.set_xticks(range(6), ["".join(str(int(column) + 1) for column in value.argmax(-1)) for value in SIX])
+        ax.bar(
+            [place + (i - 1) * 0.2 for place in range(6)],
+            probs.tolist(),
+            width=0.2,
+            label=name,
+        )
+    ax.set_xticks(
+        range(6),
+        ["".join(str(int(column) + 1) for column in value.argmax(-1)) for value in SIX],
+    )
     ax.legend()
 axes[0].set(title="stick-breaking and its limit", ylabel="probability")
 axes[1].set(title="two distributions with the same scores")
@@ -151,7 +173,10 @@ for gradient in ("pathwise", "straight_through", "score_function"):
     x = d.rsample() if d.has_rsample else d.sample()
     surrogate = x[:, 0, 0] if d.has_rsample else d.log_prob(x) * (x[:, 0, 0] - 0.5)
     slopes = torch.autograd.grad(surrogate.sum(), potentials)[0][:, 0, 0]
-    print(f"{gradient:16} {slopes.mean():.4f} +- {slopes.std() / many**0.5:.4f} (standard error)")
+    print(
+        f"{gradient:16} {slopes.mean():.4f}"
+        f" +- {slopes.std() / many**0.5:.4f} (standard error)"
+    )
 
 # %% [markdown]
 # ## A matching and its exact posterior
@@ -171,15 +196,23 @@ PLACES = torch.randn(PROBLEMS, N, 2)
 TRUE = uniform.sample()
 POINTS = TRUE @ PLACES + NOISE * torch.randn(PROBLEMS, N, 2)
 
-log_likelihood = dist.Normal(PLACES.unsqueeze(-3), NOISE).log_prob(POINTS.unsqueeze(-2)).sum(-1)
+log_likelihood = (
+    dist.Normal(PLACES.unsqueeze(-3), NOISE).log_prob(POINTS.unsqueeze(-2)).sum(-1)
+)
 posterior = PermutationMatching(log_likelihood)
 
 ALL = uniform.enumerate_support(expand=False)  # (720, 1, N, N)
 by_hand = dist.Normal(ALL @ PLACES, NOISE).log_prob(POINTS).sum((-2, -1)).softmax(0)
 exact = posterior.log_prob(ALL).exp()
 print(f"largest difference to enumeration: {(exact - by_hand).abs().max():.1e}")
-print("how many orders the posteriors weigh, exp(entropy):", posterior.entropy().exp()[:5].numpy().round(1))
-print("probability of the true order:", posterior.log_prob(TRUE).exp()[:5].numpy().round(2))
+print(
+    "how many orders the posteriors weigh, exp(entropy):",
+    posterior.entropy().exp()[:5].numpy().round(1),
+)
+print(
+    "probability of the true order:",
+    posterior.log_prob(TRUE).exp()[:5].numpy().round(2),
+)
 
 # %% [markdown]
 # ## Three guides
@@ -202,7 +235,9 @@ def exact_model():
 
 
 def exact_distribution():
-    return StickBreakingPermutation(pyro.param("logits", torch.zeros(PROBLEMS, N - 1, N - 1)))
+    return StickBreakingPermutation(
+        pyro.param("logits", torch.zeros(PROBLEMS, N - 1, N - 1))
+    )
 
 
 def exact_guide():
@@ -225,12 +260,18 @@ def sticks_at(loc, scale, temperature):
 
 def stick_model(temperature):
     with pyro.plate("problems", PROBLEMS):
-        observe(pyro.sample("x", sticks_at(torch.zeros(PROBLEMS, N - 1, N - 1), 2.0, temperature)))
+        observe(
+            pyro.sample(
+                "x", sticks_at(torch.zeros(PROBLEMS, N - 1, N - 1), 2.0, temperature)
+            )
+        )
 
 
 def trained_sticks(temperature):
     loc = pyro.param("loc", torch.zeros(PROBLEMS, N - 1, N - 1))
-    scale = pyro.param("scale", torch.ones(PROBLEMS, N - 1, N - 1), constraint=constraints.positive)
+    scale = pyro.param(
+        "scale", torch.ones(PROBLEMS, N - 1, N - 1), constraint=constraints.positive
+    )
     return sticks_at(loc, scale, temperature)
 
 
@@ -289,9 +330,11 @@ POSITION[code(ALL.squeeze(1))] = torch.arange(len(ALL))
 
 
 def nearest(draws):
-    """Return how often each permutation is the nearest to one of the draws, ``(720, PROBLEMS)``."""
+    """Return how often each one is the nearest to a draw, ``(720, PROBLEMS)``."""
     position = POSITION[code(best_permutation(draws))]
-    return torch.zeros(len(ALL), PROBLEMS).scatter_add_(0, position, torch.ones(position.shape)) / len(draws)
+    return torch.zeros(len(ALL), PROBLEMS).scatter_add_(
+        0, position, torch.ones(position.shape)
+    ) / len(draws)
 
 
 def distance(probs):
@@ -308,7 +351,12 @@ report("draws of the posterior itself", nearest(posterior.sample((DRAWS,))))
 
 results = {}
 for steps in (STEPS, 3 * STEPS):
-    train(exact_model, exact_guide, TraceUnorderedSet_ELBO(num_samples=8, max_plate_nesting=1), steps=steps)
+    train(
+        exact_model,
+        exact_guide,
+        TraceUnorderedSet_ELBO(num_samples=8, max_plate_nesting=1),
+        steps=steps,
+    )
     results[steps] = exact_distribution().log_prob(ALL).exp().detach()
     report(f"exact guide, {steps} steps", results[steps])
 
@@ -317,7 +365,9 @@ RELAXED_GUIDES = {
     "Gumbel-Sinkhorn": (gumbel_model, gumbel_guide, trained_gumbel),
 }
 SWEEP = [0.2, 0.5] if SMOKE_TEST else [0.1, 0.2, 0.5, 1.0]
-elbo = TraceMeanField_ELBO(num_particles=8, vectorize_particles=True, max_plate_nesting=1)
+elbo = TraceMeanField_ELBO(
+    num_particles=8, vectorize_particles=True, max_plate_nesting=1
+)
 for name, (model, guide, trained) in RELAXED_GUIDES.items():
     for temperature in SWEEP:
         train(model, guide, elbo, temperature)
@@ -327,11 +377,23 @@ for name, (model, guide, trained) in RELAXED_GUIDES.items():
 # %%
 fig, ax = plt.subplots(figsize=(6, 4), layout="constrained")
 for name in RELAXED_GUIDES:
-    ax.plot(SWEEP, [float(distance(results[name, t]).mean()) for t in SWEEP], marker="o", label=f"relaxed, {name}")
+    ax.plot(
+        SWEEP,
+        [float(distance(results[name, t]).mean()) for t in SWEEP],
+        marker="o",
+        label=f"relaxed, {name}",
+    )
 for steps, style in ((STEPS, "--"), (3 * STEPS, ":")):
     height = float(distance(results[steps]).mean())
-    ax.axhline(height, color="black", linestyle=style, label=f"exact guide, {steps} steps")
-ax.set(xscale="log", xlabel="temperature", ylabel="Hellinger distance to the posterior", ylim=(0, 1))
+    ax.axhline(
+        height, color="black", linestyle=style, label=f"exact guide, {steps} steps"
+    )
+ax.set(
+    xscale="log",
+    xlabel="temperature",
+    ylabel="Hellinger distance to the posterior",
+    ylim=(0, 1),
+)
 ax.set_xticks(SWEEP, [str(t) for t in SWEEP])
 ax.minorticks_off()
 ax.legend()
@@ -365,8 +427,15 @@ for i, (name, probs) in enumerate(shown.items()):
     cells = torch.einsum("k,kij->ij", probs[:, PROBLEM], ALL.squeeze(1))
     ax.imshow(cells.numpy(), cmap="gray", vmin=0.0, vmax=1.0)
     ax.set(title=name, xticks=[], yticks=[])
-    bars.bar([place + (i - 1.5) * 0.2 for place in range(12)], probs[top, PROBLEM].tolist(), width=0.2, label=name)
-bars.set_xticks(range(12), ["".join(str(int(j) + 1) for j in ALL[k, 0].argmax(-1)) for k in top])
+    bars.bar(
+        [place + (i - 1.5) * 0.2 for place in range(12)],
+        probs[top, PROBLEM].tolist(),
+        width=0.2,
+        label=name,
+    )
+bars.set_xticks(
+    range(12), ["".join(str(int(j) + 1) for j in ALL[k, 0].argmax(-1)) for k in top]
+)
 bars.set(ylabel="probability", title="the twelve most probable orders")
 bars.legend()
 plt.show()

@@ -33,7 +33,8 @@ from pyro_ext.plotting import use_style
 
 SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
 use_style()  # colours that are told apart with each kind of colour blindness
-REPLICATES = 500 if SMOKE_TEST else 20_000  # the number of independent estimates of the gradient
+# the number of independent estimates of the gradient
+REPLICATES = 500 if SMOKE_TEST else 20_000
 STEPS = 30 if SMOKE_TEST else 400
 pyro.set_rng_seed(0)
 
@@ -52,9 +53,19 @@ fig, axes = plt.subplots(1, len(TEMPERATURES), figsize=(10, 2.8), layout="constr
 for ax, temperature in zip(axes, TEMPERATURES, strict=True):
     x = RelaxedOneHotCategorical(temperature, PROBS).sample((1000,))
     share = x.argmax(-1).bincount(minlength=3) / 1000
-    print(f"temperature {temperature:4}: mean largest weight {x.amax(-1).mean():.2f}, largest is", share.numpy())
-    ax.scatter(x[:, 1] + x[:, 2] / 2, x[:, 2] * 3**0.5 / 2, s=2, alpha=0.4)  # corners of a triangle
-    ax.set(title=f"temperature {temperature}", aspect="equal", xlim=(-0.05, 1.05), ylim=(-0.05, 0.92))
+    print(
+        f"temperature {temperature:4}:",
+        f"mean largest weight {x.amax(-1).mean():.2f}, largest is",
+        share.numpy(),
+    )
+    # corners of a triangle
+    ax.scatter(x[:, 1] + x[:, 2] / 2, x[:, 2] * 3**0.5 / 2, s=2, alpha=0.4)
+    ax.set(
+        title=f"temperature {temperature}",
+        aspect="equal",
+        xlim=(-0.05, 1.05),
+        ylim=(-0.05, 0.92),
+    )
     ax.axis("off")
 plt.show()
 
@@ -80,8 +91,12 @@ def f(z):
 
 DISTRIBUTIONS = {
     "relaxed": lambda t, logits: RelaxedOneHotCategorical(t, logits=logits),
-    "straight-through": lambda t, logits: RelaxedOneHotCategoricalStraightThrough(t, logits=logits),
-    "Gumbel-Rao, 50 inner draws": lambda t, logits: GumbelRaoOneHotCategorical(t, logits, num_inner=50),
+    "straight-through": lambda t, logits: RelaxedOneHotCategoricalStraightThrough(
+        t, logits=logits
+    ),
+    "Gumbel-Rao, 50 inner draws": lambda t, logits: GumbelRaoOneHotCategorical(
+        t, logits, num_inner=50
+    ),
 }
 
 logits = LOGITS.clone().requires_grad_()
@@ -91,7 +106,9 @@ logits = LOGITS.clone().requires_grad_()
 def estimates(name, temperature):
     """Return independent gradient estimates, shape (REPLICATES, 8)."""
     logits = LOGITS.repeat(REPLICATES, 1).requires_grad_()
-    return torch.autograd.grad(f(DISTRIBUTIONS[name](temperature, logits).rsample()).sum(), logits)[0]
+    return torch.autograd.grad(
+        f(DISTRIBUTIONS[name](temperature, logits).rsample()).sum(), logits
+    )[0]
 
 
 GRID = [0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0]
@@ -113,8 +130,16 @@ fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
 for name in DISTRIBUTIONS:
     left.loglog(GRID, bias[name], marker="o", label=name)
     right.loglog(GRID, variance[name], marker="o", label=name)
-left.set(xlabel="temperature", ylabel="|mean - exact| / |exact|", title="relative bias of the gradient")
-right.set(xlabel="temperature", ylabel="summed over the logits", title="variance of the gradient")
+left.set(
+    xlabel="temperature",
+    ylabel="|mean - exact| / |exact|",
+    title="relative bias of the gradient",
+)
+right.set(
+    xlabel="temperature",
+    ylabel="summed over the logits",
+    title="variance of the gradient",
+)
 left.legend()
 plt.show()
 
@@ -138,7 +163,9 @@ def guide():
     pyro.sample("place", dist.OneHotCategorical(logits=logits))
 
 
-log_evidence = float(dist.Normal(VALUES, 1.0).log_prob(HEARD).logsumexp(0) - torch.tensor(8.0).log())
+log_evidence = float(
+    dist.Normal(VALUES, 1.0).log_prob(HEARD).logsumexp(0) - torch.tensor(8.0).log()
+)
 print(f"log evidence of the discrete model: {log_evidence:.3f}")
 
 # %% [markdown]
@@ -157,7 +184,7 @@ print(f"log evidence of the discrete model: {log_evidence:.3f}")
 
 # %%
 def discrete_bound():
-    """Return the evidence lower bound of the discrete model and guide, summed over the places."""
+    """Return the discrete model's evidence lower bound, summed over the places."""
     log_q = pyro.param("logits").detach().log_softmax(-1)
     log_p = dist.Normal(VALUES, 1.0).log_prob(HEARD) - torch.tensor(8.0).log()
     return float(log_q.exp() @ (log_p - log_q))
@@ -186,10 +213,18 @@ fig, axes = plt.subplots(1, 3, figsize=(11, 3.3), sharey=True, layout="constrain
 for ax, temperature in zip(axes, (2.0, 0.5, 0.1), strict=True):
     for objective in ("relaxed_density", "relaxed_categorical", "categorical"):
         bounds = train(objective, temperature)
-        print(f"temperature {temperature}, {objective:20} discrete bound {bounds[-1]:.3f}")
+        print(
+            f"temperature {temperature}, {objective:20} discrete bound {bounds[-1]:.3f}"
+        )
         ax.plot(bounds, label=objective)
-    ax.axhline(log_evidence, color="black", linestyle="-", linewidth=0.8, label="log evidence")
-    ax.set(title=f"temperature {temperature}", xlabel="step", ylim=(log_evidence - 1.5, log_evidence + 0.1))
+    ax.axhline(
+        log_evidence, color="black", linestyle="-", linewidth=0.8, label="log evidence"
+    )
+    ax.set(
+        title=f"temperature {temperature}",
+        xlabel="step",
+        ylim=(log_evidence - 1.5, log_evidence + 0.1),
+    )
 axes[0].set_ylabel("bound of the discrete model (nats)")
 axes[-1].legend()
 plt.show()
@@ -221,11 +256,16 @@ print(f"from 2.0 to {float(schedule()):.2f}: discrete bound {bounds[-1]:.3f}")
 
 # %%
 logits = torch.tensor([10.0, -10.0, 0.0])
-theirs = torch.distributions.RelaxedOneHotCategorical(torch.tensor(0.05), logits=logits, validate_args=False)
+theirs = torch.distributions.RelaxedOneHotCategorical(
+    torch.tensor(0.05), logits=logits, validate_args=False
+)
 ours = RelaxedOneHotCategorical(0.05, logits=logits)
 x = ours.sample((1000,))
 for name, d in (("PyTorch", theirs), ("pyro_ext", ours)):
-    print(f"{name:8} finite log-probabilities: {d.log_prob(x).isfinite().float().mean():.0%}")
+    print(
+        f"{name:8} finite log-probabilities:",
+        f"{d.log_prob(x).isfinite().float().mean():.0%}",
+    )
 
 # %% [markdown]
 # ## Which one to use

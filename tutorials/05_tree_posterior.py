@@ -27,16 +27,30 @@ from pyro_ext.distributions import SubsplitBayesianNetwork, TreeLikelihood
 from pyro_ext.inference import TraceUnorderedSet_ELBO, TraceVIMCO_ELBO
 from pyro_ext.inference.evidence import EvidenceSettings, estimate_evidence
 from pyro_ext.models.phylo import FixedTopology, VariationalPhylogeny
-from pyro_ext.phylo import STATES, Alignment, SubsplitSupport, TreeSet, all_trees, parse_trees
-from pyro_ext.plotting import branch_intervals, loss_curve, tree_probabilities, use_style
+from pyro_ext.phylo import (
+    STATES,
+    Alignment,
+    SubsplitSupport,
+    TreeSet,
+    all_trees,
+    parse_trees,
+)
+from pyro_ext.plotting import (
+    branch_intervals,
+    loss_curve,
+    tree_probabilities,
+    use_style,
+)
 
 SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
 use_style()  # colours that are told apart with each kind of colour blindness
 SITES = 60 if SMOKE_TEST else 150
-FIT_STEPS, DRAWS = (50, 40) if SMOKE_TEST else (250, 1000)  # for the integrals over branch lengths
+# for the integrals over branch lengths
+FIT_STEPS, DRAWS = (50, 40) if SMOKE_TEST else (250, 1000)
 STEPS, EVERY = (20, 10) if SMOKE_TEST else (2000, 100)  # for the variational phylogeny
 torch.set_default_dtype(torch.float64)
-pyro.settings.set(module_local_params=True)  # parameters stay in their modules, out of Pyro's global store
+# parameters stay in their modules, out of Pyro's global store
+pyro.settings.set(module_local_params=True)
 pyro.set_rng_seed(5)
 
 # %% [markdown]
@@ -48,10 +62,18 @@ pyro.set_rng_seed(5)
 
 # %%
 TAXA = ("Alces", "Bos", "Canis", "Delphinus", "Equus", "Felis")
-true_tree = parse_trees("(Alces:.1,Bos:.1,((Canis:.1,Felis:.1):.02,(Delphinus:.1,Equus:.1):.02):.02);", rooted=False)
-simulator = TreeLikelihood(true_tree.parents[0], true_tree.branch_lengths[0], weights=torch.ones(SITES))
+true_tree = parse_trees(
+    "(Alces:.1,Bos:.1,((Canis:.1,Felis:.1):.02,(Delphinus:.1,Equus:.1):.02):.02);",
+    rooted=False,
+)
+simulator = TreeLikelihood(
+    true_tree.parents[0], true_tree.branch_lengths[0], weights=torch.ones(SITES)
+)
 states = simulator.sample().argmax(-1)
-sequences = {taxon: "".join(STATES[state] for state in row) for taxon, row in zip(TAXA, states.tolist(), strict=True)}
+sequences = {
+    taxon: "".join(STATES[state] for state in row)
+    for taxon, row in zip(TAXA, states.tolist(), strict=True)
+}
 for taxon, sequence in sequences.items():
     print(f"{taxon:10} {sequence[:60]}...")
 alignment = Alignment.from_sequences(sequences)
@@ -86,7 +108,10 @@ def lengths_guide():
         pyro.sample("lengths", dist.LogNormal(loc, log_scale.exp()).to_event(1))
 
 
-bound, optimiser = pyro.infer.Trace_ELBO(max_plate_nesting=1), torch.optim.Adam([loc, log_scale], lr=0.1)
+bound, optimiser = (
+    pyro.infer.Trace_ELBO(max_plate_nesting=1),
+    torch.optim.Adam([loc, log_scale], lr=0.1),
+)
 for _ in range(FIT_STEPS):
     optimiser.zero_grad()
     bound.differentiable_loss(every_topology, lengths_guide).backward()
@@ -97,10 +122,15 @@ for _ in range(FIT_STEPS):
 def log_weights(num_draws):
     with pyro.plate("draws", num_draws, dim=-2):
         guide_trace = pyro.poutine.trace(lengths_guide).get_trace()
-        model_trace = pyro.poutine.trace(pyro.poutine.replay(every_topology, guide_trace)).get_trace()
+        model_trace = pyro.poutine.trace(
+            pyro.poutine.replay(every_topology, guide_trace)
+        ).get_trace()
     for trace in (guide_trace, model_trace):
         trace.compute_log_prob()
-    joint = model_trace.nodes["lengths"]["log_prob"] + model_trace.nodes["alignment"]["log_prob"]
+    joint = (
+        model_trace.nodes["lengths"]["log_prob"]
+        + model_trace.nodes["alignment"]["log_prob"]
+    )
     return joint - guide_trace.nodes["lengths"]["log_prob"]
 
 
@@ -112,7 +142,10 @@ by_probability = posterior.argsort(descending=True)
 for i in by_probability[:5]:
     print(f"{posterior[i]:.3f}  log-evidence {log_evidence[i]:.2f}  {names[i]}")
 is_true = (topologies == true_tree.parents[0]).all(-1)
-print(f"the tree that generated the data has posterior probability {posterior[is_true].item():.3f}")
+print(
+    "the tree that generated the data has posterior probability",
+    f"{posterior[is_true].item():.3f}",
+)
 print(f"log-evidence of the alignment, all topologies together: {evidence:.2f}")
 
 # %% [markdown]
@@ -124,7 +157,10 @@ best = int(by_probability[0])
 one = FixedTopology(alignment, topologies[best])
 settings = EvidenceSettings(num_importance=500 if SMOKE_TEST else 4000)
 estimate = estimate_evidence(one, method="gamma_laplus_is", seed=0, settings=settings)
-print(f"{log_evidence[best]:.2f} above, {estimate.log_evidence:.2f} +- {estimate.std_error:.2f} by another method")
+print(
+    f"{log_evidence[best]:.2f} above,",
+    f"{estimate.log_evidence:.2f} +- {estimate.std_error:.2f} by another method",
+)
 
 # %% [markdown]
 # ## A variational phylogeny
@@ -139,7 +175,9 @@ print(f"{log_evidence[best]:.2f} above, {estimate.log_evidence:.2f} +- {estimate
 support = SubsplitSupport.from_trees(topologies, taxa=TAXA)
 print(support)
 elbos = {
-    "VIMCO, 10 samples": TraceVIMCO_ELBO(num_particles=10, max_plate_nesting=0, vectorize_particles=True),
+    "VIMCO, 10 samples": TraceVIMCO_ELBO(
+        num_particles=10, max_plate_nesting=0, vectorize_particles=True
+    ),
     "unordered set of 10": TraceUnorderedSet_ELBO(num_samples=10, max_plate_nesting=0),
 }
 fitted, curves = {}, {}
@@ -150,13 +188,21 @@ for name, elbo in elbos.items():
     curves[name] = []
     for step in range(STEPS):
         if step % EVERY == 0:
-            curves[name].append(float(phylogeny.lower_bound(num_particles=10, num_repeats=100).mean()))
+            curves[name].append(
+                float(phylogeny.lower_bound(num_particles=10, num_repeats=100).mean())
+            )
         optimiser.zero_grad()
         elbo.loss_and_grads(phylogeny.model, phylogeny.guide)
         optimiser.step()
 
 fig, ax = plt.subplots(figsize=(6, 4), layout="constrained")
-loss_curve(curves, ax, epochs=range(0, STEPS, EVERY), ylabel="bound of 10 samples (nats)", xlabel="step")
+loss_curve(
+    curves,
+    ax,
+    epochs=range(0, STEPS, EVERY),
+    ylabel="bound of 10 samples (nats)",
+    xlabel="step",
+)
 ax.axhline(evidence, color="black", linewidth=0.8)
 plt.show()
 
@@ -175,14 +221,21 @@ for name, phylogeny in fitted.items():
     log_prob = network.log_prob(topologies)
     kl = float((posterior * (posterior.log() - log_prob)).sum())
     estimate = phylogeny.lower_bound(num_particles=1000, num_repeats=4)
-    print(f"{name}: log-evidence {estimate.mean():.2f} +- {estimate.std():.2f}, exact {evidence:.2f}")
+    print(
+        f"{name}: log-evidence {estimate.mean():.2f} +- {estimate.std():.2f},",
+        f"exact {evidence:.2f}",
+    )
     print(f"    KL divergence of the network from the posterior of topologies {kl:.3f}")
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
 tree_probabilities(posterior, log_prob, left, xlabel="posterior probability")
 lengths = phylogeny.guide.lengths(topologies[[best]]).base_dist
-quantiles = torch.stack([lengths.icdf(torch.tensor(level))[0].detach() for level in (0.025, 0.5, 0.975)])
-branch_intervals(quantiles, right, labels=[*TAXA[1:], *(f"inner {i}" for i in (1, 2, 3, 4))])
+quantiles = torch.stack(
+    [lengths.icdf(torch.tensor(level))[0].detach() for level in (0.025, 0.5, 0.975)]
+)
+branch_intervals(
+    quantiles, right, labels=[*TAXA[1:], *(f"inner {i}" for i in (1, 2, 3, 4))]
+)
 plt.show()
 
 # %% [markdown]

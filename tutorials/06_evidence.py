@@ -25,7 +25,12 @@ import pyro.distributions as dist
 import torch
 
 from pyro_ext.distributions import TreeLikelihood
-from pyro_ext.inference.evidence import EvidenceSettings, EvidenceWarning, compare_evidence, estimate_evidence
+from pyro_ext.inference.evidence import (
+    EvidenceSettings,
+    EvidenceWarning,
+    compare_evidence,
+    estimate_evidence,
+)
 from pyro_ext.models.phylo import FixedTopology
 from pyro_ext.phylo import Alignment, parse_trees
 from pyro_ext.plotting import plot_evidence, plot_topology_probabilities, use_style
@@ -34,9 +39,13 @@ SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
 use_style()  # colours that are told apart with each kind of colour blindness
 pyro.set_rng_seed(0)
 if SMOKE_TEST:
-    SETTINGS = EvidenceSettings(num_importance=200, num_posterior=80, num_power=40, num_powers=4, num_warmup=12)
+    SETTINGS = EvidenceSettings(
+        num_importance=200, num_posterior=80, num_power=40, num_powers=4, num_warmup=12
+    )
 else:
-    SETTINGS = EvidenceSettings(num_posterior=1600, num_power=320, num_powers=15, num_warmup=80, num_live=200)
+    SETTINGS = EvidenceSettings(
+        num_posterior=1600, num_power=320, num_powers=15, num_warmup=80, num_live=200
+    )
 
 # %% [markdown]
 # ## Where the answer is known
@@ -57,9 +66,19 @@ def waiting(times):
 
 
 n, total = len(TIMES), TIMES.sum().item()
-exact = SHAPE * math.log(RATE) - math.lgamma(SHAPE) + math.lgamma(SHAPE + n) - (SHAPE + n) * math.log(RATE + total)
-estimate = estimate_evidence(waiting, TIMES, method="stepping_stone", seed=0, settings=SETTINGS)
-print(f"exact {exact:.4f}, stepping stone {estimate.log_evidence:.4f} +- {estimate.std_error:.4f}")
+exact = (
+    SHAPE * math.log(RATE)
+    - math.lgamma(SHAPE)
+    + math.lgamma(SHAPE + n)
+    - (SHAPE + n) * math.log(RATE + total)
+)
+estimate = estimate_evidence(
+    waiting, TIMES, method="stepping_stone", seed=0, settings=SETTINGS
+)
+print(
+    f"exact {exact:.4f},",
+    f"stepping stone {estimate.log_evidence:.4f} +- {estimate.std_error:.4f}",
+)
 
 # %% [markdown]
 # All nineteen methods in one call: what several of them need, such as posterior draws, is computed once. The harmonic
@@ -98,10 +117,14 @@ def polynomial(degree):
     powers = inputs[:, None] ** torch.arange(degree + 1)
 
     def model():
-        weights = pyro.sample("weights", dist.Normal(torch.zeros(degree + 1), 1.0).to_event(1))
+        weights = pyro.sample(
+            "weights", dist.Normal(torch.zeros(degree + 1), 1.0).to_event(1)
+        )
         noise = pyro.sample("noise", dist.LogNormal(-1.0, 1.0))
         with pyro.plate("data", len(inputs)):
-            pyro.sample("y", dist.Normal((weights * powers).sum(-1), noise), obs=outputs)
+            pyro.sample(
+                "y", dist.Normal((weights * powers).sum(-1), noise), obs=outputs
+            )
 
     return model
 
@@ -109,11 +132,17 @@ def polynomial(degree):
 DEGREES = [1, 2, 3, 4]
 METHODS = ["ml", "elbo", "bridge", "generalized_stepping_stone"]
 results = {
-    degree: compare_evidence(polynomial(degree), methods=METHODS, seed=1, settings=SETTINGS) for degree in DEGREES
+    degree: compare_evidence(
+        polynomial(degree), methods=METHODS, seed=1, settings=SETTINGS
+    )
+    for degree in DEGREES
 }
 print("degree  " + "".join(f"{method:>28}" for method in METHODS))
 for degree, result in results.items():
-    print(f"{degree:6}  " + "".join(f"{result[method].log_evidence:28.2f}" for method in METHODS))
+    print(
+        f"{degree:6}  "
+        + "".join(f"{result[method].log_evidence:28.2f}" for method in METHODS)
+    )
 
 # %% [markdown]
 # The likelihood can only rise with the degree. The evidence has its maximum at the degree of the curve that generated
@@ -123,7 +152,9 @@ for degree, result in results.items():
 # eight chains each affordable.
 
 # %%
-log_evidence = torch.tensor([results[degree]["bridge"].log_evidence for degree in DEGREES])
+log_evidence = torch.tensor(
+    [results[degree]["bridge"].log_evidence for degree in DEGREES]
+)
 errors = torch.tensor([results[degree]["bridge"].std_error for degree in DEGREES])
 probability = log_evidence.softmax(0)
 print(
@@ -131,8 +162,20 @@ print(
     [round(p, 3) for p in probability.tolist()],
 )
 fig, ax = plt.subplots(figsize=(5, 3), layout="constrained")
-ax.errorbar(DEGREES, log_evidence, yerr=2 * errors, fmt="o-", capsize=3, label="evidence (bridge), ± 2 standard errors")
-ax.plot(DEGREES, [results[degree]["ml"].log_evidence for degree in DEGREES], "s--", label="highest likelihood")
+ax.errorbar(
+    DEGREES,
+    log_evidence,
+    yerr=2 * errors,
+    fmt="o-",
+    capsize=3,
+    label="evidence (bridge), ± 2 standard errors",
+)
+ax.plot(
+    DEGREES,
+    [results[degree]["ml"].log_evidence for degree in DEGREES],
+    "s--",
+    label="highest likelihood",
+)
 ax.set(xlabel="degree", ylabel="nats", xticks=DEGREES)
 ax.legend(frameon=False)
 plt.show()
@@ -155,8 +198,13 @@ TREES = parse_trees(
     """,
     rooted=False,
 )
-states = TreeLikelihood(TREES.parents[0], TREES.branch_lengths[0], num_sites=120).sample()
-letters = {taxon: "".join("ACGT"[i] for i in row) for taxon, row in zip(TREES.taxa, states.argmax(-1), strict=True)}
+states = TreeLikelihood(
+    TREES.parents[0], TREES.branch_lengths[0], num_sites=120
+).sample()
+letters = {
+    taxon: "".join("ACGT"[i] for i in row)
+    for taxon, row in zip(TREES.taxa, states.argmax(-1), strict=True)
+}
 alignment = Alignment.from_sequences(letters)
 print(alignment)
 
@@ -166,9 +214,18 @@ print(alignment)
 # distributions.
 
 # %%
-TREE_METHODS = ["map", "gamma_laplus", "gamma_laplus_is", "vbis", "bridge", "generalized_stepping_stone"]
+TREE_METHODS = [
+    "map",
+    "gamma_laplus",
+    "gamma_laplus_is",
+    "vbis",
+    "bridge",
+    "generalized_stepping_stone",
+]
 by_tree = [
-    compare_evidence(FixedTopology(alignment, tree), methods=TREE_METHODS, seed=2, settings=SETTINGS)
+    compare_evidence(
+        FixedTopology(alignment, tree), methods=TREE_METHODS, seed=2, settings=SETTINGS
+    )
     for tree in TREES.parents
 ]
 print(by_tree[0].to_markdown())
@@ -181,12 +238,16 @@ print(by_tree[0].to_markdown())
 
 # %%
 shares = {
-    method: torch.tensor([comparison[method].log_evidence for comparison in by_tree]).softmax(0).tolist()
+    method: torch.tensor([comparison[method].log_evidence for comparison in by_tree])
+    .softmax(0)
+    .tolist()
     for method in TREE_METHODS
 }
 for method, probabilities in shares.items():
     print(f"{method:27}", *(f"{p:.3f}" for p in probabilities))
-plot_topology_probabilities(shares, plt.figure(figsize=(6, 3.5), layout="constrained").add_subplot())
+plot_topology_probabilities(
+    shares, plt.figure(figsize=(6, 3.5), layout="constrained").add_subplot()
+)
 plt.show()
 
 # %% [markdown]

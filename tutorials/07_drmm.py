@@ -44,15 +44,23 @@ pyro.set_rng_seed(0)
 # render each of three classes. Pixels get Gaussian noise. The same tensors, read upwards, are a convolutional network:
 
 # %%
-model = DRMM([Layer(channels=2, kernel=2, pool=2)], classes=3, image_shape=(1, 3, 3), noise=0.5).double()
+model = DRMM(
+    [Layer(channels=2, kernel=2, pool=2)], classes=3, image_shape=(1, 3, 3), noise=0.5
+).double()
 with torch.no_grad():
-    model.class_templates.abs_()  # templates of classes are positive, those of pixels have any sign
+    # templates of classes are positive, those of pixels have any sign
+    model.class_templates.abs_()
 print(to_sequential(model))
 
 image = torch.randn(1, 1, 3, 3, dtype=torch.float64)
 scores, _, (switches,) = model.infer(image)
 print("scores of the network:", scores.tolist())
-print("its switches: positions", switches.position.flatten().tolist(), "on", switches.on.flatten().tolist())
+print(
+    "its switches: positions",
+    switches.position.flatten().tolist(),
+    "on",
+    switches.on.flatten().tolist(),
+)
 
 # %% [markdown]
 # `log_joint` enumerates all 3 x 64 explanations. For each class, take the best one. Up to a constant that is the same
@@ -72,7 +80,12 @@ print("difference, class by class:", (model.noise**2 * best - scores).tolist())
 program = config_enumerate(ExactProgram(model))
 most_probable = infer_discrete(program, first_available_dim=-2, temperature=0)
 trace = pyro.poutine.trace(most_probable).get_trace(image)
-print("class by infer_discrete:", trace.nodes["c"]["value"].item(), "- by the network:", scores.argmax().item())
+print(
+    "class by infer_discrete:",
+    trace.nodes["c"]["value"].item(),
+    "- by the network:",
+    scores.argmax().item(),
+)
 
 # %% [markdown]
 # ## What it takes
@@ -88,7 +101,10 @@ plain = model.like(prior="factorised").double()
 plain.load_state_dict(model.state_dict())
 with torch.no_grad():
     best = log_joint(plain, image).amax(-1)[0]
-print("difference, class by class:", (plain.noise**2 * best - plain.dcn(image)[0]).tolist())
+print(
+    "difference, class by class:",
+    (plain.noise**2 * best - plain.dcn(image)[0]).tolist(),
+)
 print("class of the best explanation:", exact_map(plain, image).c.item())
 
 # %% [markdown]
@@ -97,7 +113,9 @@ print("class of the best explanation:", exact_map(plain, image).c.item())
 # its "evidence" would grow without limit with the templates, and `log_evidence` raises an error.
 
 # %%
-loss = TraceEnum_ELBO(max_plate_nesting=1).loss(config_enumerate(ExactProgram(plain)), lambda x: None, image)
+loss = TraceEnum_ELBO(max_plate_nesting=1).loss(
+    config_enumerate(ExactProgram(plain)), lambda x: None, image
+)
 print(f"log evidence of the image: {-loss:.4f}")
 
 # %% [markdown]
@@ -110,11 +128,18 @@ print(f"log evidence of the image: {-loss:.4f}")
 
 # %%
 digits = load("digits", binarize=None)
-supervised = {"reconstruction_weight": 0.0, "entropy_weight": 0.0, "nonnegativity_weight": 0.0}
+supervised = {
+    "reconstruction_weight": 0.0,
+    "entropy_weight": 0.0,
+    "nonnegativity_weight": 0.0,
+}
 decay = SchedulerSettings("StepLR", interval="step", step_size=40, gamma=0.7)
 optimizer = OptimizerSettings("Adam", lr=4e-3, scheduler=decay)
 errors, trained = {}, None
-for name, options in {"labels only": supervised, "all losses": {"reconstruction_weight": 5.0}}.items():
+for name, options in {
+    "labels only": supervised,
+    "all losses": {"reconstruction_weight": 5.0},
+}.items():
     pyro.set_rng_seed(0)
     plan = build(digits, num_labels=50, **options).with_optimizer(optimizer)
     quiet = {"enable_progress_bar": False, "check_val_every_n_epoch": EPOCHS}
@@ -153,7 +178,9 @@ plt.show()
 # %%
 distribution = estimate_switch_distribution(trained, digits.train.x)
 classes = torch.arange(10).repeat(6)
-drawn, _ = trained.sample(60, classes, with_noise=False, switch_distribution=distribution)
+drawn, _ = trained.sample(
+    60, classes, with_noise=False, switch_distribution=distribution
+)
 _, ax = plt.subplots(figsize=(6, 4))
 image_grid(drawn[:, 0].clamp(0, 1), columns=10, ax=ax)
 ax.set_title("samples, a column for each class", fontsize=9)

@@ -31,7 +31,12 @@ import torch
 from pyro.infer import TraceMeanField_ELBO
 
 from pyro_ext.datasets import load
-from pyro_ext.inference import FitSettings, ReconstructionConstraint, TraceGECO_ELBO, fit
+from pyro_ext.inference import (
+    FitSettings,
+    ReconstructionConstraint,
+    TraceGECO_ELBO,
+    fit,
+)
 from pyro_ext.models.geco_vae import build
 from pyro_ext.plotting import loss_curve, use_style
 
@@ -155,7 +160,10 @@ for ax, column, label in zip(
     ("multiplier", "error less the one asked for"),
     strict=True,
 ):
-    curves = {name: [row[column] for row in results[name].history] for name in ("error 2", "error 1")}
+    curves = {
+        name: [row[column] for row in results[name].history]
+        for name in ("error 2", "error 1")
+    }
     epochs = [row["epoch"] + 1 for row in results["error 1"].history]
     loss_curve(curves, ax, epochs=epochs, ylabel=label)
 plt.show()
@@ -178,6 +186,11 @@ elbo = TraceGECO_ELBO(
     },
 )
 plan = build(data).with_elbo(elbo)
-fit(plan, data, FitSettings(max_epochs=EPOCHS // 2, batch_size=128), enable_progress_bar=False)
+fit(
+    plan,
+    data,
+    FitSettings(max_epochs=EPOCHS // 2, batch_size=128),
+    enable_progress_bar=False,
+)
 print({name: round(value, 3) for name, value in elbo.multipliers.items()})
 print({name: round(value, 3) for name, value in elbo.averages.items()})

@@ -64,20 +64,27 @@ def train(elbo, warm_start=WARM_START):
     plan = semi_supervised_vae.build(data, warm_start=warm_start).with_elbo(elbo)
     plan = plan.with_optimizer(OptimizerSettings("Adam", lr=2e-3))
     settings = FitSettings(max_epochs=6 if SMOKE_TEST else 60, batch_size=100, seed=0)
-    return plan, fit(plan, data, settings, check_val_every_n_epoch=settings.max_epochs, **QUIET)
+    return plan, fit(
+        plan, data, settings, check_val_every_n_epoch=settings.max_epochs, **QUIET
+    )
 
 
 common = {"max_plate_nesting": 1, "analytic_kl": True}
 elbos = {
     "all ten classes": TraceSampleSet_ELBO(estimator="exact", **common),
-    "best class summed, one drawn": TraceSumAndSample_ELBO(num_samples=2, num_summed=1, **common),
+    "best class summed, one drawn": TraceSumAndSample_ELBO(
+        num_samples=2, num_summed=1, **common
+    ),
 }
 plans, results = {}, {}
 for name, elbo in elbos.items():
     plans[name], results[name] = train(elbo)
 _, results["labelled images only"] = train(elbos["all ten classes"], warm_start=10**6)
 for name, result in results.items():
-    print(f"{name}: accuracy {result.metrics['accuracy']:.3f}, bound {-result.metrics['neg_elbo']:.2f} nats")
+    print(
+        f"{name}: accuracy {result.metrics['accuracy']:.3f},",
+        f"bound {-result.metrics['neg_elbo']:.2f} nats",
+    )
 
 # %% [markdown]
 # The first two end up alike, and both ahead of what a hundred labels alone can teach: images without labels show the
@@ -100,10 +107,14 @@ plt.show()
 # %%
 plan = plans["all ten classes"]
 bound = plan.elbo_objectives[0]
-bound.guide.eval()  # nothing is dropped: what differs between two gradients is the draws of classes and styles
+# nothing is dropped: two gradients differ by their draws of classes and styles
+bound.guide.eval()
 first, second = data.train.first, data.train.second
 subject = Subject(
-    bound.model, bound.guide, (first.__getitems__(range(100)), second.__getitems__(range(50))), bound.size
+    bound.model,
+    bound.guide,
+    (first.__getitems__(range(100)), second.__getitems__(range(50))),
+    bound.size,
 )
 figures = compare_gradients(
     {
@@ -115,7 +126,10 @@ figures = compare_gradients(
     repeats=10 if SMOKE_TEST else 200,
 )
 for name, of_one in figures.items():
-    print(f"{name:30s} log variance {of_one.log_variance['encoder']:6.2f}, {of_one.milliseconds:5.1f} ms")
+    print(
+        f"{name:30s} log variance {of_one.log_variance['encoder']:6.2f},",
+        f"{of_one.milliseconds:5.1f} ms",
+    )
 
 # %% [markdown]
 # ## Where to look
@@ -127,19 +141,27 @@ for name, of_one in figures.items():
 # digit makes the canvas more probable.
 
 # %%
-size = {"canvas": 24, "digit_size": 12, "num_train": 100} if SMOKE_TEST else {"canvas": 48, "digit_size": 20}
+size = (
+    {"canvas": 24, "digit_size": 12, "num_train": 100}
+    if SMOKE_TEST
+    else {"canvas": 48, "digit_size": 20}
+)
 canvases = moving_digits(**size)
 loader = DataLoader(canvases.valid, 100, collate_fn=collate)
 plan = hard_attention.build(canvases, window=size["digit_size"])
 plan = plan.with_optimizer(OptimizerSettings("Adam", lr=3e-3))
-print("positions:", size["canvas"] ** 2, "- evaluated in a step:", plan.elbo_objectives[0].elbo.options.num_samples)
+print(
+    "positions:",
+    size["canvas"] ** 2,
+    "- evaluated in a step:",
+    plan.elbo_objectives[0].elbo.options.num_samples,
+)
 before = plan.evaluate(loader)
 fig, axes = plt.subplots(2, 1, figsize=(9, 3.2))
 plan.plots["attention"](ax=axes[0])
-result = fit(
-    plan, canvases, FitSettings(max_epochs=2 if SMOKE_TEST else 15, batch_size=50, seed=0),
-    check_val_every_n_epoch=2 if SMOKE_TEST else 15, **QUIET,
-)  # fmt: skip
+EPOCHS = 2 if SMOKE_TEST else 15
+settings = FitSettings(max_epochs=EPOCHS, batch_size=50, seed=0)
+result = fit(plan, canvases, settings, check_val_every_n_epoch=EPOCHS, **QUIET)
 plan.plots["attention"](ax=axes[1])
 axes[1].set_title("")
 plt.show()

@@ -40,10 +40,15 @@ logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARN
 
 # %%
 digits = load("digits", binarize=None)
-x, y = (torch.cat([getattr(part, name) for part in (digits.train, digits.valid)]) for name in ("x", "y"))
+x, y = (
+    torch.cat([getattr(part, name) for part in (digits.train, digits.valid)])
+    for name in ("x", "y")
+)
 order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
 known, new = (300 if SMOKE_TEST else 1500), 297
-train, valid = (IndexedDataset(x[rows], y[rows]) for rows in (order[new : new + known], order[:new]))
+train, valid = (
+    IndexedDataset(x[rows], y[rows]) for rows in (order[new : new + known], order[:new])
+)
 data = Splits("digits", train, valid, image_shape=(8, 8))
 
 # %% [markdown]
@@ -70,12 +75,18 @@ data = Splits("digits", train, valid, image_shape=(8, 8))
 
 # %%
 models = {}
-for name, options in {"swaps alone": {"adversarial_weight": 0.0}, "with the adversary": {}}.items():
+for name, options in {
+    "swaps alone": {"adversarial_weight": 0.0},
+    "with the adversary": {},
+}.items():
     pyro.set_rng_seed(0)
     plan = build(data, hidden=16 if SMOKE_TEST else 128, **options)
     print(f"{name}: players", [player.name for player in plan.players])
     quiet = {"enable_progress_bar": False, "check_val_every_n_epoch": EPOCHS}
-    models[name] = plan, fit(plan, data, FitSettings(max_epochs=EPOCHS, seed=0), **quiet).metrics
+    models[name] = (
+        plan,
+        fit(plan, data, FitSettings(max_epochs=EPOCHS, seed=0), **quiet).metrics,
+    )
 
 # %% [markdown]
 # ## What comes out
@@ -131,17 +142,34 @@ for name, (_, metrics) in models.items():
 few = {"scales": 3, "positions": 8}
 shapes = sprites(200, 150, **few) if SMOKE_TEST else sprites(4000, 1000, **few)
 pyro.set_rng_seed(0)
-plan = build(shapes, hidden=16 if SMOKE_TEST else 128, network="perceptron", input_noise=0.0)
+plan = build(
+    shapes, hidden=16 if SMOKE_TEST else 128, network="perceptron", input_noise=0.0
+)
 quiet = {"enable_progress_bar": False, "check_val_every_n_epoch": SPRITE_EPOCHS}
-metrics = fit(plan, shapes, FitSettings(max_epochs=SPRITE_EPOCHS, seed=0), **quiet).metrics
-print({name: round(metrics[name], 1) for name in ("probe_s", "probe_z_mean", "probe_z")})
+metrics = fit(
+    plan, shapes, FitSettings(max_epochs=SPRITE_EPOCHS, seed=0), **quiet
+).metrics
+print(
+    {name: round(metrics[name], 1) for name in ("probe_s", "probe_z_mean", "probe_z")}
+)
 guide = plan.elbo_objective("this page").guide
 codes, factors = codes_of(guide, shapes.valid.x), shapes.factors["valid"]
 for code, features in {"s": codes.s, "z": codes.z_loc}.items():
     use = [0, 1] if SMOKE_TEST else [0, 1, 3, 4]
     scores = dci(features, factors[:, use], num_trees=10)
-    print(code, "informativeness of shape, scale (, x, y):", [round(v, 2) for v in scores.informativeness.tolist()])
-    print(code, "gaps:", [round(v, 2) for v in mutual_information_gap(features, factors[:, use]).tolist()])
+    print(
+        code,
+        "informativeness of shape, scale (, x, y):",
+        [round(v, 2) for v in scores.informativeness.tolist()],
+    )
+    print(
+        code,
+        "gaps:",
+        [
+            round(v, 2)
+            for v in mutual_information_gap(features, factors[:, use]).tolist()
+        ],
+    )
 
 # %% [markdown]
 # Sprites are harder to take apart than digits. In `benchmarks/disentangling.py`, with an adversary of three times this

@@ -51,13 +51,24 @@ log_alpha = torch.linspace(-8, 8, 400, dtype=torch.float64)
 exact, approximate = log_uniform_kl(log_alpha, "exact"), log_uniform_kl(log_alpha)
 alpha = log_alpha.exp()
 constant = exact[log_alpha < -7.9].mean() + 0.5 * log_alpha[0]
-polynomial = constant - 0.5 * log_alpha - 1.16145124 * alpha + 1.50204118 * alpha**2 - 0.58629921 * alpha**3
+polynomial = (
+    constant
+    - 0.5 * log_alpha
+    - 1.16145124 * alpha
+    + 1.50204118 * alpha**2
+    - 0.58629921 * alpha**3
+)
 
 _, (left, right) = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
 left.plot(log_alpha, exact, label="exact", color="black")
 left.plot(log_alpha, approximate, "--", label="Molchanov et al.")
 left.plot(log_alpha, polynomial, ":", label="Kingma et al., for α ≤ 1")
-left.set(xlabel="log α", ylabel="nats", ylim=(-1, 5), title="divergence from the log-uniform prior")
+left.set(
+    xlabel="log α",
+    ylabel="nats",
+    ylim=(-1, 5),
+    title="divergence from the log-uniform prior",
+)
 left.legend(frameon=False)
 right.plot(log_alpha, approximate - exact)
 right.axhline(0, color="black", linewidth=0.8)
@@ -81,7 +92,8 @@ print(f"largest error {float((approximate - exact).abs().max()):.4f}")
 torch.manual_seed(0)
 pyro.set_rng_seed(0)
 points = torch.randn(1000, 20)
-targets = torch.sin(2 * points[:, 0]) + points[:, 1].relu() + 0.3 * torch.randn(1000)  # 18 inputs mean nothing
+# 18 inputs mean nothing
+targets = torch.sin(2 * points[:, 0]) + points[:, 1].relu() + 0.3 * torch.randn(1000)
 network = bayesianize(nn.Sequential(nn.Linear(20, 50), nn.Tanh(), nn.Linear(50, 1)))
 
 
@@ -102,7 +114,9 @@ class Regression(pyro.nn.PyroModule):
 model = Regression()
 guide = AutoAdditiveNormal(model, init_log_variance=-8.0)
 warm_up = KLWarmUp(300, 1000)  # learn first, then pay
-programs = [warm_up.scaled(program) for program in AnalyticKL(strict=True).pair(model, guide)]
+programs = [
+    warm_up.scaled(program) for program in AnalyticKL(strict=True).pair(model, guide)
+]
 guide(points, targets)
 optimizer = torch.optim.Adam([*guide.parameters(), *model.parameters()], lr=1e-2)
 for step in range(10 if SMOKE_TEST else 3000):
@@ -124,7 +138,10 @@ for name, mask in guide.masks().items():
 pruned = pyro.poutine.condition(network, data=guide.median())
 with torch.no_grad():
     residual = pruned(points).squeeze(-1) - targets
-print(f"standard deviation of the residuals of the pruned network: {float(residual.std()):.3f}")
+print(
+    "standard deviation of the residuals of the pruned network:",
+    f"{float(residual.std()):.3f}",
+)
 
 # %% [markdown]
 # ## Digits
@@ -148,7 +165,10 @@ def trained(data, estimator="sparse", epochs=EPOCHS, **options):
 
 for estimator in ("sparse", "dense"):
     plan, metrics = trained(digits, estimator)
-    print(f"{estimator}: error {metrics['error']:.1f} %, compression {metrics['compression']:.0f}")
+    print(
+        f"{estimator}: error {metrics['error']:.1f} %,",
+        f"compression {metrics['compression']:.0f}",
+    )
     if estimator == "sparse":
         _, axes = plt.subplots(1, 3, figsize=(13, 3.5), layout="constrained")
         for ax, draw in zip(axes, plan.plots.values(), strict=True):
@@ -168,19 +188,33 @@ for estimator in ("sparse", "dense"):
 number = 100 if SMOKE_TEST else 500
 generator = torch.Generator().manual_seed(1)
 x = digits.train.x[:number]
-random_labels = [(x, torch.randint(0, 10, (number,), generator=generator)) for _ in range(2)]
+random_labels = [
+    (x, torch.randint(0, 10, (number,), generator=generator)) for _ in range(2)
+]
 random = Splits("random labels", *random_labels, image_shape=(8, 8))
 shares = {}
 for estimator in ("sparse", "multiplicative", "dense"):
-    plan, metrics = trained(random, estimator, 1 if SMOKE_TEST else 300, init_log_variance=-6.0)
-    own = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*random_labels[0]), batch_size=500)
+    plan, metrics = trained(
+        random, estimator, 1 if SMOKE_TEST else 300, init_log_variance=-6.0
+    )
+    own = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(*random_labels[0]), batch_size=500
+    )
     shares[estimator] = (plan.evaluate(own)["error"], 100 - metrics["sparsity"])
-    print(f"{estimator}: error on its own labels {shares[estimator][0]:.0f} %, {shares[estimator][1]:.1f} % of weights")
+    print(
+        f"{estimator}: error on its own labels {shares[estimator][0]:.0f} %,",
+        f"{shares[estimator][1]:.1f} % of weights",
+    )
 
 fig, ax = plt.subplots(figsize=(6, 3.5), layout="constrained")
 places = np.arange(len(shares))
-for offset, label, column in ((-0.2, "error on the labels trained on, %", 0), (0.2, "weights left, %", 1)):
-    ax.bar(places + offset, [share[column] for share in shares.values()], 0.4, label=label)
+for offset, label, column in (
+    (-0.2, "error on the labels trained on, %", 0),
+    (0.2, "weights left, %", 1),
+):
+    ax.bar(
+        places + offset, [share[column] for share in shares.values()], 0.4, label=label
+    )
 ax.set_xticks(places, [*shares])
 ax.set_title("labels drawn at random")
 ax.legend(frameon=False)

@@ -43,7 +43,12 @@ from pyro_ext.nn import (
     input_gradients,
     looks_linear_,
 )
-from pyro_ext.plotting import autocorrelation_curve, correlation_by_depth, gradient_trace, use_style
+from pyro_ext.plotting import (
+    autocorrelation_curve,
+    correlation_by_depth,
+    gradient_trace,
+    use_style,
+)
 
 SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
 use_style()  # colours that are told apart with each kind of colour blindness
@@ -63,7 +68,9 @@ shown = {
     "1 layer": scalar_network("relu_batch_norm", 1, WIDTH),
     "24 layers": scalar_network("relu_batch_norm", 24, WIDTH),
     "50 layers": scalar_network("relu_batch_norm", 50, WIDTH),
-    "50 layers, residual": scalar_network("residual_batch_norm", 50, WIDTH, residual_scale=0.1),
+    "50 layers, residual": scalar_network(
+        "residual_batch_norm", 50, WIDTH, residual_scale=0.1
+    ),
 }
 fig, axes = plt.subplots(1, 4, figsize=(15, 3), layout="constrained", sharey=True)
 for ax, (name, net) in zip(axes, shown.items(), strict=True):
@@ -92,13 +99,23 @@ kinds = {
     "looks-linear, 50": ("looks_linear", 50, None),
 }
 curves = {
-    name: torch.stack([gradient_autocorrelation(scalar_network(kind, depth, WIDTH, scale)) for _ in range(DRAWS)])
+    name: torch.stack(
+        [
+            gradient_autocorrelation(scalar_network(kind, depth, WIDTH, scale))
+            for _ in range(DRAWS)
+        ]
+    )
     for name, (kind, depth, scale) in kinds.items()
 }
-curves |= {"white noise": autocorrelation(noise), "brown noise": autocorrelation(noise.cumsum(-1))}
+curves |= {
+    "white noise": autocorrelation(noise),
+    "brown noise": autocorrelation(noise.cumsum(-1)),
+}
 fig, axes = plt.subplots(1, 2, figsize=(13, 4), layout="constrained", sharey=True)
 by_depth = autocorrelation_by_depth("relu_batch_norm", draws=DRAWS, width=WIDTH)
-autocorrelation_curve(by_depth, axes[0]).set_title("rectifiers with batch norm", fontsize=9)
+autocorrelation_curve(by_depth, axes[0]).set_title(
+    "rectifiers with batch norm", fontsize=9
+)
 autocorrelation_curve(curves, axes[1]).set_title("kinds of networks", fontsize=9)
 plt.show()
 
@@ -120,16 +137,21 @@ inputs = torch.randn(32, WIDTH) if SMOKE_TEST else torch.randn(128, WIDTH)
 
 
 def correlations(kind, scale=None):
-    """Correlations of gradients at unrelated inputs, the mean of some initialisations, by the number of rectifiers."""
+    """Correlations of gradients at unrelated inputs, averaged over initialisations."""
     values = []
     for layers in LAYERS:
         draws = []
         for _ in range(DRAWS):
             residual = kind == "residual"
-            net = deep_network(kind, layers + 1 + residual, WIDTH, 1, WIDTH, residual_scale=scale)
+            net = deep_network(
+                kind, layers + 1 + residual, WIDTH, 1, WIDTH, residual_scale=scale
+            )
             if residual:
-                del net[-2]  # a rectifier behind the last skip connection, which the theory does not have
-            draws.append(float(gradient_correlation(freeze_batch_norm(net, inputs), inputs)))
+                # a rectifier behind the last skip connection; the theory has none
+                del net[-2]
+            draws.append(
+                float(gradient_correlation(freeze_batch_norm(net, inputs), inputs))
+            )
         values.append(np.mean(draws))
     return values
 
@@ -139,7 +161,10 @@ measured = {
     "rectifiers": correlations("relu"),
     "residual, factor 1": correlations("residual", 1.0),
 }
-theory = {"$2^{-L}$": lambda layers: 0.5**layers, "$(3/4)^L$": lambda layers: 0.75**layers}
+theory = {
+    "$2^{-L}$": lambda layers: 0.5**layers,
+    "$(3/4)^L$": lambda layers: 0.75**layers,
+}
 fig, ax = plt.subplots(figsize=(6, 4), layout="constrained")
 correlation_by_depth(measured, LAYERS, theory, ax)
 plt.show()
@@ -157,7 +182,9 @@ plt.show()
 layers = [torch.nn.Linear(1, WIDTH), CReLU()]
 for _ in range(48):
     layers += [torch.nn.Linear(2 * WIDTH, WIDTH), CReLU()]
-net = looks_linear_(torch.nn.Sequential(*layers, torch.nn.Linear(2 * WIDTH, 1)).double())
+net = looks_linear_(
+    torch.nn.Sequential(*layers, torch.nn.Linear(2 * WIDTH, 1)).double()
+)
 assert_looks_linear(net)
 _, gradient = input_gradients(net)
 print(f"50 layers, gradients from {gradient.min():.12f} to {gradient.max():.12f}")
@@ -174,14 +201,27 @@ print(f"50 layers, gradients from {gradient.min():.12f} to {gradient.max():.12f}
 data = load("digits", binarize=None, mixed=True, num_train=200 if SMOKE_TEST else 1500)
 depths = (4,) if SMOKE_TEST else (20, 60)
 epochs = 1 if SMOKE_TEST else 8
-quiet = {"enable_progress_bar": False, "check_val_every_n_epoch": epochs, "gradient_clip_val": 1.0}
+quiet = {
+    "enable_progress_bar": False,
+    "check_val_every_n_epoch": epochs,
+    "gradient_clip_val": 1.0,
+}
 print(f"{'accuracy':22s}" + "".join(f"{depth:4d} layers" for depth in depths))
-for kind in ("looks_linear", "crelu", "relu", "relu_batch_norm", "linear", "residual_batch_norm"):
+for kind in (
+    "looks_linear",
+    "crelu",
+    "relu",
+    "relu_batch_norm",
+    "linear",
+    "residual_batch_norm",
+):
     accuracies = []
     for depth in depths:
         pyro.set_rng_seed(0)
         plan = build(data, kind=kind, depth=depth)
-        result = fit(plan, data, FitSettings(max_epochs=epochs, batch_size=50, seed=0), **quiet)
+        result = fit(
+            plan, data, FitSettings(max_epochs=epochs, batch_size=50, seed=0), **quiet
+        )
         accuracies.append(result.metrics["accuracy"])
     print(f"{kind:22s}" + "".join(f"{accuracy:11.3f}" for accuracy in accuracies))
 

@@ -26,7 +26,13 @@ from pyro.infer.autoguide import AutoDelta, AutoNormal
 
 from pyro_ext.datasets import MissingDataError, karate_club, planetoid
 from pyro_ext.inference import FitSettings, fit
-from pyro_ext.models.gcn import GCN, build, class_probabilities, init_to_glorot, weight_decay_scale
+from pyro_ext.models.gcn import (
+    GCN,
+    build,
+    class_probabilities,
+    init_to_glorot,
+    weight_decay_scale,
+)
 from pyro_ext.nn import GraphConvolution, normalize_adjacency
 from pyro_ext.ops.calibration import expected_calibration_error
 from pyro_ext.plotting import draw_graph, reliability_diagram, use_style
@@ -67,7 +73,9 @@ print(layer, "->", tuple(layer(club.features, adjacency).shape))
 pyro.set_rng_seed(0)
 pyro.clear_param_store()
 scale = weight_decay_scale(5e-4, len(labels))
-gcn = GCN(club.adjacency, club.features, num_classes=4, prior_scales=(scale, float("inf")))
+gcn = GCN(
+    club.adjacency, club.features, num_classes=4, prior_scales=(scale, float("inf"))
+)
 guide = AutoDelta(gcn, init_loc_fn=init_to_glorot)
 svi = SVI(gcn, guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
 for _ in range(STEPS):
@@ -80,7 +88,12 @@ print(f"{34 - len(wrong)} of 34 members are in the right community, by four labe
 # The four members with labels are squares. Members in a wrong community would have red rims; here there are none.
 
 # %%
-edges = torch.stack([torch.repeat_interleave(torch.arange(34), club.adjacency.crow.diff()), club.adjacency.col])
+edges = torch.stack(
+    [
+        torch.repeat_interleave(torch.arange(34), club.adjacency.crow.diff()),
+        club.adjacency.col,
+    ]
+)
 fig, ax = plt.subplots(figsize=(7, 6), layout="constrained")
 draw_graph(edges, probs.argmax(-1), ax, marked=members, wrong=wrong)
 plt.show()
@@ -95,14 +108,24 @@ plt.show()
 # %%
 pyro.set_rng_seed(0)
 pyro.clear_param_store()
-bayesian = GCN(club.adjacency, club.features, 4, prior_scales=(scale, 1.0), likelihood_power=10.0, dropout=0.0)
+bayesian = GCN(
+    club.adjacency,
+    club.features,
+    4,
+    prior_scales=(scale, 1.0),
+    likelihood_power=10.0,
+    dropout=0.0,
+)
 guide = AutoNormal(bayesian, init_loc_fn=init_to_glorot, init_scale=0.1)
 svi = SVI(bayesian, guide, pyro.optim.Adam({"lr": 0.01}), TraceMeanField_ELBO())
 for _ in range(STEPS):
     svi.step(labels, members)
 averaged, _ = class_probabilities(bayesian, guide, num_samples=2 if SMOKE_TEST else 100)
 least = averaged.max(-1).values.argsort()[:4]
-print("least certain members:", {int(n): round(float(averaged[n].max()), 2) for n in least})
+print(
+    "least certain members:",
+    {int(n): round(float(averaged[n].max()), 2) for n in least},
+)
 pyro.clear_param_store()
 
 # %% [markdown]
@@ -122,15 +145,26 @@ settings = {
     "most probable weights": {},
     "most probable weights, less weight decay": {"weight_decay": 2e-5},
     "Bayes' rule, last layer": {"posterior": "last_layer"},
-    "likelihood to the power of 30, last layer": {"posterior": "last_layer", "likelihood_power": 30.0},
+    "likelihood to the power of 30, last layer": {
+        "posterior": "last_layer",
+        "likelihood_power": 30.0,
+    },
 }
 plans = {}
 for name, options in settings.items():
     pyro.set_rng_seed(0)
     plans[name] = build(data, evaluation_samples=2 if SMOKE_TEST else 50, **options)
-    metrics = fit(plans[name], data, FitSettings(max_epochs=1, seed=0), enable_progress_bar=False).metrics
-    held_out = {key: metrics.get(f"test_{key}", metrics[key]) for key in ("accuracy", "nll", "ece", "confidence")}
-    print(f"{name:42s}", ", ".join(f"{key} {value:.3f}" for key, value in held_out.items()))
+    metrics = fit(
+        plans[name], data, FitSettings(max_epochs=1, seed=0), enable_progress_bar=False
+    ).metrics
+    held_out = {
+        key: metrics.get(f"test_{key}", metrics[key])
+        for key in ("accuracy", "nll", "ece", "confidence")
+    }
+    print(
+        f"{name:42s}",
+        ", ".join(f"{key} {value:.3f}" for key, value in held_out.items()),
+    )
 
 # %% [markdown]
 # The published settings are right about 81 % of the papers, but claim 59 %: they are not certain enough. Weight decay
@@ -141,7 +175,9 @@ for name, options in settings.items():
 # diagonal are predictions that are right more often than they claim:
 
 # %%
-fig, axes = plt.subplots(1, len(plans), figsize=(4 * len(plans), 4.2), layout="constrained")
+fig, axes = plt.subplots(
+    1, len(plans), figsize=(4 * len(plans), 4.2), layout="constrained"
+)
 for ax, (name, plan) in zip(axes, plans.items(), strict=True):
     plan.plots["reliability"](ax)
     ax.set_title(f"{name}\n{ax.get_title()}", fontsize=8)
@@ -163,8 +199,13 @@ plt.show()
 # %%
 torch.manual_seed(0)
 guesses = torch.randn(1000, 7).softmax(-1)
-truth = torch.multinomial(guesses, 1)[:, 0]  # drawn from the guesses, which are calibrated then
-print("calibration error of honest guesses:", round(float(expected_calibration_error(guesses, truth)), 3))
+truth = torch.multinomial(guesses, 1)[
+    :, 0
+]  # drawn from the guesses, which are calibrated then
+print(
+    "calibration error of honest guesses:",
+    round(float(expected_calibration_error(guesses, truth)), 3),
+)
 fig, ax = plt.subplots(figsize=(4.5, 4.5), layout="constrained")
 reliability_diagram(guesses, truth, ax)
 plt.show()

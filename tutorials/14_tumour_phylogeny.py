@@ -63,9 +63,13 @@ try:
         patient = patient.select(range(8), range(6, 14))
 except MissingDataError:
     rates = (0.002, 0.1)
-    simulated = simulated_tumours(num_train=1, num_valid=1, labels="matrix", cells=8, mutations=8)
+    simulated = simulated_tumours(
+        num_train=1, num_valid=1, labels="matrix", cells=8, mutations=8
+    )
     patient = MutationMatrix.of(simulated.train.x[0])
-print(patient, f"{int(count_conflicts(patient.filled()))} pairs of mutations in conflict")
+print(
+    patient, f"{int(count_conflicts(patient.filled()))} pairs of mutations in conflict"
+)
 
 # %% [markdown]
 # Two mutations are in conflict if some cell has both, some only the first, and some only the second: no tree has room
@@ -73,7 +77,9 @@ print(patient, f"{int(count_conflicts(patient.filled()))} pairs of mutations in 
 
 # %%
 _, ax = plt.subplots(figsize=(7, 6), layout="constrained")
-mutation_matrices(patient.values, ax=ax, cells=patient.cells, mutations=patient.mutations)
+mutation_matrices(
+    patient.values, ax=ax, cells=patient.cells, mutations=patient.mutations
+)
 plt.show()
 
 # %% [markdown]
@@ -84,7 +90,10 @@ plt.show()
 
 # %%
 optimum = maximum_likelihood_phylogeny(patient, *rates)
-print(f"optimum: {optimum.negative_log_likelihood:.2f} nats, {optimum.gained} entries 0 -> 1, {optimum.lost} 1 -> 0")
+print(
+    f"optimum: {optimum.negative_log_likelihood:.2f} nats,",
+    f"{optimum.gained} entries 0 -> 1, {optimum.lost} 1 -> 0",
+)
 _, ax = plt.subplots(figsize=(9, 6), layout="constrained")
 clone_tree(perfect_phylogeny(optimum.matrix), ax=ax)
 plt.show()
@@ -109,7 +118,11 @@ data = simulated_tumours(
     cells=size,
     mutations=size,
 )
-options = {"num_flips": 3, "width": 8, "num_heads": 2, "evaluation_samples": 2} if SMOKE_TEST else {"num_flips": 6}
+options = (
+    {"num_flips": 3, "width": 8, "num_heads": 2, "evaluation_samples": 2}
+    if SMOKE_TEST
+    else {"num_flips": 6}
+)
 plan = elimination.build(data, **options)
 policy = plan.elbo_objectives[0].guide.policy
 batch = data.train.__getitems__(range(8))
@@ -118,7 +131,10 @@ for elbo in (
     TraceLeaveOneOut_ELBO(4, vectorize_samples=False, max_plate_nesting=1),
 ):
     with local_params():
-        print(type(elbo).__name__, f"{plan.with_elbo(elbo).elbo_objectives[0](*batch).total.item():.1f}")
+        print(
+            type(elbo).__name__,
+            f"{plan.with_elbo(elbo).elbo_objectives[0](*batch).total.item():.1f}",
+        )
 
 # %% [markdown]
 # The pointer sees the table as the flips so far have left it, in a score that starts as that of greedy search: training
@@ -126,10 +142,18 @@ for elbo in (
 # num_blocks=3, state=False)` is the published network, which sees the observed table alone and needs far longer.
 
 # %%
-settings = FitSettings(max_epochs=1 if SMOKE_TEST else 3, batch_size=8 if SMOKE_TEST else 32, seed=0)
+settings = FitSettings(
+    max_epochs=1 if SMOKE_TEST else 3, batch_size=8 if SMOKE_TEST else 32, seed=0
+)
 plan = plan.with_optimizer(OptimizerSettings("Adam", lr=3e-3))
 result = fit(plan, data, settings, gradient_clip_val=1.0, **QUIET)
-for name in ("denoised_cost", "greedy_cost", "conflict_free", "wrong", "observed_wrong"):
+for name in (
+    "denoised_cost",
+    "greedy_cost",
+    "conflict_free",
+    "wrong",
+    "observed_wrong",
+):
     print(f"{name:15} {result.metrics[name]:.4f}")
 
 # %% [markdown]
@@ -144,10 +168,15 @@ found = denoise(policy, x, rates, num_samples=16 if SMOKE_TEST else 64, temperat
 greedy = greedy_search(x, *rates)
 for name, answer in {"network": found, "greedy search": greedy}.items():
     print(
-        f"{name:14} {float(answer.neg_log_likelihood):.2f} nats, {int(answer.num_flips)} flips, "
+        f"{name:14} {float(answer.neg_log_likelihood):.2f} nats, "
+        f"{int(answer.num_flips)} flips, "
         f"{int(answer.conflicts)} conflicts"
     )
-answers = {"network": found.matrix, "greedy search": greedy.matrix, "optimum": optimum.matrix.values[None].bool()}
+answers = {
+    "network": found.matrix,
+    "greedy search": greedy.matrix,
+    "optimum": optimum.matrix.values[None].bool(),
+}
 _, ax = plt.subplots(figsize=(7, 9), layout="constrained")
 draw_flips(x, answers, ax=ax)
 plt.show()
@@ -177,12 +206,17 @@ if int(found.conflicts) == 0:
 # from those without, the other one phylogenies with branches from chains.
 
 # %%
-small = {"num_train": 64 if SMOKE_TEST else 5000, "num_valid": 32 if SMOKE_TEST else 500}
+small = {
+    "num_train": 64 if SMOKE_TEST else 5000,
+    "num_valid": 32 if SMOKE_TEST else 500,
+}
 once = FitSettings(max_epochs=1 if SMOKE_TEST else 10, batch_size=32, seed=0)
 shape = {"cells": min(10, patient.shape[0]), "mutations": min(10, patient.shape[1])}
 answers = {}
 for name, model in {"noise": noise, "branching": branching}.items():
-    errors = {"false_positive": 0.0, "false_negative": 0.0} if name == "branching" else {}
+    errors = (
+        {"false_positive": 0.0, "false_negative": 0.0} if name == "branching" else {}
+    )
     labelled = simulated_tumours(labels=name, **small, **shape, **errors)
     plan = model.build(labelled, width=16 if SMOKE_TEST else 100)
     result = fit(plan, labelled, once, **QUIET)

@@ -37,7 +37,12 @@ from pyro_ext.models.gan import (
     diagnose,
     draw_samples,
 )
-from pyro_ext.nn import MinibatchDiscrimination, VirtualBatchNorm, WithReferenceBatch, initialize_from_data_
+from pyro_ext.nn import (
+    MinibatchDiscrimination,
+    VirtualBatchNorm,
+    WithReferenceBatch,
+    initialize_from_data_,
+)
 from pyro_ext.plotting import image_grid, use_style
 
 SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
@@ -57,7 +62,12 @@ digits = load("digits", binarize=None, mixed=True)
 data = keep_few_labels(digits, num_labels=50, labelled_batch_size=100, unlabelled="all")
 print(data.train)
 _, ax = plt.subplots(figsize=(5, 2.8))
-image_grid(data.train.second.x[data.train.second.y.argsort()].reshape(10, 5, 8, 8).transpose(0, 1), ax)
+image_grid(
+    data.train.second.x[data.train.second.y.argsort()]
+    .reshape(10, 5, 8, 8)
+    .transpose(0, 1),
+    ax,
+)
 ax.set_title("all labelled images", fontsize=9)
 plt.show()
 
@@ -77,7 +87,10 @@ noise = torch.rand(20, 64)
 trace = poutine.trace(program).get_trace(x, labels, data.train.first.x[:20], noise)
 for name, site in trace.nodes.items():
     if site["type"] == "sample" and name in ("y", "is_real", "is_generated"):
-        print(f"{name:12s} {type(site['fn']).__name__:20s} observed at {site['value'][:4].tolist()} ...")
+        print(
+            f"{name:12s} {type(site['fn']).__name__:20s}",
+            f"observed at {site['value'][:4].tolist()} ...",
+        )
 print(f"loss: {-trace.log_prob_sum():.4f}")
 
 # %% [markdown]
@@ -85,9 +98,16 @@ print(f"loss: {-trace.log_prob_sum():.4f}")
 
 # %%
 with torch.no_grad():
-    k_plus_one = [F.pad(program.network(images), (0, 1)).softmax(-1) for images in (data.train.first.x[:20], noise)]
-    real, generated = (1 - k_plus_one[0][:, 10]).log().mean(), k_plus_one[1][:, 10].log().mean()
-    print(f"loss: {F.cross_entropy(program.network(x), labels) - 0.5 * real - 0.5 * generated:.4f}")
+    k_plus_one = [
+        F.pad(program.network(images), (0, 1)).softmax(-1)
+        for images in (data.train.first.x[:20], noise)
+    ]
+    real, generated = (
+        (1 - k_plus_one[0][:, 10]).log().mean(),
+        k_plus_one[1][:, 10].log().mean(),
+    )
+    classified = F.cross_entropy(program.network(x), labels)
+    print(f"loss: {classified - 0.5 * real - 0.5 * generated:.4f}")
 
 # %% [markdown]
 # Real images may be observed at a target $\alpha$ a little below one (one-sided label smoothing). The best
@@ -100,7 +120,11 @@ with torch.no_grad():
 site = SoftTargetBernoulli(logits=torch.linspace(-4, 6, 200))
 for alpha in (1.0, 0.9, 0.75):
     loss = -site.log_prob(torch.tensor(alpha))
-    plt.plot(site.probs, loss, label=f"target {alpha:g}, best at D = {site.probs[loss.argmin()]:.2f}")
+    plt.plot(
+        site.probs,
+        loss,
+        label=f"target {alpha:g}, best at D = {site.probs[loss.argmin()]:.2f}",
+    )
 plt.xlabel("D of a real image")
 plt.ylabel("loss, nats")
 plt.ylim(0, 3)
@@ -121,20 +145,38 @@ for method in ("supervised", "feature_matching", "standard"):
     plan = plans[method] = build(data, method=method, epochs=EPOCHS)
     settings = FitSettings(max_epochs=EPOCHS, batch_size=100, seed=0)
     result = fit(
-        plan, data, settings, accelerator="cpu", enable_progress_bar=False, check_val_every_n_epoch=max(1, EPOCHS // 10)
+        plan,
+        data,
+        settings,
+        accelerator="cpu",
+        enable_progress_bar=False,
+        check_val_every_n_epoch=max(1, EPOCHS // 10),
     )
     metrics[method] = result.metrics
-    course[method] = [(row["epoch"], row["error"]) for row in result.history if "error" in row]
-    print(f"{method:17s} {result.metrics['error']:5.1f} % of {len(data.valid)} held-out images are classified wrongly")
+    course[method] = [
+        (row["epoch"], row["error"]) for row in result.history if "error" in row
+    ]
+    print(
+        f"{method:17s} {result.metrics['error']:5.1f} % of {len(data.valid)}",
+        "held-out images are classified wrongly",
+    )
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3))
 for method, points in course.items():
-    axes[0].plot(*zip(*points, strict=True), marker="o", markersize=3, label=method.replace("_", " "))
+    axes[0].plot(
+        *zip(*points, strict=True),
+        marker="o",
+        markersize=3,
+        label=method.replace("_", " "),
+    )
 axes[0].set_xlabel("epoch")
 axes[0].set_ylabel("wrong, %")
 axes[0].legend()
-axes[1].bar([method.replace("_", "\n") for method in metrics], [each["error"] for each in metrics.values()])
+axes[1].bar(
+    [method.replace("_", "\n") for method in metrics],
+    [each["error"] for each in metrics.values()],
+)
 axes[1].set_ylabel("wrong in the end, %")
 plt.tight_layout()
 plt.show()
@@ -180,9 +222,16 @@ batches = {
     "one image, 100 times": real[:1].expand(100, 64),
 }
 with torch.no_grad():
-    similarity = {name: (layer(x)[:, 64:] - layer.bias).flatten() for name, x in batches.items()}
+    similarity = {
+        name: (layer(x)[:, 64:] - layer.bias).flatten() for name, x in batches.items()
+    }
 for name, values in similarity.items():
-    plt.hist(values, bins=torch.linspace(0, 100, 60).numpy(), alpha=0.6, label=f"{name}: mean {values.mean():.1f}")
+    plt.hist(
+        values,
+        bins=torch.linspace(0, 100, 60).numpy(),
+        alpha=0.6,
+        label=f"{name}: mean {values.mean():.1f}",
+    )
 plt.yscale("log")
 plt.xlabel("how many others an image is close to, by each kernel")
 plt.ylabel("images and kernels")
@@ -196,7 +245,10 @@ plt.show()
 
 # %%
 for method in ("feature_matching", "standard"):
-    print(f"{method:17s} spread {metrics[method]['spread']:.2f}, classes {metrics[method]['sample_classes']:.1f}")
+    print(
+        f"{method:17s} spread {metrics[method]['spread']:.2f},",
+        f"classes {metrics[method]['sample_classes']:.1f}",
+    )
 print(*diagnose({"spread": 0.03, "sample_classes": 1.2, "data_classes": 9.9}), sep="\n")
 
 # %% [markdown]
@@ -218,7 +270,10 @@ for _ in range(5 if SMOKE_TEST else 200):
 for method in ("feature_matching", "standard"):
     samples = draw_samples(plans[method].players[1].objective.generator, 1000)
     scores = classifier_scores(classifier, samples, data.valid.x)
-    print(f"{method:17s}", ", ".join(f"{name} {value:.2f}" for name, value in scores._asdict().items()))
+    print(
+        f"{method:17s}",
+        ", ".join(f"{name} {value:.2f}" for name, value in scores._asdict().items()),
+    )
 
 # %% [markdown]
 # ## Normalisation that does not mix examples
@@ -228,8 +283,16 @@ for method in ("feature_matching", "standard"):
 # training and in evaluation. `generator_norm="virtual"` builds the generator with it.
 
 # %%
-network = nn.Sequential(nn.Linear(30, 50), VirtualBatchNorm(50, reference_size=100), nn.Softplus(), nn.Linear(50, 64))
+network = nn.Sequential(
+    nn.Linear(30, 50),
+    VirtualBatchNorm(50, reference_size=100),
+    nn.Softplus(),
+    nn.Linear(50, 64),
+)
 virtual = WithReferenceBatch(network, torch.rand(100, 30))
 z = torch.rand(10, 30)
 with torch.no_grad():
-    print("largest difference of a sample drawn alone:", float((virtual(z)[:1] - virtual(z[:1])).abs().max()))
+    print(
+        "largest difference of a sample drawn alone:",
+        float((virtual(z)[:1] - virtual(z[:1])).abs().max()),
+    )

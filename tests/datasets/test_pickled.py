@@ -12,7 +12,7 @@ from pyro_ext.datasets.pickled import StoredMatrix, read_pickle
 from tests.datasets.python2 import pickled
 
 RANDOM = np.random.default_rng(0)
-MATRIX = scipy.sparse.random(20, 30, 0.1, format="csr", dtype=np.float32, rng=RANDOM)
+MATRIX = scipy.sparse.csr_matrix(RANDOM.random((20, 30), dtype=np.float32) * (RANDOM.random((20, 30)) < 0.1))
 GRAPH = collections.defaultdict(list, {0: [1, 2], 1: [0], 300: [70_000, 2], 5: []})
 VALUES = {
     "matrix": MATRIX,

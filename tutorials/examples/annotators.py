@@ -36,20 +36,28 @@ ITEMS, CLASSES = 60, 3
 ACCURACY = torch.tensor([0.85, 0.75, 0.65, 0.6, 0.55])
 ANNOTATORS = torch.arange(len(ACCURACY))
 truth = dist.Categorical(torch.tensor([0.5, 0.3, 0.2])).sample((ITEMS,))
-true_confusion = (1 - ACCURACY[:, None, None]) / 2 * (1 - torch.eye(CLASSES)) + ACCURACY[:, None, None] * torch.eye(
-    CLASSES
-)
+true_confusion = (1 - ACCURACY[:, None, None]) / 2 * (
+    1 - torch.eye(CLASSES)
+) + ACCURACY[:, None, None] * torch.eye(CLASSES)
 labels = dist.Categorical(true_confusion[ANNOTATORS, truth[:, None]]).sample()
 
 
 def model(labels):
-    prior = pyro.param("prior", torch.full((CLASSES,), 1 / CLASSES), constraint=constraints.simplex)
+    prior = pyro.param(
+        "prior", torch.full((CLASSES,), 1 / CLASSES), constraint=constraints.simplex
+    )
     start = 0.6 * torch.eye(CLASSES) + 0.4 / CLASSES
-    confusion = pyro.param("confusion", start.expand(len(ANNOTATORS), -1, -1), constraint=constraints.simplex)
+    confusion = pyro.param(
+        "confusion",
+        start.expand(len(ANNOTATORS), -1, -1),
+        constraint=constraints.simplex,
+    )
     with pyro.plate("items", ITEMS, dim=-2):
         z = pyro.sample("class", dist.Categorical(prior))
         with pyro.plate("annotators", len(ANNOTATORS), dim=-1):
-            pyro.sample("label", dist.Categorical(Vindex(confusion)[ANNOTATORS, z]), obs=labels)
+            pyro.sample(
+                "label", dist.Categorical(Vindex(confusion)[ANNOTATORS, z]), obs=labels
+            )
 
 
 def guide(labels):
@@ -69,7 +77,7 @@ def joint(prior, confusion):
 
 
 def em(steps=200):
-    """Return the largest mean log-likelihood per item, and the probabilities of the classes there."""
+    """Return the largest mean log-likelihood per item, and the probabilities there."""
     q = torch.nn.functional.one_hot(labels, CLASSES).double().mean(1)  # shares of votes
     for _ in range(steps):
         prior = q.mean(0)
@@ -97,16 +105,24 @@ def train(elbo):
     for _ in range(STEPS):
         svi.step(labels)
     log_joint = joint(pyro.param("prior").detach(), pyro.param("confusion").detach())
-    return float(log_joint.logsumexp(-1).mean()), float((log_joint.argmax(-1) == truth).double().mean())
+    return float(log_joint.logsumexp(-1).mean()), float(
+        (log_joint.argmax(-1) == truth).double().mean()
+    )
 
 
-pyros, pyros_share = train(Trace_ELBO(num_particles=2, vectorize_particles=True, max_plate_nesting=2))
-ours, our_share = train(TraceUnorderedSet_ELBO(num_samples=2, max_plate_nesting=2))  # the line that differs
+pyros, pyros_share = train(
+    Trace_ELBO(num_particles=2, vectorize_particles=True, max_plate_nesting=2)
+)
+# the line that differs
+ours, our_share = train(TraceUnorderedSet_ELBO(num_samples=2, max_plate_nesting=2))
 
 em_share = float((best.argmax(-1) == truth).double().mean())
-print(f"EM                      log-likelihood per item {reference:.3f}, right {em_share:.0%}")
-print(f"Trace_ELBO              log-likelihood per item {pyros:.3f}, right {pyros_share:.0%}")
-print(f"TraceUnorderedSet_ELBO  log-likelihood per item {ours:.3f}, right {our_share:.0%}")
+for name, value, share in [
+    ("EM", reference, em_share),
+    ("Trace_ELBO", pyros, pyros_share),
+    ("TraceUnorderedSet_ELBO", ours, our_share),
+]:
+    print(f"{name:22}  log-likelihood per item {value:.3f}, right {share:.0%}")
 FIGURES = {"log-likelihood per item": (reference, ours, pyros)}
 
 # %% [markdown]

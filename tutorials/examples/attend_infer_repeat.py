@@ -41,7 +41,8 @@ squares = squares.flatten(1)
 def pixels(number, first, second):
     """Return the probability of each pixel to be on, shape (..., 25)."""
     shown = torch.maximum(
-        Vindex(squares)[first] * (number >= 1)[..., None], Vindex(squares)[second] * (number >= 2)[..., None]
+        Vindex(squares)[first] * (number >= 1)[..., None],
+        Vindex(squares)[second] * (number >= 2)[..., None],
     )
     return 0.05 + 0.9 * shown
 
@@ -51,11 +52,13 @@ def model(x):
         number = pyro.sample("number", dist.Categorical(NUMBER))
         first = pyro.sample("first", dist.Categorical(torch.ones(PLACES)))
         second = pyro.sample("second", dist.Categorical(torch.ones(PLACES)))
-        pyro.sample("x", dist.Bernoulli(pixels(number, first, second)).to_event(1), obs=x)
+        pyro.sample(
+            "x", dist.Bernoulli(pixels(number, first, second)).to_event(1), obs=x
+        )
 
 
 class Reader(nn.Module):
-    """Reads the number of squares, then a place, then, with that square erased, another place by the same weights."""
+    """Reads the number of squares, a place, and one more with that square erased."""
 
     def __init__(self):
         super().__init__()
@@ -64,29 +67,40 @@ class Reader(nn.Module):
         nn.init.eye_(self.place.weight)  # places with many pixels on come first
 
     def look(self, x, is_there):
-        return self.place(x @ squares.T) * is_there[..., None]  # all places alike if there is no such square
+        # all places alike if there is no such square
+        return self.place(x @ squares.T) * is_there[..., None]
 
     def forward(self, x):
         pyro.module("reader", self)
         with pyro.plate("images", len(x)):
             number = pyro.sample("number", dist.Categorical(logits=self.number(x)))
-            first = pyro.sample("first", dist.Categorical(logits=self.look(x, number >= 1)))
+            first = pyro.sample(
+                "first", dist.Categorical(logits=self.look(x, number >= 1))
+            )
             erased = x * (1 - Vindex(squares)[first])
-            pyro.sample("second", dist.Categorical(logits=self.look(erased, number >= 2)))
+            pyro.sample(
+                "second", dist.Categorical(logits=self.look(erased, number >= 2))
+            )
 
 
 # %% [markdown]
 # ## The reference
 
 # %%
-every = torch.cartesian_prod(torch.arange(3), torch.arange(PLACES), torch.arange(PLACES)).unbind(-1)
+every = torch.cartesian_prod(
+    torch.arange(3), torch.arange(PLACES), torch.arange(PLACES)
+).unbind(-1)
 log_prior = NUMBER.log()[every[0]] - 2 * torch.tensor(float(PLACES)).log()
 
 
 def exact(x):
-    """Return the log evidence of each image, and the most probable number of squares in it."""
-    log_joint = log_prior + dist.Bernoulli(pixels(*every)).to_event(1).log_prob(x[:, None])
-    by_number = torch.stack([log_joint[:, every[0] == k].logsumexp(-1) for k in range(3)], -1)
+    """Return the log evidence of each image, and the most probable number there."""
+    log_joint = log_prior + dist.Bernoulli(pixels(*every)).to_event(1).log_prob(
+        x[:, None]
+    )
+    by_number = torch.stack(
+        [log_joint[:, every[0] == k].logsumexp(-1) for k in range(3)], -1
+    )
     return by_number.logsumexp(-1), by_number.argmax(-1)
 
 
@@ -107,7 +121,7 @@ log_evidence = float(evidence.mean())
 
 # %%
 def train(elbo):
-    """Return the mean bound of test images, and how often the network's number of squares is the most probable one."""
+    """Return the bound of test images, and how often the likeliest number is read."""
     pyro.set_rng_seed(0)
     pyro.clear_param_store()
     reader = Reader()
@@ -115,18 +129,31 @@ def train(elbo):
     for _ in range(STEPS):
         svi.step(scenes(32)[0])
     with torch.no_grad():
-        many = Trace_ELBO(num_particles=50, vectorize_particles=True, max_plate_nesting=1)
+        many = Trace_ELBO(
+            num_particles=50, vectorize_particles=True, max_plate_nesting=1
+        )
         bound = -many.loss(model, reader, test) / len(test)
         same = (reader.number(test).argmax(-1) == most_probable).double().mean()
     return bound, float(same)
 
 
-pyros, pyros_same = train(Trace_ELBO(num_particles=8, vectorize_particles=True, max_plate_nesting=1))
-ours, our_same = train(TraceUnorderedBeam_ELBO(num_samples=8, max_plate_nesting=1))  # the line that differs
+pyros, pyros_same = train(
+    Trace_ELBO(num_particles=8, vectorize_particles=True, max_plate_nesting=1)
+)
+# the line that differs
+ours, our_same = train(TraceUnorderedBeam_ELBO(num_samples=8, max_plate_nesting=1))
 
-print(f"all {len(log_prior)} scenes           log evidence per image {log_evidence:.3f}")
-print(f"Trace_ELBO               bound {pyros:22.3f}, the number of squares as in the posterior in {pyros_same:.0%}")
-print(f"TraceUnorderedBeam_ELBO  bound {ours:22.3f}, the number of squares as in the posterior in {our_same:.0%}")
+print(
+    f"all {len(log_prior)} scenes           log evidence per image {log_evidence:.3f}"
+)
+print(
+    f"Trace_ELBO               bound {pyros:22.3f},",
+    f"the number of squares as in the posterior in {pyros_same:.0%}",
+)
+print(
+    f"TraceUnorderedBeam_ELBO  bound {ours:22.3f},",
+    f"the number of squares as in the posterior in {our_same:.0%}",
+)
 FIGURES = {"log evidence per image": (log_evidence, ours, pyros)}
 
 # %% [markdown]

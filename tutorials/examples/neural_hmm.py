@@ -43,7 +43,9 @@ x = torch.stack(x)  # (length, sequences, 2)
 class Model(nn.Module):
     def __init__(self):
         super().__init__()
-        self.emission = nn.Sequential(nn.Embedding(STATES, 16), nn.Tanh(), nn.Linear(16, 2))
+        self.emission = nn.Sequential(
+            nn.Embedding(STATES, 16), nn.Tanh(), nn.Linear(16, 2)
+        )
         self.moves = nn.Parameter(torch.eye(STATES))
 
     def forward(self, x):
@@ -53,14 +55,23 @@ class Model(nn.Module):
             for t, now in enumerate(x):
                 logits = torch.zeros(STATES) if state is None else self.moves[state]
                 state = pyro.sample(f"z_{t}", dist.Categorical(logits=logits))
-                pyro.sample(f"x_{t}", dist.Normal(self.emission(state), NOISE).to_event(1), obs=now)
+                pyro.sample(
+                    f"x_{t}",
+                    dist.Normal(self.emission(state), NOISE).to_event(1),
+                    obs=now,
+                )
 
     def log_likelihood(self, x):
         """Return the log-likelihood of each sequence by the forward algorithm."""
-        log_emission = dist.Normal(self.emission(torch.arange(STATES)), NOISE).to_event(1).log_prob(x[:, :, None])
+        log_emission = (
+            dist.Normal(self.emission(torch.arange(STATES)), NOISE)
+            .to_event(1)
+            .log_prob(x[:, :, None])
+        )
         forward = log_emission[0] - torch.tensor(float(STATES)).log()
         for now in log_emission[1:]:
-            forward = (forward[..., None] + self.moves.log_softmax(-1)).logsumexp(-2) + now
+            joint = forward[..., None] + self.moves.log_softmax(-1)
+            forward = joint.logsumexp(-2) + now
         return forward.logsumexp(-1)
 
 
@@ -72,7 +83,8 @@ class Guide(nn.Module):
 
     def forward(self, x):
         pyro.module("guide", self)
-        scores = self.scores(self.rest(x.flip(0))[0].flip(0))  # of each step, from the rest of the sequence
+        # of each step, from the rest of the sequence
+        scores = self.scores(self.rest(x.flip(0))[0].flip(0))
         with pyro.plate("sequences", x.shape[1]):
             state = None
             for t, own in enumerate(scores):
@@ -107,8 +119,11 @@ def train(elbo=None):
 
 
 reference = train()
-pyros = train(Trace_ELBO(num_particles=8, vectorize_particles=True, max_plate_nesting=1))
-ours = train(TraceUnorderedBeam_ELBO(num_samples=8, max_plate_nesting=1))  # the line that differs
+pyros = train(
+    Trace_ELBO(num_particles=8, vectorize_particles=True, max_plate_nesting=1)
+)
+# the line that differs
+ours = train(TraceUnorderedBeam_ELBO(num_samples=8, max_plate_nesting=1))
 
 print(f"forward algorithm        log-likelihood per sequence {reference:.3f}")
 print(f"Trace_ELBO               log-likelihood per sequence {pyros:.3f}")
