@@ -27,6 +27,9 @@ from pyro_ext.distributions.relaxed import (
 from pyro_ext.distributions.tree_likelihood import TreeLikelihood
 from pyro_ext.distributions.trees import (
     ConditionalCladeDistribution,
+    EntropyBounds,
+    RankedTrees,
+    SearchLimitError,
     SubsplitBayesianNetwork,
     TreeFrequency,
     UniformTopology,
@@ -36,6 +39,7 @@ from pyro_ext.distributions.unordered_set import UnorderedSet
 
 __all__ = [
     "ConditionalCladeDistribution",
+    "EntropyBounds",
     "ExpRelaxedOneHotCategorical",
     "GumbelMatching",
     "GumbelRaoOneHotCategorical",
@@ -45,6 +49,7 @@ __all__ = [
     "OneHotCategoricalReinMax",
     "PermutationMatching",
     "PlackettLuce",
+    "RankedTrees",
     "RelaxedBernoulli",
     "RelaxedBernoulliStraightThrough",
     "RelaxedOneHotCategorical",
@@ -52,6 +57,7 @@ __all__ = [
     "RelaxedRoundingPermutation",
     "RelaxedStickBreakingPermutation",
     "RelaxedTopK",
+    "SearchLimitError",
     "StickBreakingPermutation",
     "SubsplitBayesianNetwork",
     "TreeFrequency",
