@@ -33,6 +33,7 @@ from pyro_ext.distributions.trees import (
     SubsplitBayesianNetwork,
     TreeFrequency,
     UniformTopology,
+    held_out_log_likelihood,
     tree_kl,
 )
 from pyro_ext.distributions.unordered_set import UnorderedSet
@@ -66,6 +67,7 @@ __all__ = [
     "UniformTopology",
     "UnorderedSet",
     "constraints",
+    "held_out_log_likelihood",
     "kl_divergence",
     "transforms",
     "tree_kl",

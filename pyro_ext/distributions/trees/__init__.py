@@ -6,6 +6,7 @@ from pyro_ext.distributions.trees.clade import ConditionalCladeDistribution
 from pyro_ext.distributions.trees.divergence import tree_kl
 from pyro_ext.distributions.trees.fitting import FitHistory
 from pyro_ext.distributions.trees.frequency import TreeFrequency
+from pyro_ext.distributions.trees.held_out import held_out_log_likelihood
 from pyro_ext.distributions.trees.subsplit import SubsplitBayesianNetwork
 from pyro_ext.distributions.trees.uniform import UniformTopology
 
@@ -18,5 +19,6 @@ __all__ = [
     "SubsplitBayesianNetwork",
     "TreeFrequency",
     "UniformTopology",
+    "held_out_log_likelihood",
     "tree_kl",
 ]

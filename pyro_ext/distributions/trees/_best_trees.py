@@ -109,7 +109,7 @@ class RanksTrees(TorchDistribution):
         lists = []
         for ranking in self._rankings(limit):
             if not ranking.extend_while(lambda r: r.num < k):
-                raise self._limit_reached(ranking, limit, f"of the {k:,} asked for: ask for no more")
+                raise self._limit_reached(ranking, limit, f"not all of the k={k} asked for: ask for no more")
             ranking.complete_ties(k)
             lists.append(self._cut(ranking, k))
         return self._joined(lists)
@@ -142,7 +142,7 @@ class RanksTrees(TorchDistribution):
         lists = []
         for ranking in self._rankings(limit):
             if not ranking.extend_while(lambda r: r.mass < enough):
-                raise self._limit_reached(ranking, limit, f"of a set of level={level:g}: ask for a lower level")
+                raise self._limit_reached(ranking, limit, f"not all of a set of level={level:g}: ask for a lower level")
             cumulative = ranking.in_order().log_prob.exp().cumsum(0)
             size = min(int((cumulative < enough).sum()) + 1, ranking.num)
             ranking.complete_ties(size)
@@ -185,7 +185,7 @@ class RanksTrees(TorchDistribution):
                 continue
             asked = log_prob[here]
             if not ranking.extend_to(float(asked.min()) - TIE):
-                raise self._limit_reached(ranking, limit, "before the trees given: their levels are above that")
+                raise self._limit_reached(ranking, limit, "not those given, of a level above that: ask for others")
             found = ranking.in_order().log_prob
             total = found.exp().cumsum(0)
             place = torch.searchsorted(-found, TIE - asked, right=True).clamp_min(1)
@@ -197,10 +197,10 @@ class RanksTrees(TorchDistribution):
         return [self._ranking(row.cpu(), limit) for row in self._in_float64()._rows()[0]]
 
     def _limit_reached(self, ranking: Ranking, limit: int, remedy: str) -> SearchLimitError:
-        proved = f"{ranking.num:,} trees of probability {ranking.mass:.4g} together" if ranking.num else "no trees"
+        found = f"{ranking.num:,} most probable trees" if ranking.num > 1 else "most probable tree"
+        proved = f"the {found}, of probability {ranking.mass:.4g}" if ranking.num else "no tree"
         return SearchLimitError(
-            f"limit={limit:,}: among so many rooted trees, {proved} are proved to be the most probable ones, {remedy}, "
-            "or raise limit",
+            f"limit={limit} rooted trees prove {proved}, {remedy}, or raise the limit",
             self._in_type([self._cut(ranking, ranking.num)], torch.Size()),
         )
 
