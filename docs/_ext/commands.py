@@ -87,6 +87,7 @@ def _summary(page: str) -> str:
         "fit": "fit a subsplit Bayesian network to trees",
         "evaluate": "compare a network with a reference sample of trees",
         "sample": "draw trees from a network",
+        "summarize": "most probable trees, point estimates and credible set of a network",
     }
     return {"sbn": sbn.get(task), "tumour": TUMOUR[task][1] if task in TUMOUR else None}.get(command) or COMMANDS[
         command

@@ -21,7 +21,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "fit": ("pyro_ext.cli.fit.command", "fit a model to data"),
         "compare": ("pyro_ext.cli.compare.command", "compare gradient estimators: bias, variance, time, bound"),
-        "sbn": ("pyro_ext.cli.sbn.command", "tree distributions: fit, evaluate, sample subsplit Bayesian networks"),
+        "sbn": (
+            "pyro_ext.cli.sbn.command",
+            "tree distributions: fit, evaluate, sample, summarize subsplit networks",
+        ),
         "evidence": ("pyro_ext.cli.evidence.command", "marginal likelihoods of trees, by nineteen methods"),
         "tumour": ("pyro_ext.cli.tumour.command", "what trained networks say about the mutation matrix of a tumour"),
         "models": ("pyro_ext.cli.models", "list the models there are"),

@@ -27,15 +27,20 @@ from pyro_ext.distributions.relaxed import (
 from pyro_ext.distributions.tree_likelihood import TreeLikelihood
 from pyro_ext.distributions.trees import (
     ConditionalCladeDistribution,
+    EntropyBounds,
+    RankedTrees,
+    SearchLimitError,
     SubsplitBayesianNetwork,
     TreeFrequency,
     UniformTopology,
+    held_out_log_likelihood,
     tree_kl,
 )
 from pyro_ext.distributions.unordered_set import UnorderedSet
 
 __all__ = [
     "ConditionalCladeDistribution",
+    "EntropyBounds",
     "ExpRelaxedOneHotCategorical",
     "GumbelMatching",
     "GumbelRaoOneHotCategorical",
@@ -45,6 +50,7 @@ __all__ = [
     "OneHotCategoricalReinMax",
     "PermutationMatching",
     "PlackettLuce",
+    "RankedTrees",
     "RelaxedBernoulli",
     "RelaxedBernoulliStraightThrough",
     "RelaxedOneHotCategorical",
@@ -52,6 +58,7 @@ __all__ = [
     "RelaxedRoundingPermutation",
     "RelaxedStickBreakingPermutation",
     "RelaxedTopK",
+    "SearchLimitError",
     "StickBreakingPermutation",
     "SubsplitBayesianNetwork",
     "TreeFrequency",
@@ -60,6 +67,7 @@ __all__ = [
     "UniformTopology",
     "UnorderedSet",
     "constraints",
+    "held_out_log_likelihood",
     "kl_divergence",
     "transforms",
     "tree_kl",

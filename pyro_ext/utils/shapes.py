@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
-__all__ = ["broadcast_shapes"]
+__all__ = ["broadcast_shapes", "compact"]
 
 
 def broadcast_shapes(*shapes: Sequence[int]) -> torch.Size:
@@ -32,3 +33,17 @@ def broadcast_shapes(*shapes: Sequence[int]) -> torch.Size:
                     raise RuntimeError(f"shapes {', '.join(str(tuple(each)) for each in shapes)} do not broadcast")
                 sizes[at] = shape[at]
     return torch.Size(sizes)
+
+
+def compact(x: Tensor) -> Tensor:
+    """Undo ``expand``: cut batch dims along which a tensor is the same memory to size 1, the last dim excepted.
+
+    Args:
+        x: the tensor, with one dim at least.
+
+    Example:
+        >>> compact(torch.ones(3, 1, 2).expand(3, 4, 2)).shape
+        torch.Size([3, 1, 2])
+    """
+    kept = (slice(0, 1) if stride == 0 else slice(None) for stride in x.stride()[:-1])
+    return x[(*kept, slice(None))]

@@ -11,7 +11,7 @@ import torch
 
 from pyro_ext.cli.__main__ import main
 from pyro_ext.distributions import SubsplitBayesianNetwork
-from pyro_ext.phylo import read_trees
+from pyro_ext.phylo import TreeSet, read_trees
 
 TREES = """#NEXUS
 begin trees;
@@ -73,6 +73,69 @@ def test_evaluate_prints_and_writes(tmp_path, trees, network, capsys):
     assert main(words) == 2
     assert "is not empty; choose another folder" in capsys.readouterr().err
     assert main([*words, "--overwrite"]) == 0
+
+
+def test_the_most_probable_trees_are_exact(tmp_path, trees, network, capsys):
+    assert main(["sbn", "evaluate", network, "--golden", trees, "--top", "4"]) == 0
+    shown = re.findall(r"^\| +(\d\.\d{6}) \|.*\| (\(.*;) +\|$", capsys.readouterr().out, re.M)
+    best = SubsplitBayesianNetwork.load(network).most_probable_trees(4)
+    assert [float(p) for p, _ in shown] == pytest.approx(best.log_prob.exp().tolist(), abs=1e-6)
+    taxa = read_trees(trees).taxa
+    assert [newick for _, newick in shown] == TreeSet(taxa, best.values).to_newick()
+    assert main(["sbn", "evaluate", network, "--golden", trees, "--top", "0"]) == 0
+    assert "most probable" not in capsys.readouterr().out
+
+
+def test_evaluate_says_how_many_trees_are_proved(trees, network, capsys, monkeypatch):
+    search = SubsplitBayesianNetwork.most_probable_trees
+    monkeypatch.setattr(SubsplitBayesianNetwork, "most_probable_trees", lambda d, k: search(d, k, limit=1))
+    assert main(["sbn", "evaluate", network, "--golden", trees]) == 0
+    shown = capsys.readouterr().out
+    assert "(a,(b,(c,d)),e)" in shown
+    assert "No more trees are proved to be the next most probable ones." in shown
+
+
+def test_summary(tmp_path, network, capsys):
+    out = tmp_path / "summary"
+    words = ["sbn", "summarize", network, "--level", "0.9", "--top", "2", "--out", str(out)]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"^entropy: +\d\.\d{6} nats$", shown, re.M)
+    assert len(re.findall(r"^\| +\d\.\d{6} \|", shown, re.M)) == 2
+    assert {p.name for p in out.iterdir()} == {
+        "credible_set.nwk",
+        "credible_set.csv",
+        "map.nwk",
+        "mcc.nwk",
+        "report.md",
+    }
+    d = SubsplitBayesianNetwork.load(network)
+    expected = d.credible_set(0.9)
+    read = read_trees(out / "credible_set.nwk", rooted=False)
+    assert torch.equal(read.parents, expected.values)
+    torch.testing.assert_close(read.weights, expected.log_prob.exp())
+    rows = (out / "credible_set.csv").read_text().splitlines()
+    assert rows[0] == "rank,probability,cumulative,tree"
+    assert float(rows[1].split(",")[1]) == pytest.approx(float(expected.log_prob[0].exp()))
+    assert len(rows) == 1 + len(expected.values)
+    assert torch.equal(read_trees(out / "map.nwk", rooted=False).parents[0], d.map_tree())
+    assert torch.equal(read_trees(out / "mcc.nwk", rooted=False).parents[0], d.max_clade_credibility_tree())
+    assert main(words) == 2
+    assert "is not empty; choose another folder" in capsys.readouterr().err
+
+
+def test_the_method_is_chosen_by_held_out_trees(tmp_path, capsys):
+    run = tmp_path / "run.nwk"
+    run.write_text("(a,(b,(c,d)),e);\n" * 6 + "(a,(b,c),(d,e));\n(a,((b,e),c),d);\n" * 4)
+    words = ["sbn", "fit", str(run), "--out", str(tmp_path / "sbn.npz"), "--overwrite", "--method", "auto"]
+    for rooted, methods in (("false", ["simple_average", *["em"] * 5]), ("true", ["maximum_likelihood"] * 5)):
+        run.write_text(run.read_text() if rooted == "false" else "((a,b),(c,d));\n(((a,b),c),d);\n" * 5)
+        assert main([*words, "--rooted", rooted]) == 0
+        shown = capsys.readouterr().out
+        rows = re.findall(r"^\| (\w+) +\| +([\d.e-]+) \| +(-[\d.]+) \|$", shown, re.M)
+        assert [method for method, _, _ in rows] == methods
+        best = max(rows, key=lambda row: float(row[2]))
+        assert f"method {best[0]} with alpha {best[1]}, as it predicts held-out trees best, in 5 folds" in shown
 
 
 def test_trees_outside_the_support(tmp_path, network, capsys):
@@ -198,15 +261,27 @@ WRONG = [
     (["sample", "{network}", "--out", "{new}.txt"], "end it in .nwk, .nex or .trprobs"),
     (["sample", "{network}", "--out", "{new}.nwk", "--num", "many"], "--num takes a whole number, not 'many'"),
     (["sample", "{network}", "--out", "{new}.nwk", "--sed", "3"], "--sed 3; did you mean --seed?"),
+    (["fit", "{trees}", "--out", "{new}", "--method", "auto", "--alpha", "0.1"], "leave out --alpha 0.1, or name a"),
+    (["fit", "{one}", "--out", "{new}", "--method", "auto"], "trees holds 1 tree of positive weight: give two or more"),
+    (["summarize", "{network}", "--level", "95"], "--level must be a number in (0, 1], got 95"),
+    (["summarize", "{network}", "--limit", "0"], "--limit must be an integer of at least 1, got 0"),
+    (
+        ["summarize", "{network}", "--limit", "1", "--out", "{new}"],
+        "--limit 1 rooted trees prove the most probable tree",
+    ),
+    (["summarize", "{network}", "--top", "-1"], "--top must be an integer of at least 0, got -1"),
+    (["summarize", "{network}", "--out", "{trees}"], "is a file; name a folder"),
+    (["summarize", "{trees}"], "is no file of subsplits"),
     (["sample", "{network}"], "the following arguments are required: --out"),
-    (["draw", "{network}"], "sbn has no task 'draw'; choose one of fit, evaluate, sample"),
-    ([], "sbn needs a task before its options: one of fit, evaluate, sample"),
+    (["draw", "{network}"], "sbn has no task 'draw'; choose one of fit, evaluate, sample, summarize"),
+    ([], "sbn needs a task before its options: one of fit, evaluate, sample, summarize"),
 ]
 
 
 @pytest.mark.parametrize(("words", "message"), WRONG)
 def test_bad_input_leaves_nothing(tmp_path, trees, network, words, message, capsys):
     (tmp_path / "empty.nwk").write_text("")
+    (tmp_path / "one.nwk").write_text("(a,b,(c,d));")
     (tmp_path / "folder.npz").mkdir()
     os.mkfifo(tmp_path / "fifo.npz")
     names = {
@@ -217,6 +292,7 @@ def test_bad_input_leaves_nothing(tmp_path, trees, network, words, message, caps
         "network": network,
         "folder": tmp_path,
         "empty": tmp_path / "empty.nwk",
+        "one": tmp_path / "one.nwk",
         "subfolder": tmp_path / "folder.npz",
     }
     before = files_in(tmp_path)
@@ -262,11 +338,11 @@ def test_networks_saved_in_python(tmp_path, trees, capsys):
         assert "holds a batch of networks, (2,)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["--help"], ["fit", "--help"], ["evaluate", "--help"], ["sample", "--help"]])
+@pytest.mark.parametrize("words", [[], ["fit"], ["evaluate"], ["sample"], ["summarize"]])
 def test_help(words, capsys):
-    assert main(["sbn", *words]) == 0
+    assert main(["sbn", *words, "--help"]) == 0
     shown = capsys.readouterr().out
-    assert shown.startswith(f"usage: pyro-ext sbn {words[0] if len(words) > 1 else 'fit|evaluate|sample'}")
+    assert shown.startswith(f"usage: pyro-ext sbn {words[0] if words else 'fit|evaluate|sample|summarize'}")
     assert "(type: " not in shown
 
 

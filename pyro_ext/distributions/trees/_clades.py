@@ -15,7 +15,7 @@ from pyro_ext.ops.subsplits.graph import SplitGraph
 from pyro_ext.ops.subsplits.programs import event_log_prob, log_reach
 from pyro_ext.phylo.support import SubsplitSupport
 
-__all__ = ["CladeMarginals", "clade_marginals", "clade_splits", "logits_given", "subsplit_splits"]
+__all__ = ["CladeMarginals", "clade_credibility", "clade_marginals", "clade_splits", "logits_given", "subsplit_splits"]
 
 
 class CladeMarginals(NamedTuple):
@@ -32,6 +32,12 @@ class CladeMarginals(NamedTuple):
 
 def clade_marginals(log_theta: Tensor, support: SubsplitSupport, rooted: bool) -> CladeMarginals:
     """Return all clades and their log-probabilities, for ``log_theta`` ``batch_shape + (M,)``."""
+    clades, log_prob = _marginals(log_theta, support, rooted)
+    return CladeMarginals(members(clades, support.num_taxa), log_prob)
+
+
+def _marginals(log_theta: Tensor, support: SubsplitSupport, rooted: bool) -> tuple[Tensor, Tensor]:
+    """Return the words of all clades that not every tree has, ``(C, words)``, and their log-probabilities."""
     layout, n = support.layout, support.num_taxa
     reach = log_reach(log_theta, support.graph)
     words = layout.words[layout.focal]
@@ -45,8 +51,33 @@ def clade_marginals(log_theta: Tensor, support: SubsplitSupport, rooted: bool) -
         counted &= (size > 1) & ~(has_first & beside_rest)
         words = torch.where(has_first.unsqueeze(-1), rest, words)
     clades, number = words[counted].unique(dim=0, return_inverse=True)
-    log_prob = segment_logsumexp(reach[..., counted], number, len(clades))
-    return CladeMarginals(members(clades, n), log_prob)
+    return clades, segment_logsumexp(reach[..., counted], number, len(clades))
+
+
+def clade_credibility(log_theta: Tensor, support: SubsplitSupport, rooted: bool) -> Tensor:
+    """Return what each split adds to the log of the product of a tree's clade probabilities, ``batch_shape + (M,)``.
+
+    It is that of the clades of its two children; -inf for splits that are never made. The two clades on both sides of
+    the root of an unrooted tree are one split of it, which counts once.
+
+    Args:
+        log_theta: the log-probability of each split given its context, ``batch_shape + (M,)``.
+        support: the support of the splits.
+        rooted: whether the trees are rooted.
+    """
+    layout, n = support.layout, support.num_taxa
+    known, log_prob = _marginals(log_theta, support, rooted)
+    words = layout.words
+    if not rooted:
+        words = torch.where((words[:, 0] & 1 == 1).unsqueeze(-1), complements(words, n), words)
+    distinct, number = torch.cat([known, words]).unique(dim=0, return_inverse=True)
+    table = log_prob.new_zeros(*log_prob.shape[:-1], len(distinct))
+    table[..., number[: len(known)]] = log_prob  # 0 for those that every tree has
+    first, second = table[..., number[len(known) :][layout.children.t()]].unbind(-2)
+    if not rooted and support.sisters:
+        second = second.clone()
+        second[..., : support.num_rootsplits] = 0
+    return (first + second).masked_fill(log_theta == -math.inf, -math.inf)
 
 
 def logits_given(log_theta: Tensor, graph: SplitGraph, done: Tensor, event: str) -> Tensor:

@@ -5,25 +5,30 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints as torch_constraints
 from torch.distributions.utils import lazy_property
 
 from pyro_ext.distributions import constraints
 from pyro_ext.distributions.distinct import DistinctDraws, distinct_values
+from pyro_ext.distributions.trees._best_trees import RanksTrees
 from pyro_ext.distributions.trees._clades import (
     CladeMarginals,
+    clade_credibility,
     clade_marginals,
     clade_splits,
     logits_given,
     subsplit_splits,
 )
+from pyro_ext.distributions.trees._last_index import LastIndex
+from pyro_ext.distributions.trees._ranking import Ranking, ranked_rooted, ranked_unrooted
 from pyro_ext.distributions.trees._without_replacement import distinct_topologies
 from pyro_ext.ops.segments import segment_log_softmax, segment_max
+from pyro_ext.ops.subsplits.assembly import grown_trees
 from pyro_ext.ops.subsplits.beam import distinct_choices
 from pyro_ext.ops.subsplits.draws import draw_choices
 from pyro_ext.ops.subsplits.graph import SplitGraph, row_choices
@@ -32,14 +37,14 @@ from pyro_ext.ops.subsplits.relations import Relations, relations_of
 from pyro_ext.ops.subsplits.rootings import TreeIndex, with_constants
 from pyro_ext.phylo.support import SubsplitSupport
 from pyro_ext.utils.checks import positive_int
-from pyro_ext.utils.shapes import broadcast_shapes
+from pyro_ext.utils.shapes import broadcast_shapes, compact
 
-__all__ = ["SplitDistribution", "compact"]
+__all__ = ["SplitDistribution"]
 
 _MOST_ENTRIES = 1 << 22  # of the trees listed; complete supports of 8 taxa and less
 
 
-class SplitDistribution(TorchDistribution):
+class SplitDistribution(RanksTrees):
     """A distribution of trees whose splits are drawn from the root down, each from the softmax of its context."""
 
     arg_constraints: ClassVar[dict[str, Any]] = {"logits": torch_constraints.real_vector}
@@ -60,7 +65,7 @@ class SplitDistribution(TorchDistribution):
             )
         self.subsplits = support
         self.logits = logits
-        self._index = _LastIndex(support, num_nodes % 2 == 1)  # one for all expanded copies
+        self._index = LastIndex(support, num_nodes % 2 == 1)  # one for all expanded copies
         super().__init__(logits.shape[:-1], torch.Size([num_nodes]), validate_args=validate_args)
         if self._validate_args:
             _check_logits(compact(logits), support.graph)
@@ -90,12 +95,6 @@ class SplitDistribution(TorchDistribution):
         small = compact(self.logits)
         log_theta = segment_log_softmax(small, self.graph.segment, self.graph.num_contexts)
         return log_theta.expand(self.logits.shape)
-
-    def _rows(self) -> tuple[Tensor, Tensor]:
-        """Return the distinct rows of ``log_theta``, ``(R, M)``, and which one each element has, ``batch_shape``."""
-        small = compact(self.log_theta)
-        number = torch.arange(small[..., 0].numel(), device=small.device).view(small.shape[:-1])
-        return small.reshape(-1, small.shape[-1]), number.expand(self.batch_shape)
 
     def _terms(self, value: Tensor) -> tuple[Tensor, Relations, torch.Size]:
         """Return the log-probabilities of the trees' splits ``(T, L)``, their relations, and the shape of the T."""
@@ -176,6 +175,13 @@ class SplitDistribution(TorchDistribution):
                 "ask the network with rooted=True, or average over samples"
             )
 
+    def _ranking(self, log_theta: Tensor, limit: int) -> Ranking:
+        support = self.subsplits.to("cpu")
+        if self._one_rooting:
+            build = partial(grown_trees, graph=support.graph)
+            return Ranking(ranked_rooted(log_theta, support.graph, build, limit))
+        return Ranking(ranked_unrooted(log_theta, support, limit))
+
     def num_trees(self) -> int:
         """Return the number of trees that the support makes, whatever their probabilities.
 
@@ -185,24 +191,48 @@ class SplitDistribution(TorchDistribution):
         return count_trees(self.graph) if self._one_rooting else len(self._listed())
 
     def entropy(self) -> Tensor:
-        """Return the exact entropy in nats, ``batch_shape``, in one pass over the splits.
-
-        Raises:
-            NotImplementedError: for an unrooted network.
-        """
-        self._require_one_rooting("the entropy")
+        """Return the exact entropy in nats, ``batch_shape``, by one pass over the splits."""
         return entropy(self.log_theta, self.graph)
 
     @torch.no_grad()
     def map_tree(self) -> Tensor:
-        """Return the most probable tree, ``batch_shape + (N,)``, in one pass over the splits.
+        """Return the most probable tree, ``batch_shape + (N,)``; exact, by one pass over the splits.
+
+        For unrooted networks it is found by :meth:`most_probable_trees`.
 
         Raises:
-            NotImplementedError: for an unrooted network.
+            ValueError: for an unrooted network, if the search reaches its limit.
         """
-        self._require_one_rooting("the most probable tree")
-        log_theta, row = self._rows()
-        best, _ = best_choices(log_theta, self.graph)
+        if not self._one_rooting:
+            return self.most_probable_trees(1).values[0]
+        best, _ = best_choices(self._rows()[0], self.graph)
+        return self._tree_of_rows(best)
+
+    @torch.no_grad()
+    def max_clade_credibility_tree(self) -> Tensor:
+        r"""Return the tree of maximum clade credibility, ``batch_shape + (N,)``; exact, by one pass over the splits.
+
+        Of all trees of positive probability it has the largest product of the probabilities of its clades; of its
+        splits, for unrooted trees. These are the exact ones of :meth:`clade_marginals`, not frequencies in a sample,
+        and the tree need not be one of a sample. Of several such trees it is always the same one.
+
+        References:
+            | Looking for trees in the forest: summary tree from posterior samples (Heled and Bouckaert, 2013)
+            | https://doi.org/10.1186/1471-2148-13-221
+
+        Example:
+            >>> from pyro_ext.distributions import SubsplitBayesianNetwork
+            >>> trees = torch.tensor([[-1, 4, 5, 5, 0, 4], [-1, 5, 4, 5, 0, 4]])  # 01|23 and 02|13
+            >>> d = SubsplitBayesianNetwork.from_trees(trees, weights=[0.2, 0.8])
+            >>> d.max_clade_credibility_tree()
+            tensor([-1,  5,  4,  5,  0,  4])
+        """
+        score = clade_credibility(self._rows()[0], self.subsplits, self._rooted)
+        return self._tree_of_rows(best_choices(score, self.graph)[0])
+
+    def _tree_of_rows(self, best: Tensor) -> Tensor:
+        """Return the tree of each element of the batch, from the split of every context in each row, ``(R, S)``."""
+        row = self._rows()[1]
         trees = self._trees(row_choices(self.graph, best))
         return trees[row.reshape(-1)].reshape(self.batch_shape + self.event_shape)
 
@@ -300,45 +330,9 @@ class SplitDistribution(TorchDistribution):
         return f"{type(self).__name__}(batch_shape: {tuple(self.batch_shape)}, {self.subsplits!r})"
 
 
-class _LastIndex:
-    """The subsplits of trees in a support, those of the last tensor remembered until it changes.
-
-    A program asks for the same trees several times: as a draw, as a value, for branch lengths.
-
-    Args:
-        support: the support whose subsplits are looked up.
-        rooted: whether the trees are read as rooted ones.
-    """
-
-    def __init__(self, support: SubsplitSupport, rooted: bool) -> None:
-        self._support = support
-        self._rooted = rooted
-        self._last: tuple[Tensor, int, TreeIndex] | None = None
-
-    def __call__(self, trees: Tensor) -> TreeIndex:
-        """Return the index of trees ``(..., N)``, in one row, ``(T, L)``."""
-        if trees.is_inference():  # nobody counts its changes
-            return self._find(trees)
-        last = self._last
-        if last is not None and last[0] is trees and last[1] == trees._version:
-            return last[2]
-        index = self._find(trees)
-        self._last = (trees, trees._version, index)
-        return index
-
-    def _find(self, trees: Tensor) -> TreeIndex:
-        return self._support.index(trees.flatten(0, -2) if trees.dim() > 1 else trees.unsqueeze(0), self._rooted)
-
-
 def _check_logits(logits: Tensor, graph: SplitGraph) -> None:
     largest = segment_max(logits, graph.segment, graph.num_contexts)
     if bool((largest == math.inf).any()):
         raise ValueError("logits holds inf: they are finite, or -inf for a split that is never made")
     if bool((largest == -math.inf).any()):
         raise ValueError("logits is -inf for all splits of some context: leave one possible, reached or not")
-
-
-def compact(x: Tensor) -> Tensor:
-    """Undo ``expand``: cut batch dims along which a tensor is the same memory to size 1."""
-    kept = (slice(0, 1) if stride == 0 else slice(None) for stride in x.stride()[:-1])
-    return x[(*kept, slice(None))]

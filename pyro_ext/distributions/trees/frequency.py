@@ -7,16 +7,18 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints as torch_constraints
 from torch.distributions.utils import lazy_property
 
 from pyro_ext.distributions import constraints
 from pyro_ext.distributions.distinct import DistinctDraws, distinct_values
+from pyro_ext.distributions.trees._best_trees import RanksTrees
+from pyro_ext.distributions.trees._ranking import Ranking, ranked_list
 from pyro_ext.ops.sets import SequenceSet, gumbel_topk
 from pyro_ext.ops.subsplits.keys import KeyTable, clade_codes, find_keys, key_table
 from pyro_ext.ops.subsplits.rows import distinct_rows
+from pyro_ext.phylo.splits import split_words
 from pyro_ext.phylo.support_trees import trees_and_weights
 from pyro_ext.phylo.trees import TreeSet
 from pyro_ext.utils.shapes import broadcast_shapes
@@ -24,7 +26,7 @@ from pyro_ext.utils.shapes import broadcast_shapes
 __all__ = ["TreeFrequency"]
 
 
-class TreeFrequency(TorchDistribution):
+class TreeFrequency(RanksTrees):
     """Trees out of a list, each with a probability of its own: the relative frequencies of a sample.
 
     Args:
@@ -152,10 +154,39 @@ class TreeFrequency(TorchDistribution):
         """Return the entropy in nats, ``batch_shape``."""
         return torch.special.entr(self.log_theta.exp()).sum(-1)
 
+    def _ranking(self, log_theta: Tensor, limit: int) -> Ranking:
+        return Ranking(ranked_list(self.trees, log_theta))  # no search, so no limit
+
+    def map_tree(self) -> Tensor:
+        """Return the most probable tree, ``batch_shape + (N,)``."""
+        return self.trees[self.log_theta.argmax(-1)]
+
     @property
     def mode(self) -> Tensor:
-        """The most probable tree, ``batch_shape + (N,)``."""
-        return self.trees[self.log_theta.argmax(-1)]
+        """The most probable tree, see :meth:`map_tree`."""
+        return self.map_tree()
+
+    @torch.no_grad()
+    def max_clade_credibility_tree(self) -> Tensor:
+        """Return the tree of maximum clade credibility, ``batch_shape + (N,)``.
+
+        Of the trees of the list that have a positive probability it has the largest product of the frequencies of its
+        clades; of its splits, for unrooted trees. Of several such trees it is the first.
+
+        Example:
+            >>> trees = torch.tensor([[-1, 4, 5, 5, 0, 4], [-1, 5, 4, 5, 0, 4]])  # 01|23 and 02|13
+            >>> TreeFrequency.from_trees(trees, weights=[0.2, 0.8]).max_clade_credibility_tree()
+            tensor([-1,  5,  4,  5,  0,  4])
+        """
+        rooted = self.trees.shape[1] % 2 == 1
+        num_taxa = self.trees.shape[1] // 2 + 1
+        words = split_words(self.trees, rooted)[:, num_taxa:]
+        clades, number = distinct_rows(words.flatten(0, 1))
+        theta = self.log_theta.exp()
+        each = theta.repeat_interleave(words.shape[1], -1)
+        marginal = theta.new_zeros(*self.batch_shape, len(clades)).index_add(-1, number, each)
+        score = marginal.log()[..., number].unflatten(-1, words.shape[:2]).sum(-1)
+        return self.trees[score.masked_fill(theta == 0, -math.inf).argmax(-1)]
 
     def __repr__(self) -> str:
         shape = tuple(self.batch_shape)

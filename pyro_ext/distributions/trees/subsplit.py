@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_ext.distributions.trees._entropy import EntropyBounds, unrooted_entropy_bounds
 from pyro_ext.distributions.trees._splits import SplitDistribution
 from pyro_ext.distributions.trees.fitting import FitHistory, fit_log_theta
 from pyro_ext.ops.subsplits.assembly import grown_trees, unrooted_trees
@@ -18,8 +20,11 @@ from pyro_ext.ops.subsplits.rows import distinct_rows
 from pyro_ext.phylo.support import ARRAYS, SubsplitSupport
 from pyro_ext.phylo.support_files import named, read_arrays, write_arrays
 from pyro_ext.phylo.trees import TreeSet
+from pyro_ext.utils.checks import positive_int
 
 __all__ = ["SubsplitBayesianNetwork"]
+
+_CHUNK = 1 << 19  # subsplits of trees looked up at a time
 
 
 class SubsplitBayesianNetwork(SplitDistribution):
@@ -167,6 +172,74 @@ class SubsplitBayesianNetwork(SplitDistribution):
             return terms.sum(-1).view(shape)
         return log_sum(log_prob_rootings(terms, relations)).view(shape)
 
+    def entropy(self) -> Tensor:
+        """Return the exact entropy in nats, ``batch_shape``.
+
+        For rooted trees it takes one pass over the splits. That of unrooted trees has no closed form: all trees of the
+        support are listed, and their probabilities summed.
+
+        Raises:
+            NotImplementedError: if the unrooted trees are too many to list, see :attr:`has_enumerate_support`.
+
+        Example:
+            >>> from pyro_ext.phylo import all_trees
+            >>> d = SubsplitBayesianNetwork.from_trees(all_trees(5))
+            >>> d.entropy(), d.rooted_network().entropy()
+            (tensor(2.7081, dtype=torch.float64), tensor(4.6540, dtype=torch.float64))
+        """
+        if self._rooted:
+            return super().entropy()
+        if not self.has_enumerate_support:
+            raise NotImplementedError(
+                f"the entropy of unrooted trees is a sum over all of them, and {self!r} has too many to list: "
+                "see entropy_bounds, or ask rooted_network() for that of rooted trees"
+            )
+        ones, trees = (1,) * len(self.batch_shape), self._listed()
+        parts = trees.split(max(1, _CHUNK // (9 * trees.shape[1])))
+        log_prob = torch.cat([self.log_prob(part.view(len(part), *ones, -1)) for part in parts])
+        possible = log_prob > -math.inf
+        return -torch.where(possible, log_prob.exp() * log_prob.masked_fill(~possible, 0), 0).sum(0)
+
+    @torch.no_grad()
+    def entropy_bounds(self, limit: int = 20_000) -> EntropyBounds:
+        r"""Return bounds of the entropy, exact where all trees can be listed, close where the most probable ones can.
+
+        .. math::  H(T^u) = H(T) - \sum_{T^u} p(T^u) H(\text{root} \mid T^u).
+
+        The entropy of the rooted tree T is exact, and so is that of the root given any of the trees found among the
+        most probable rooted ones. For all others, of probability m together, it lies between 0 and the log of the
+        number of places, so the bounds differ by at most :math:`m \log(2n - 3)`. For rooted trees they are equal.
+
+        Args:
+            limit: the largest number of rooted trees that are listed, by falling probability.
+
+        Returns:
+            :class:`EntropyBounds`.
+
+        Raises:
+            ValueError: if ``limit`` is not an integer of at least 1.
+
+        Example:
+            >>> from pyro_ext.phylo import all_trees
+            >>> d = SubsplitBayesianNetwork.from_trees(all_trees(5), weights=[2.0**-i for i in range(15)])
+            >>> d.entropy()
+            tensor(1.3859, dtype=torch.float64)
+            >>> d.entropy_bounds(limit=20)
+            EntropyBounds(lower=tensor(1.3859, dtype=torch.float64), upper=tensor(1.6291, dtype=torch.float64))
+            >>> d.entropy_bounds(limit=60).upper
+            tensor(1.3897, dtype=torch.float64)
+        """
+        positive_int("limit", limit)
+        exact = self._in_float64()
+        log_theta, row = exact._rows()
+        if self._rooted:
+            both = exact.entropy().to(self.logits)
+            return EntropyBounds(both, both)
+        support = self.subsplits.to("cpu")
+        pairs = [unrooted_entropy_bounds(each.cpu(), support, limit) for each in log_theta]
+        bounds = torch.tensor(pairs, dtype=torch.float64, device="cpu").to(self.logits)[row]
+        return EntropyBounds(*bounds.unbind(-1))
+
     def log_prob_rootings(self, value: Tensor) -> Tensor:
         """Return the log-probability of every rooting of unrooted trees ``(..., 2n - 2)``.
 
@@ -184,7 +257,7 @@ class SubsplitBayesianNetwork(SplitDistribution):
     def rooted_network(self) -> SubsplitBayesianNetwork:
         """Return the network of the rooted trees from which unrooted ones are drawn; itself if values are rooted.
 
-        Its entropy, most probable tree and divergence from another are exact.
+        Its entropy and its divergence from another are exact.
         """
         return self if self._rooted else SubsplitBayesianNetwork(self.subsplits, self.logits, rooted=True)
 

@@ -13,6 +13,7 @@ from pyro_ext.ops.subsplits.graph import SplitGraph
 
 __all__ = [
     "best_choices",
+    "best_log_probs",
     "count_trees",
     "entropy",
     "event_log_prob",
@@ -141,6 +142,15 @@ def best_choices(log_theta: Tensor, graph: SplitGraph) -> tuple[Tensor, Tensor]:
 
     top = fold(graph, combine, log_theta.new_zeros(log_theta.shape[:-1]))[..., 0]
     return torch.cat(best[::-1], -1), top
+
+
+def best_log_probs(log_theta: Tensor, graph: SplitGraph) -> Tensor:
+    """Return the log-probability of the best tree below every context, ``batch_shape + (S,)``."""
+
+    def combine(splits: slice, segment: Tensor, num: int, first: Tensor, second: Tensor) -> Tensor:
+        return segment_max(log_theta[..., splits] + first + second, segment, num)
+
+    return fold(graph, combine, log_theta.new_zeros(log_theta.shape[:-1]))
 
 
 def log_reach(log_theta: Tensor, graph: SplitGraph) -> Tensor:

@@ -226,8 +226,11 @@ BAD = {
         NotImplementedError,
         "rooted=False",
     ),
-    "entropy": (lambda: Q.entropy(), NotImplementedError, "rooted=True"),
-    "most probable tree": (lambda: Q.map_tree(), NotImplementedError, "rooted=True"),
+    "entropy of too many trees": (
+        lambda: SubsplitBayesianNetwork(SubsplitSupport.from_trees(interchanged(40, 300))).entropy(),
+        NotImplementedError,
+        "see entropy_bounds, or ask rooted_network()",
+    ),
     "too many trees": (
         lambda: SubsplitBayesianNetwork(SubsplitSupport.from_trees(interchanged(40, 300))).enumerate_support(),
         NotImplementedError,
