@@ -111,9 +111,10 @@ class TreeLikelihood(TorchDistribution):
         Any number S of patterns is taken where neither ``weights`` nor ``num_sites`` was given. Several alignments of
         one tree are evaluated at once; alignments of their own for different trees, tree after tree.
         """
-        if value.dim() == 3 and self._mixture.rates.shape[-1] == 1:
+        if value.dim() == 3:
             self._check_value(value)
-            return log_likelihoods(*self._arguments(), value, self.weights).squeeze(-1)
+            log_probs = self._mixture.log_probs
+            return log_likelihoods(*self._arguments(), value, self.weights, category_log_probs=log_probs)
         sites = self.site_log_prob(value)
         return (sites if self.weights is None else sites * self.weights).sum(-1)
 
@@ -126,8 +127,12 @@ class TreeLikelihood(TorchDistribution):
         """
         self._check_value(value)
         if value.dim() == 3:
-            by_category = site_log_likelihoods(*self._arguments(), value, differentiable_twice=differentiable_twice)
-            return self._mixed(by_category)
+            return site_log_likelihoods(
+                *self._arguments(),
+                value,
+                category_log_probs=self._mixture.log_probs,
+                differentiable_twice=differentiable_twice,
+            )
         shape = broadcast_shapes(value.shape[:-3], self.batch_shape)
         own = shape[len(shape) - len(self.batch_shape) :]
         values = value.expand(*shape, *value.shape[-3:]).reshape(-1, own.numel(), *value.shape[-3:])
@@ -188,17 +193,10 @@ class TreeLikelihood(TorchDistribution):
             frequencies.expand(*self.batch_shape, *frequencies.shape[-2:])[index],
             values.movedim(0, 1).flatten(1, 2),
         )
-        by_category = site_log_likelihoods(*element, differentiable_twice=differentiable_twice)
         log_probs = self._mixture.log_probs
         log_probs = log_probs.expand(*self.batch_shape, log_probs.shape[-1])[index]
-        return self._mixed(by_category, log_probs).view(len(values), -1)
-
-    def _mixed(self, log_likelihood: Tensor, log_probs: Tensor | None = None) -> Tensor:
-        """Return the log-likelihood of the mixture over categories, ``(..., S)`` from ``(..., C, S)``."""
-        if log_likelihood.shape[-2] == 1:
-            return log_likelihood.squeeze(-2)
-        log_probs = self._mixture.log_probs if log_probs is None else log_probs
-        return (log_likelihood + log_probs.unsqueeze(-1)).logsumexp(-2)
+        sites = site_log_likelihoods(*element, category_log_probs=log_probs, differentiable_twice=differentiable_twice)
+        return sites.view(len(values), -1)
 
     def _arguments(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return trees, transition matrices and frequencies with a dim for the categories."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_ext.ops._tree_plans import TreePlan
 from pyro_ext.ops._workspaces import Lease, lease
 
-__all__ = ["Inside", "Outside", "by_autograd", "inside", "outside", "rows_per_step"]
+__all__ = ["Inside", "Outside", "by_autograd", "inside", "mixed", "outside", "rows_per_step"]
 
 # Messages that a step reads or writes should still be in the processor's cache when its next operation needs them.
 _STEP_BYTES: Final = 1 << 20
@@ -247,3 +247,14 @@ def by_autograd(plan: TreePlan, edges: Tensor, roots: Tensor, tips: Tensor) -> T
     possible = likelihood > 0
     log_likelihood = torch.where(possible, likelihood.where(possible, 1).log(), -torch.inf)
     return log_likelihood + torch.cat(scales).log()[plan.rows].sum(1)
+
+
+def mixed(by_category: Tensor, log_probs: Tensor) -> Tensor:
+    """Return the log-likelihoods of mixtures ``(..., S)`` from those of their categories, ``(..., C, S)``.
+
+    Args:
+        by_category: the log-likelihoods of the categories.
+        log_probs: the log-probabilities of the categories, ``(..., C)``.
+    """
+    joint = by_category + log_probs.unsqueeze(-1)
+    return joint.squeeze(-2) if joint.shape[-2] == 1 else joint.logsumexp(-2)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pyro_ext.ops._compiled_pruning import CompiledPruning
-from pyro_ext.ops._pruning_passes import by_autograd, inside, outside, rows_per_step
+from pyro_ext.ops._pruning_passes import by_autograd, inside, mixed, outside, rows_per_step
 from pyro_ext.ops._second_derivatives import gradients_with_graph
 from pyro_ext.ops._tree_plans import tree_plan
 from pyro_ext.utils.shapes import broadcast_shapes
@@ -38,10 +38,11 @@ def site_log_likelihoods(
     frequencies: Tensor,
     partials: Tensor,
     *,
+    category_log_probs: Tensor | None = None,
     rescale: bool | None = None,
     differentiable_twice: bool = False,
 ) -> Tensor:
-    r"""Return the log-likelihood of every site on every tree.
+    r"""Return the log-likelihood of every site on every tree, or on every mixture of trees.
 
     Batch elements may have different topologies at no extra cost. The transition matrices may come from any
     model; gradients reach them and the frequencies.
@@ -55,13 +56,16 @@ def site_log_likelihoods(
         frequencies: probabilities of the states at the root, ``batch_shape + (A,)``.
         partials: the likelihood of each state at each leaf, ``(n, S, A)``: one-hot where the state is known, all ones
             where it is unknown.
+        category_log_probs: if given, the last batch dim is that of C categories of sites, such as rates, and their
+            likelihoods are mixed by these log-probabilities, ``(..., C)``.
         rescale: whether to divide by the largest entry at every node, which prevents underflow; if None, only where
             needed.
         differentiable_twice: whether to use ordinary autograd throughout, which is slower but which transforms of
             ``torch.func`` need. Second derivatives by ``create_graph=True`` are right either way.
 
     Returns:
-        ``batch_shape + (S,)``, all batch shapes broadcast; -inf, without a gradient, where a site is impossible.
+        ``batch_shape + (S,)``, all batch shapes broadcast, without the dim of the categories; -inf, without a gradient,
+        where a site is impossible.
 
     Raises:
         ValueError: if shapes or types disagree.
@@ -76,18 +80,16 @@ def site_log_likelihoods(
     >>> site_log_likelihoods(parents, transitions, torch.full((4,), 0.25), partials).exp()
     tensor([0.0865, 0.0145])
     """
-    trees, edges, roots, tips, batch_shape = _arranged(parents, transitions, frequencies, partials)
+    arranged = _arranged(parents, transitions, frequencies, partials, category_log_probs)
+    trees, edges, roots, log_probs, tips, batch_shape = arranged
     if differentiable_twice:
-        return by_autograd(tree_plan(trees), edges, roots, tips).reshape(*batch_shape, -1)
-    compiled = CompiledPruning.where_possible(trees, edges, roots, tips, rescale)
-    if compiled is not None:
-        return compiled.by_site().reshape(*batch_shape, -1)
-    size = _chunk_size(edges, tips)
-    if size >= len(edges):
-        return _chunk_log_likelihoods(trees, edges, roots, tips, rescale, again=False).reshape(*batch_shape, -1)
-    chunks = zip(trees.flatten(0, -2).split(size), edges.split(size), roots.split(size), strict=True)
-    parts = [_chunk_log_likelihoods(*chunk, tips, rescale, again=True) for chunk in chunks]
-    return torch.cat(parts).reshape(*batch_shape, -1)
+        by_tree = by_autograd(tree_plan(trees), edges, roots, tips)
+    else:
+        compiled = CompiledPruning.where_possible(trees, edges, roots, log_probs.exp(), tips, rescale)
+        if compiled is not None:
+            return compiled.by_site().reshape(*batch_shape, -1)
+        by_tree = _in_chunks(trees, edges, roots, tips, rescale)
+    return mixed(by_tree.unflatten(0, log_probs.shape), log_probs).reshape(*batch_shape, -1)
 
 
 def log_likelihoods(
@@ -97,6 +99,7 @@ def log_likelihoods(
     partials: Tensor,
     weights: Tensor | None = None,
     *,
+    category_log_probs: Tensor | None = None,
     rescale: bool | None = None,
 ) -> Tensor:
     """Return the log-likelihood of all sites on every tree: the sum of :func:`site_log_likelihoods` by weight.
@@ -109,10 +112,11 @@ def log_likelihoods(
         frequencies: probabilities of the states at the root, as for :func:`site_log_likelihoods`.
         partials: the likelihood of each state at each leaf, ``(n, S, A)``.
         weights: how often each site occurs, ``(S,)``; each once if None.
+        category_log_probs: the log-probabilities of categories of sites, as for :func:`site_log_likelihoods`.
         rescale: whether to prevent underflow, as for :func:`site_log_likelihoods`.
 
     Returns:
-        ``batch_shape``, all batch shapes broadcast.
+        ``batch_shape``, all batch shapes broadcast, without the dim of the categories.
 
     Raises:
         ValueError: if shapes or types disagree.
@@ -130,12 +134,14 @@ def log_likelihoods(
             f"weights must have shape ({num_sites},), one for each site of partials, got {tuple(weights.shape)}"
         )
     if weights is None or not weights.requires_grad:
-        trees, edges, roots, tips, batch_shape = _arranged(parents, transitions, frequencies, partials)
-        compiled = CompiledPruning.where_possible(trees, edges, roots, tips, rescale)
+        arranged = _arranged(parents, transitions, frequencies, partials, category_log_probs)
+        trees, edges, roots, log_probs, tips, batch_shape = arranged
+        compiled = CompiledPruning.where_possible(trees, edges, roots, log_probs.exp(), tips, rescale)
         if compiled is not None:
             ones = tips.new_ones(num_sites) if weights is None else weights
             return compiled.summed(ones).reshape(batch_shape)
-    by_site = site_log_likelihoods(parents, transitions, frequencies, partials, rescale=rescale)
+    arguments = (parents, transitions, frequencies, partials)
+    by_site = site_log_likelihoods(*arguments, category_log_probs=category_log_probs, rescale=rescale)
     return (by_site if weights is None else by_site * weights).sum(-1)
 
 
@@ -162,7 +168,7 @@ def ancestral_marginals(parents: Tensor, transitions: Tensor, frequencies: Tenso
     >>> ancestral_marginals(parents, transitions, torch.full((4,), 0.25), partials)
     tensor([[[0.8448, 0.1207, 0.0172, 0.0172]]])
     """
-    trees, edges, roots, tips, batch_shape = _arranged(parents, transitions, frequencies, partials)
+    trees, edges, roots, _, tips, batch_shape = _arranged(parents, transitions, frequencies, partials)
     plan = tree_plan(trees, rows_per_step(tips))
     passed = inside(plan, edges, roots, tips, scaled=True, keep=True)
     gradients = outside(plan, passed, passed.inverse_likelihood(torch.ones_like(passed.likelihood)), keep=True)
@@ -170,6 +176,15 @@ def ancestral_marginals(parents: Tensor, transitions: Tensor, frequencies: Tenso
     below = passed.below.tensor[plan.num_taxa :].view(-1, *tips.shape[1:])
     marginals = gradients.below.tensor.view_as(below) * below / passed.inverse_scales.tensor.unsqueeze(1)
     return marginals[plan.rows].mT.reshape(*batch_shape, -1, *partials.shape[1:])
+
+
+def _in_chunks(trees: Tensor, edges: Tensor, roots: Tensor, tips: Tensor, rescale: bool | None) -> Tensor:
+    """Return log-likelihoods ``(M, S)``, of as many trees at once as buffers may hold."""
+    size = _chunk_size(edges, tips)
+    if size >= len(edges):
+        return _chunk_log_likelihoods(trees, edges, roots, tips, rescale, again=False)
+    chunks = zip(trees.flatten(0, -2).split(size), edges.split(size), roots.split(size), strict=True)
+    return torch.cat([_chunk_log_likelihoods(*chunk, tips, rescale, again=True) for chunk in chunks])
 
 
 def _chunk_size(edges: Tensor, tips: Tensor) -> int:
@@ -219,13 +234,16 @@ class _Pruning(torch.autograd.Function):
         return None, gradients.by_edge(plan), gradients.roots, None, None, None
 
 
-_Arranged = tuple[Tensor, Tensor, Tensor, Tensor, torch.Size]
+_Arranged = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, torch.Size]
 
 
-def _arranged(parents: Tensor, transitions: Tensor, frequencies: Tensor, partials: Tensor) -> _Arranged:
-    """Check the arguments; return trees, matrices, roots and tips, and the batch shape.
+def _arranged(
+    parents: Tensor, transitions: Tensor, frequencies: Tensor, partials: Tensor, log_probs: Tensor | None = None
+) -> _Arranged:
+    """Check the arguments; return trees, matrices, roots, log-probabilities and tips, and the shape of the results.
 
-    Trees keep it, as a view of what was given, by which their plan may be known; the others have one batch dim.
+    Trees keep their batch shape, as a view of what was given, by which their plan may be known; matrices and roots have
+    one batch dim. Log-probabilities of M mixtures of C trees are ``(M, C)``; each tree is one without categories.
     """
     num_nodes = parents.shape[-1] if parents.dim() else 0
     num_taxa, num_states = num_nodes // 2 + 1, partials.shape[-1]
@@ -245,9 +263,15 @@ def _arranged(parents: Tensor, transitions: Tensor, frequencies: Tensor, partial
         )
     if frequencies.dim() < 1 or frequencies.shape[-1] != num_states:
         raise ValueError(f"frequencies must have shape batch_shape + ({num_states},), got {tuple(frequencies.shape)}")
-    batch_shape = broadcast_shapes(parents.shape[:-1], transitions.shape[:-3], frequencies.shape[:-1])
+    if log_probs is not None and not log_probs.dim():
+        raise ValueError(f"category_log_probs must have shape (..., C), got {log_probs}")
+    of_categories = () if log_probs is None else log_probs.shape
+    batch_shape = broadcast_shapes(parents.shape[:-1], transitions.shape[:-3], frequencies.shape[:-1], of_categories)
     trees = parents.expand(*batch_shape, num_nodes)
     edges = transitions.expand(*batch_shape, *transitions.shape[-3:]).reshape(-1, *transitions.shape[-3:])
     roots = frequencies.expand(*batch_shape, num_states).reshape(-1, num_states).to(edges.dtype)
     tips = partials.mT.to(edges.dtype)
-    return trees, edges, roots, tips, batch_shape
+    if log_probs is None:
+        return trees, edges, roots, edges.new_zeros((len(edges), 1)), tips, batch_shape
+    mixtures = log_probs.to(edges.dtype).expand(batch_shape).reshape(-1, batch_shape[-1])
+    return trees, edges, roots, mixtures, tips, batch_shape[:-1]

@@ -109,6 +109,75 @@ def test_categories_and_samples(model, dtype):
         torch.testing.assert_close(ours, theirs, rtol=1e-10 if dtype == F64 else 1e-3, atol=1e-8)
 
 
+@pytest.mark.parametrize(("rooted", "num_taxa"), [(False, 2), (True, 3), (False, 8), (True, 8)])
+@pytest.mark.parametrize("num_states", [4, 6])
+def test_mixtures_of_categories(rooted, num_taxa, num_states, dtype):
+    """Two trees for three mixtures of four categories each: values, and gradients in all inputs."""
+    trees = random_trees(2, num_taxa, rooted)[:, None, None]
+    matrices = random_matrices(4, trees.shape[-1] - 1, num_states=num_states, dtype=dtype).requires_grad_()
+    frequencies = torch.rand(2, 1, 1, num_states, dtype=dtype).requires_grad_()
+    log_probs = torch.rand(3, 4, dtype=dtype).log().requires_grad_()
+    partials, weights = random_partials(num_taxa, 150, num_states, dtype), torch.rand(150, dtype=dtype)
+    arguments, inputs = (trees, matrices, frequencies, partials), (matrices, frequencies, log_probs)
+
+    def by_site():
+        return site_log_likelihoods(*arguments, category_log_probs=log_probs)
+
+    def summed():
+        return log_likelihoods(*arguments, weights, category_log_probs=log_probs)
+
+    assert (by_site().shape, summed().shape) == ((2, 3, 150), (2, 3))
+    assert_equal(both_ways(by_site, *inputs), dtype)
+    assert_equal(both_ways(summed, *inputs), dtype)
+
+
+def test_categories_of_very_different_likelihoods(dtype):
+    """300 taxa: likelihoods of one category are 1e-200 of another's, and one has impossible sites."""
+    trees, partials = random_trees(1, 300), random_partials(300, 40, dtype=dtype)
+    partials[:, :20] = torch.eye(4, dtype=dtype)[0]  # the same state everywhere, possible without any change
+    scales = torch.tensor([1.0, 0.2, 1.0], dtype=dtype)[:, None, None, None]
+    matrices = random_matrices(3, 597, dtype=dtype) * scales
+    matrices[2] = torch.eye(4, dtype=dtype)
+    matrices.requires_grad_()
+    frequencies = torch.full((4,), 0.25, dtype=dtype).requires_grad_()
+    log_probs = torch.tensor([0.2, 0.5, 0.3], dtype=dtype).log().requires_grad_()
+
+    def function():
+        return site_log_likelihoods(trees, matrices, frequencies, partials, category_log_probs=log_probs)
+
+    (ours, *gradients), (theirs, *expected) = both_ways(function, matrices, frequencies, log_probs)
+    tolerance = 1e-10 if dtype == F64 else 2e-4
+    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+    assert ours[:20].min() > -10 > -100 > ours[20:].max()
+    for gradient, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=tolerance, atol=tolerance * float(other.abs().max()))
+
+
+def test_second_derivatives_of_mixtures():
+    """As numerical differences of the first ones say; a category of probability 0 does no harm."""
+    trees, partials = random_trees(1, 5), random_partials(5, 6)
+    matrices = random_matrices(2, 7).requires_grad_()
+    frequencies = torch.rand(4, dtype=F64).requires_grad_()
+    log_probs = torch.tensor([0.3, 0.7], dtype=F64).log().requires_grad_()
+
+    def function(matrices, frequencies, log_probs):
+        return site_log_likelihoods(trees, matrices, frequencies, partials, category_log_probs=log_probs)
+
+    def summed(matrices, frequencies, log_probs):
+        return log_likelihoods(trees, matrices, frequencies, partials, category_log_probs=log_probs)
+
+    with kernels("numba"):
+        for each in (function, summed):
+            assert torch.autograd.gradgradcheck(each, (matrices, frequencies, log_probs), fast_mode=True)
+        certain = torch.tensor([0.0, -torch.inf], dtype=F64)
+        alone = site_log_likelihoods(trees[0], matrices[0], frequencies, partials)
+        torch.testing.assert_close(function(matrices, frequencies, certain), alone, rtol=1e-14, atol=0)
+        (first,) = torch.autograd.grad(function(matrices, frequencies, certain).sum(), matrices, create_graph=True)
+        (second,) = torch.autograd.grad(first.sum(), matrices)
+        assert second.isfinite().all()
+        assert first[1].abs().amax() < 1e-300
+
+
 @pytest.mark.parametrize("num_states", [4, 5])
 def test_order_of_the_observations_in_memory(num_states, dtype):
     """The sites or the states of a leaf may lie side by side: the same bits, the same derivatives to rounding."""
@@ -171,7 +240,8 @@ def test_threads(threads, monkeypatch):
 
 def arguments_of(tree, device="cpu", dtype=F64):
     num_taxa = len(tree) // 2 + 1
-    tensors = (tree, random_matrices(1, len(tree) - 1, dtype=dtype), torch.full((1, 4), 0.25, dtype=dtype))
+    roots, probs = torch.full((1, 4), 0.25, dtype=dtype), torch.ones(1, 1, dtype=dtype)
+    tensors = (tree, random_matrices(1, len(tree) - 1, dtype=dtype), roots, probs)
     tips = random_partials(num_taxa, 3, dtype=dtype).mT
     return (*(x.to(device) for x in (*tensors, tips)), None)
 
@@ -184,11 +254,11 @@ def test_what_is_left_to_torch():
         assert CompiledPruning.where_possible(*arguments_of(level_by_level)) is None
         assert CompiledPruning.where_possible(*arguments_of(in_preorder, device="meta")) is None
         assert CompiledPruning.where_possible(*arguments_of(in_preorder, dtype=torch.bfloat16)) is None
-        trees, matrices, roots, tips, _ = arguments_of(in_preorder)
+        trees, matrices, *others, _ = arguments_of(in_preorder)
         seen = []
 
         def function(x):
-            seen.append(CompiledPruning.where_possible(trees, x, roots, tips, None))
+            seen.append(CompiledPruning.where_possible(trees, x, *others, None))
             return x.sum()
 
         torch.func.grad(function)(matrices)
