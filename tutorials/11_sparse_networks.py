@@ -8,10 +8,10 @@
 # %% [markdown]
 # # Networks that find out which weights they do not need
 #
-# In a trained network most weights could go. Variational dropout (Kingma et al. 2015; Molchanov et al. 2017) finds out
-# which: each weight gets a normal posterior with a mean and a variance of its own, and a prior that does not care how
-# large a weight is. Weights that the data do not pay for become pure noise around nothing, and are removed. Here the
-# weights are ordinary sites of a Pyro program, the posterior is a guide, and the loss is an ELBO.
+# A trained network hardly needs most of its weights. Variational dropout (Kingma et al. 2015; Molchanov et al. 2017)
+# finds out which: each weight gets a normal posterior with a mean and a variance of its own, and a prior that prefers
+# no scale. Weights that do not help to explain the data end with a variance far above their squared mean, and are
+# removed. Here the weights are ordinary sites of a Pyro program, the posterior is a guide, and the loss is an ELBO.
 
 # %%
 import logging
@@ -37,7 +37,7 @@ use_style()  # colours that are told apart with each kind of colour blindness
 logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
 
 # %% [markdown]
-# ## A prior without a scale, and what it charges
+# ## A prior without a scale, and its divergence
 #
 # Under the log-uniform prior $p(w) \propto 1 / |w|$ a weight's logarithm is uniform. The divergence of
 # $\mathcal{N}(\theta, \alpha\theta^2)$ from it depends on $\alpha$ alone: a precise weight costs about
@@ -113,7 +113,7 @@ class Regression(pyro.nn.PyroModule):
 
 model = Regression()
 guide = AutoAdditiveNormal(model, init_log_variance=-8.0)
-warm_up = KLWarmUp(300, 1000)  # learn first, then pay
+warm_up = KLWarmUp(300, 1000)  # counts in full after 1,000 steps
 programs = [
     warm_up.scaled(program) for program in AnalyticKL(strict=True).pair(model, guide)
 ]
@@ -181,8 +181,8 @@ for estimator in ("sparse", "dense"):
 #
 # ## Labels without meaning
 #
-# A network can learn labels by heart that were drawn at random (Zhang et al. 2017); dropout does not keep it from it.
-# The divergence does: learning a label by heart costs more than it brings, and what is left is no network at all.
+# A network can memorise labels that were drawn at random (Zhang et al. 2017), and plain dropout does not prevent it.
+# The divergence does: to memorise a label costs more nats than its likelihood gains, and no weights are left.
 
 # %%
 number = 100 if SMOKE_TEST else 500
@@ -223,10 +223,10 @@ plt.show()
 # %% [markdown]
 # ## What to keep in mind
 #
-# * The prior is improper, so that there is no evidence of which the loss could be a bound (Hron et al. 2018). It is a
-#   likelihood with a penalty, and works as one.
+# * The prior is improper, so that there is no evidence of which the loss could be a bound (Hron et al. 2018). The loss is
+#   a log-likelihood with a penalty, and useful as such.
 # * Local reparameterisation is right for whatever is linear in the log-likelihoods of single data: ELBOs, not bounds of
 #   several samples. A layer may be used once in a forward pass, and never inside the plate over data; both are refused.
-# * Without warm-up the penalty removes weights before they have learnt anything: leave it on.
+# * Without warm-up the penalty removes weights before they have learnt anything: keep the warm-up.
 # * Gradual pruning by magnitude (`estimator="magnitude"`) is simple, and usually about as good at the same sparsity.
 #   What it does not have is a sparsity that follows from the data.

@@ -103,7 +103,7 @@ plt.show()
 #
 # Four labels cannot determine the weights. Another guide says so: with independent normal weights, some members have
 # uncertain communities. `prior_scales` gives both layers a prior, and the guide is the only other change. (The
-# likelihood has a power of 10. Why that is needed is the subject of the rest of this page.)
+# likelihood is raised to the power of 10. Why that is needed is the subject of the rest of this page.)
 
 # %%
 pyro.set_rng_seed(0)
@@ -168,11 +168,11 @@ for name, options in settings.items():
 
 # %% [markdown]
 # The published settings are right about 81 % of the papers, but claim 59 %: they are not certain enough. Weight decay
-# and dropout, both strong here, keep the network from being certain. Following Bayes' rule to the letter makes it
-# worse: 140 labels say little about thousands of weights, so the posterior stays close to the prior, and averages over
-# it are close to "I do not know". A narrower posterior, of the likelihood to a power, or less weight decay, comes
-# closer to the truth. Both numbers must be chosen on validation nodes: neither follows from theory. Bars above the
-# diagonal are predictions that are right more often than they claim:
+# and dropout, both strong here, keep the network from being certain. Bayes' rule as it stands makes it worse: 140
+# labels say little about thousands of weights, so the posterior stays close to the prior, and averages over it are
+# close to "I do not know". A narrower posterior, of the likelihood to a power, or less weight decay, comes closer to
+# the truth. Both numbers must be chosen on validation nodes: neither follows from theory. Bars above the diagonal are
+# predictions that are right more often than they claim:
 
 # %%
 fig, axes = plt.subplots(
