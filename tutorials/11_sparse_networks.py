@@ -223,8 +223,8 @@ plt.show()
 # %% [markdown]
 # ## What to keep in mind
 #
-# * The prior is improper, so that there is no evidence of which the loss could be a bound (Hron et al. 2018). The loss is
-#   a log-likelihood with a penalty, and useful as such.
+# * The prior is improper, so that there is no evidence of which the loss could be a bound (Hron et al. 2018). The loss
+#   is a log-likelihood with a penalty, and useful as such.
 # * Local reparameterisation is right for whatever is linear in the log-likelihoods of single data: ELBOs, not bounds of
 #   several samples. A layer may be used once in a forward pass, and never inside the plate over data; both are refused.
 # * Without warm-up the penalty removes weights before they have learnt anything: keep the warm-up.
