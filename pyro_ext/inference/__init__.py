@@ -17,6 +17,7 @@ from pyro_ext.inference.elbo import DifferentiableELBO
 from pyro_ext.inference.evidence import (
     EVIDENCE_METHODS,
     EvidenceComparison,
+    EvidenceDraws,
     EvidenceEstimate,
     EvidenceSettings,
     EvidenceWarning,
@@ -68,6 +69,7 @@ __all__ = [
     "ELBOObjective",
     "EarlyStopping",
     "EvidenceComparison",
+    "EvidenceDraws",
     "EvidenceEstimate",
     "EvidenceSettings",
     "EvidenceWarning",

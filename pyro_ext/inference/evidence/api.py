@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from pyro_ext.inference.elbo import ModelOrGuide
-from pyro_ext.inference.evidence.estimate import EvidenceComparison, EvidenceEstimate, EvidenceWarning
+from pyro_ext.inference.evidence.estimate import EvidenceComparison, EvidenceEstimate
 from pyro_ext.inference.evidence.methods import EVIDENCE_METHODS, check_applies, method_named
 from pyro_ext.inference.evidence.problem import Problem
 from pyro_ext.inference.evidence.settings import EvidenceSettings
+from pyro_ext.inference.evidence.warning import EvidenceWarning
 from pyro_ext.inference.evidence.workspace import Workspace
 from pyro_ext.utils.random_state import isolated_random_state
 

@@ -7,15 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pyro_ext.inference.evidence.draws import EvidenceDraws
 from pyro_ext.utils.tables import markdown_table
 
-__all__ = ["EvidenceComparison", "EvidenceEstimate", "EvidenceWarning"]
+__all__ = ["EvidenceComparison", "EvidenceEstimate"]
 
 _HEADER = ("method", "log evidence", "std. error", "ESS", "seconds", "remark")
-
-
-class EvidenceWarning(UserWarning):
-    """An estimate was computed, but it should not be relied on."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +29,8 @@ class EvidenceEstimate:
         method: the name of the method.
         is_score: whether ``log_evidence`` is a score and not an estimate.
         seconds: the time in seconds that the method takes when it is run alone.
+        draws: draws from the posterior, with weights where they come from another distribution; None for methods
+            without random draws.
 
     Example:
         >>> EvidenceEstimate(-12.3, 0.02, method="bridge")
@@ -44,11 +43,33 @@ class EvidenceEstimate:
     method: str = ""
     is_score: bool = False
     seconds: float = math.nan
+    draws: EvidenceDraws | None = field(default=None, repr=False, compare=False)
 
     @property
     def is_lower_bound(self) -> bool:
         """Whether the expectation of ``log_evidence`` lies below the log-evidence, whatever the number of draws."""
         return self.method == "elbo"
+
+    def to_arviz(self, seed: int = 0) -> Any:
+        """Return the draws as ArviZ keeps them, see :meth:`EvidenceDraws.to_arviz`; the estimate is in ``attrs``.
+
+        Args:
+            seed: the seed with which weighted draws are resampled.
+
+        Returns:
+            An ``arviz.InferenceData``; from version 1 of ArviZ on an ``xarray.DataTree``.
+
+        Raises:
+            ValueError: if the method makes no draws.
+            ImportError: if ArviZ is not installed.
+        """
+        if self.draws is None:
+            raise ValueError(
+                f"{self.method or 'this estimate'} has no draws: use a method that draws, such as bridge, "
+                "stepping_stone, nested_sampling or vbis"
+            )
+        numbers = {"log_evidence": self.log_evidence, "std_error": self.std_error}
+        return self.draws.to_arviz(attrs={"method": self.method, **numbers}, seed=seed)
 
     def __repr__(self) -> str:
         error = "" if math.isnan(self.std_error) else f" +- {self.std_error:.3f}"

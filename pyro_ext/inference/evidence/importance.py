@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from pyro_ext.inference.evidence.estimate import EvidenceEstimate, EvidenceWarning
+from pyro_ext.inference.evidence.draws import EvidenceDraws
+from pyro_ext.inference.evidence.estimate import EvidenceEstimate
 from pyro_ext.inference.evidence.problem import Problem
+from pyro_ext.inference.evidence.warning import EvidenceWarning
 from pyro_ext.inference.evidence.weights import check_weights, log_mean_exp, pareto_k
 
 __all__ = ["NO_BOUND", "elbo", "importance_estimate", "naive_monte_carlo"]
@@ -60,7 +63,10 @@ def importance_estimate(log_weights: Tensor) -> EvidenceEstimate:
 
 def naive_monte_carlo(problem: Problem, num_samples: int) -> EvidenceEstimate:
     r"""Return :math:`\log \frac1N \sum_j p(D \mid x_j)` with draws :math:`x_j` from the prior."""
-    return importance_estimate(problem.at_values(problem.prior_draws(num_samples)).log_likelihood)
+    values = problem.prior_draws(num_samples)
+    densities = problem.at_values(values)
+    draws = EvidenceDraws.weighted_values(problem, values, densities, densities.log_likelihood)
+    return replace(importance_estimate(densities.log_likelihood), draws=draws)
 
 
 def elbo(log_weights: Tensor) -> EvidenceEstimate:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Gamma, LogNormal
 
+from pyro_ext.inference.evidence.draws import EvidenceDraws
 from pyro_ext.inference.evidence.estimate import EvidenceEstimate
 from pyro_ext.inference.evidence.importance import importance_estimate
 from pyro_ext.inference.evidence.mode import Mode
@@ -173,10 +174,13 @@ def gamma_laplus_is(problem: Problem, local: LocalShape, num_samples: int) -> Ev
     """Return the estimate by importance sampling from the Gamma distributions, which is consistent."""
     q = Gamma(local.shape, local.rate)
     x = q.sample((num_samples,))
-    densities = problem.at_values(problem.coordinates.unflatten(x))
-    estimate = importance_estimate(densities.log_likelihood + densities.log_prior - q.log_prob(x).sum(-1))
+    values = problem.coordinates.unflatten(x)
+    densities = problem.at_values(values)
+    log_weights = densities.log_likelihood + densities.log_prior - q.log_prob(x).sum(-1)
+    estimate = importance_estimate(log_weights)
     diagnostics = {**estimate.diagnostics, "num_at_boundary": int(local.at_boundary.sum())}
-    return replace(estimate, diagnostics=diagnostics)
+    draws = EvidenceDraws.weighted_values(problem, values, densities, log_weights)
+    return replace(estimate, diagnostics=diagnostics, draws=draws)
 
 
 def _estimate(family: str, local: LocalShape, log_density: Tensor, replaced: Tensor | None = None) -> EvidenceEstimate:

@@ -22,9 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_ext.inference.evidence.estimate import EvidenceEstimate, EvidenceWarning
+from pyro_ext.inference.evidence.estimate import EvidenceEstimate
 from pyro_ext.inference.evidence.posterior import Posterior
 from pyro_ext.inference.evidence.prior import PriorSample
+from pyro_ext.inference.evidence.warning import EvidenceWarning
 from pyro_ext.inference.evidence.weights import chain_ess, check_weights, log_mean_exp, pareto_k
 
 __all__ = ["cpo", "harmonic_mean", "ppd", "stabilized_harmonic_mean"]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
+
+from torch import Tensor
 
 from pyro_ext.inference.evidence.bridge import bridge
 from pyro_ext.inference.evidence.estimate import EvidenceEstimate
@@ -26,6 +29,7 @@ from pyro_ext.inference.evidence.powers import (
     stepping_stone,
 )
 from pyro_ext.inference.evidence.problem import Problem
+from pyro_ext.inference.evidence.variational import WeightedDraws
 from pyro_ext.inference.evidence.workspace import Workspace
 from pyro_ext.utils.checks import one_of
 
@@ -50,6 +54,14 @@ def _laplus(approximate: Callable[[LocalShape], EvidenceEstimate]) -> Method:
     return Method(lambda w: approximate(w.local_shape()), needs_positive=True)
 
 
+def _by_weight(estimate: Callable[[Tensor], EvidenceEstimate], weighted: WeightedDraws) -> EvidenceEstimate:
+    return replace(estimate(weighted.log_weights), draws=weighted.draws)
+
+
+def _of_posterior(estimate: Callable[[Workspace], EvidenceEstimate]) -> Method:
+    return Method(lambda w: replace(estimate(w), draws=w.posterior_draws()), "num_posterior")
+
+
 def _gamma_laplus_is(w: Workspace) -> EvidenceEstimate:
     return gamma_laplus_is(w.problem, w.local_shape(), w.settings.num_importance)
 
@@ -72,16 +84,18 @@ _METHODS: dict[str, Method] = {
     "lognormal_laplus": _laplus(lognormal_laplus),
     "beta_prime_laplus": _laplus(beta_prime_laplus),
     "gamma_laplus_is": Method(_gamma_laplus_is, "num_importance", needs_positive=True),
-    "elbo": Method(lambda w: elbo(w.bounded_weights(w.settings.num_elbo)), "num_elbo"),
-    "vbis": Method(lambda w: importance_estimate(w.variational_weights(w.settings.num_importance)), "num_importance"),
-    "naive_monte_carlo": Method(lambda w: naive_monte_carlo(w.problem, w.settings.num_importance), "num_importance"),
-    "bridge": Method(lambda w: bridge(w.problem, w.posterior()), "num_posterior"),
-    "harmonic_mean": Method(lambda w: harmonic_mean(w.posterior(), w.prior()), "num_posterior"),
-    "stabilized_harmonic_mean": Method(
-        lambda w: stabilized_harmonic_mean(w.posterior(), w.prior(), w.settings.stabilizer), "num_posterior"
+    "elbo": Method(lambda w: _by_weight(elbo, w.bounded_draws(w.settings.num_elbo)), "num_elbo"),
+    "vbis": Method(
+        lambda w: _by_weight(importance_estimate, w.variational_draws(w.settings.num_importance)), "num_importance"
     ),
-    "cpo": Method(lambda w: cpo(w.posterior(), *w.units()), "num_posterior"),
-    "ppd": Method(lambda w: ppd(w.posterior(), *w.units()), "num_posterior"),
+    "naive_monte_carlo": Method(lambda w: naive_monte_carlo(w.problem, w.settings.num_importance), "num_importance"),
+    "bridge": _of_posterior(lambda w: bridge(w.problem, w.posterior())),
+    "harmonic_mean": _of_posterior(lambda w: harmonic_mean(w.posterior(), w.prior())),
+    "stabilized_harmonic_mean": _of_posterior(
+        lambda w: stabilized_harmonic_mean(w.posterior(), w.prior(), w.settings.stabilizer)
+    ),
+    "cpo": _of_posterior(lambda w: cpo(w.posterior(), *w.units())),
+    "ppd": _of_posterior(lambda w: ppd(w.posterior(), *w.units())),
     "stepping_stone": Method(lambda w: stepping_stone(w.powers()), "num_power"),
     "path_sampling": Method(lambda w: path_sampling(w.positive_powers()), "num_power"),
     "modified_path_sampling": Method(lambda w: modified_path_sampling(w.positive_powers()), "num_power"),

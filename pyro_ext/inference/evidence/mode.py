@@ -9,9 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ext.inference.evidence.estimate import EvidenceEstimate, EvidenceWarning
+from pyro_ext.inference.evidence.estimate import EvidenceEstimate
 from pyro_ext.inference.evidence.optimize import Maximum, climb_along_edge, is_stationary, maximize
 from pyro_ext.inference.evidence.problem import Problem
+from pyro_ext.inference.evidence.warning import EvidenceWarning
 
 __all__ = ["Mode", "find_mode", "mode_score", "prior_magnitude"]
 

@@ -29,11 +29,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pyro_ext.inference.evidence.estimate import EvidenceEstimate, EvidenceWarning
+from pyro_ext.inference.evidence.draws import EvidenceDraws
+from pyro_ext.inference.evidence.estimate import EvidenceEstimate
 from pyro_ext.inference.evidence.normal_fit import shrunk_covariance
-from pyro_ext.inference.evidence.problem import Problem
+from pyro_ext.inference.evidence.problem import Densities, Problem
 from pyro_ext.inference.evidence.settings import EvidenceSettings
 from pyro_ext.inference.evidence.shells import Shells, integrate_shells
+from pyro_ext.inference.evidence.warning import EvidenceWarning
 
 __all__ = ["nested_sampling"]
 
@@ -59,12 +61,13 @@ def nested_sampling(
             points become copies of one point.
     """
     live = _LivePoints(problem, settings)
-    shells, rounds = live.no_shells(), 0
+    shells, rounds, dead = live.no_shells(), 0, []
     while rounds < _ROUNDS:
         dying = live.dying()
         if not dying:
             break
         shells = shells.join(Shells.of_round(live.likelihood, dying))
+        dead.append(live.points(dying))
         log_share, log_sum = float(shells.log_shares()[-1]), float(shells.log_sum())
         live.replace(dying)
         rounds += 1
@@ -77,7 +80,20 @@ def nested_sampling(
     diagnostics.update(
         acceptance=live.mean_acceptance(), num_live=live.size, rounds=rounds, steps=live.steps, largest_tie=largest
     )
-    return EvidenceEstimate(value, error, diagnostics)
+    draws = _weighted_draws(problem, [*dead, live.points()], shells.log_weights(live.likelihood))
+    return EvidenceEstimate(value, error, diagnostics, draws=draws)
+
+
+_Points = tuple[Tensor, Tensor, Tensor]
+
+
+def _weighted_draws(problem: Problem, points: list[_Points], log_weights: Tensor) -> EvidenceDraws:
+    """Return points and their log-densities as draws; the prior of unconstrained vectors includes the Jacobian."""
+    z, likelihood, prior = (torch.cat(parts) for parts in zip(*points, strict=True))
+    with torch.no_grad():
+        _, log_jacobian = problem.coordinates.constrain(z)
+    densities = Densities(likelihood, prior - log_jacobian, log_jacobian)
+    return EvidenceDraws.weighted(problem, z, densities, log_weights.to(likelihood.dtype))
 
 
 class _LivePoints:
@@ -96,6 +112,10 @@ class _LivePoints:
         self._factor = 2.38 / math.sqrt(problem.dim)
         self._rates: list[float] = []
         self.z, self.likelihood, self._prior = self._sorted(self._from_prior(self.size))
+
+    def points(self, number: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the points of the lowest likelihoods, or all: z, log-likelihoods, and log-densities of z."""
+        return self.z[:number], self.likelihood[:number], self._prior[:number]
 
     def no_shells(self) -> Shells:
         """Return an empty sequence of shells on the device of the points."""

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ext.inference.evidence.estimate import EvidenceWarning
 from pyro_ext.inference.evidence.mode import Mode
 from pyro_ext.inference.evidence.problem import Problem
+from pyro_ext.inference.evidence.warning import EvidenceWarning
 
 __all__ = ["Plausibility", "check_interior", "profile_log_mass", "shared_log_mass"]
 

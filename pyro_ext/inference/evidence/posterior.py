@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_ext.inference.evidence.estimate import EvidenceWarning
 from pyro_ext.inference.evidence.hmc import Chains, HMCSettings, run_chains
 from pyro_ext.inference.evidence.prior import PriorSample, feasible_starts
 from pyro_ext.inference.evidence.problem import Densities, Problem
 from pyro_ext.inference.evidence.settings import EvidenceSettings
 from pyro_ext.inference.evidence.variational import MeanField
+from pyro_ext.inference.evidence.warning import EvidenceWarning
 from pyro_ext.inference.evidence.weights import chain_ess, chain_r_hat
 
 __all__ = ["Posterior", "draw_posterior", "draw_tempered", "given_posterior"]

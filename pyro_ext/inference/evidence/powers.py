@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Gamma, Normal
 
+from pyro_ext.inference.evidence.draws import EvidenceDraws
 from pyro_ext.inference.evidence.estimate import EvidenceEstimate
 from pyro_ext.inference.evidence.hmc import Chains
 from pyro_ext.inference.evidence.posterior import Posterior, draw_tempered
@@ -60,11 +61,13 @@ class PowerDraws:
         log_ratio: the log-density at the upper end of the path minus that at the lower end, for N draws of each of C
             chains at each power, ``(N, K + 1, C)``.
         diagnostics: diagnostics of the chains by name.
+        posterior: the draws at power 1, None where they are not kept.
     """
 
     powers: Tensor
     log_ratio: Tensor
     diagnostics: dict[str, Any]
+    posterior: EvidenceDraws | None = None
 
     def check(self) -> None:
         """Raise a ValueError if a ratio is not finite; at power 0 it may be zero."""
@@ -94,7 +97,7 @@ def draw_powers(
     drawn = draw_tempered(problem, start, scale, combine, settings, num_draws, advance)
     at_prior = problem.at_values(problem.prior_draws(num_draws * chains)).log_likelihood.reshape(num_draws, 1, chains)
     ratio = torch.cat([at_prior, drawn.extras[..., 0]], 1)
-    return PowerDraws(powers, ratio, _chain_diagnostics(ratio, drawn))
+    return PowerDraws(powers, ratio, _chain_diagnostics(ratio, drawn), _at_power_1(problem, drawn))
 
 
 def draw_reference_path(
@@ -121,7 +124,7 @@ def draw_reference_path(
     lower = (problem.at(start).log_joint - reference.log_prob(start)).reshape(num_draws, 1, chains)
     ratio = torch.cat([lower, upper], 1)
     diagnostics = {**_chain_diagnostics(ratio, drawn), "posterior_ess": posterior.diagnostics["ess"]}
-    return PowerDraws(powers, ratio, diagnostics)
+    return PowerDraws(powers, ratio, diagnostics, _at_power_1(problem, drawn))
 
 
 def stepping_stone(draws: PowerDraws) -> EvidenceEstimate:
@@ -133,7 +136,9 @@ def stepping_stone(draws: PowerDraws) -> EvidenceEstimate:
     variance = relative.var((0, 2)) / chain_ess(relative)
     worst = (relative.sum((0, 2)).square() / relative.square().sum((0, 2))).min()
     diagnostics = {"weight_ess": worst.item(), "powers": draws.powers.tolist(), "steps": steps.tolist()}
-    return EvidenceEstimate(steps.sum().item(), variance.sum().sqrt().item(), {**draws.diagnostics, **diagnostics})
+    diagnostics = {**draws.diagnostics, **diagnostics}
+    error = variance.sum().sqrt().item()
+    return EvidenceEstimate(steps.sum().item(), error, diagnostics, draws=draws.posterior)
 
 
 def path_sampling(draws: PowerDraws) -> EvidenceEstimate:
@@ -175,7 +180,11 @@ def _path(draws: PowerDraws, modified: bool) -> EvidenceEstimate:
         "upper": (width @ mean[1:]).item(),
         "powers": draws.powers.tolist(),
     }
-    return EvidenceEstimate(value.item(), error.item(), diagnostics)
+    return EvidenceEstimate(value.item(), error.item(), diagnostics, draws=draws.posterior)
+
+
+def _at_power_1(problem: Problem, drawn: Chains) -> EvidenceDraws:
+    return EvidenceDraws.of_chains(problem, drawn.z[:, -1], Densities(*drawn.extras[:, -1].unbind(-1)))
 
 
 def _moments_between(approximation: MeanField, powers: Tensor) -> tuple[Tensor, Tensor]:

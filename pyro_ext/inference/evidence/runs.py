@@ -19,8 +19,8 @@ from pyro_ext.distributions.tree_likelihood import TreeLikelihood
 from pyro_ext.inference._traces import Site, sample_sites
 from pyro_ext.inference.elbo import ModelOrGuide
 from pyro_ext.inference.evidence.dependent import Constrain, Unconstrain, same_bijection
-from pyro_ext.inference.evidence.estimate import EvidenceWarning
 from pyro_ext.inference.evidence.model_checks import PriorCheck, check_finite, check_sites
+from pyro_ext.inference.evidence.warning import EvidenceWarning
 
 __all__ = ["ModelRuns", "SiteDensities"]
 

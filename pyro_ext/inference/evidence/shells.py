@@ -54,6 +54,17 @@ class Shells(NamedTuple):
         values, deaths = likelihood[:dying].double().unique_consecutive(return_counts=True)
         return cls(values, len(likelihood) - deaths.cumsum(0) + deaths, deaths)
 
+    def log_weights(self, live: Tensor) -> Tensor:
+        """Return the log of the part that each point has in the evidence, dead ones before live ones.
+
+        Args:
+            live: the log-likelihoods of the points that are live at the end, ``(n,)``.
+        """
+        log_shares, live = self.log_shares(), live.double()
+        dead = self.likelihood + _log_widths(log_shares) - self.deaths.log()
+        last = log_shares[-1] if len(log_shares) else live.new_zeros(())
+        return torch.cat([dead.repeat_interleave(self.deaths), last - math.log(len(live)) + live])
+
     def join(self, other: Shells) -> Shells:
         """Return these shells, and those of another within them."""
         return Shells(*(torch.cat(pair) for pair in zip(self, other, strict=True)))

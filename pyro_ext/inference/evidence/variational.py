@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from pyro_ext.inference.elbo import ModelOrGuide
+from pyro_ext.inference.evidence.draws import EvidenceDraws
 from pyro_ext.inference.evidence.optimize import maximize
 from pyro_ext.inference.evidence.prior import PriorSample
 from pyro_ext.inference.evidence.problem import Problem
@@ -26,9 +27,10 @@ from pyro_ext.inference.evidence.problem import Problem
 __all__ = [
     "MeanField",
     "NoBound",
+    "WeightedDraws",
     "fit_mean_field",
-    "guide_log_weights",
-    "mean_field_log_weights",
+    "guide_draws",
+    "mean_field_draws",
     "mean_field_of_draws",
 ]
 
@@ -51,6 +53,18 @@ class MeanField(NamedTuple):
     prior_loc: Tensor
     prior_scale: Tensor
     converged: bool
+
+
+class WeightedDraws(NamedTuple):
+    """Independent draws with weights.
+
+    Attributes:
+        log_weights: the logarithms of the weights, whose mean is the evidence, ``(N,)``.
+        draws: the draws.
+    """
+
+    log_weights: Tensor
+    draws: EvidenceDraws
 
 
 class NoBound(ValueError):
@@ -103,18 +117,21 @@ def mean_field_of_draws(prior: PriorSample, z: Tensor) -> MeanField:
     return MeanField(z.mean(0), z.std(0).clamp_min(1e-8), prior.loc, prior.scale.clamp_min(1e-3), True)
 
 
-def mean_field_log_weights(problem: Problem, approximation: MeanField, num_samples: int) -> Tensor:
-    """Return log-density of the model minus that of the approximation at draws from it, ``(num_samples,)``."""
+def mean_field_draws(problem: Problem, approximation: MeanField, num_samples: int) -> WeightedDraws:
+    """Return draws from the approximation, by log-density of the model minus that of the approximation."""
     q = Normal(approximation.loc, approximation.scale)
     z = q.sample((num_samples,))
-    return problem.at(z).log_joint - q.log_prob(z).sum(-1)
+    densities = problem.at(z)
+    log_weights = densities.log_joint - q.log_prob(z).sum(-1)
+    return WeightedDraws(log_weights, EvidenceDraws.weighted(problem, z, densities, log_weights))
 
 
-def guide_log_weights(problem: Problem, guide: ModelOrGuide, num_samples: int) -> Tensor:
-    """Return log-density of the model minus that of the guide at draws from the guide, ``(num_samples,)``."""
+def guide_draws(problem: Problem, guide: ModelOrGuide, num_samples: int) -> WeightedDraws:
+    """Return draws from a guide, weighted by log-density of the model minus that of the guide."""
     values, log_density = problem.guide_draws(guide, num_samples)
     densities = problem.at_values(values)
-    return densities.log_likelihood + densities.log_prior - log_density
+    log_weights = densities.log_likelihood + densities.log_prior - log_density
+    return WeightedDraws(log_weights, EvidenceDraws.weighted_values(problem, values, densities, log_weights))
 
 
 def _standardised_noise(num_draws: int, like: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 from torch import Tensor
 
 from pyro_ext.inference.elbo import ModelOrGuide
+from pyro_ext.inference.evidence.draws import EvidenceDraws
 from pyro_ext.inference.evidence.importance import NO_BOUND
 from pyro_ext.inference.evidence.laplus import LocalShape, local_shape
 from pyro_ext.inference.evidence.mode import Mode, find_mode, prior_magnitude
@@ -21,9 +22,10 @@ from pyro_ext.inference.evidence.settings import EvidenceSettings
 from pyro_ext.inference.evidence.variational import (
     MeanField,
     NoBound,
+    WeightedDraws,
     fit_mean_field,
-    guide_log_weights,
-    mean_field_log_weights,
+    guide_draws,
+    mean_field_draws,
     mean_field_of_draws,
 )
 from pyro_ext.utils.random_state import isolated_random_state, mixed_seed
@@ -63,6 +65,7 @@ class Workspace:
         self._seconds: dict[str, float] = {}
         self._needs: dict[str, set[str]] = {}
         self._open: list[str] = []
+        self._draws: EvidenceDraws | None = None
 
     def highest_likelihood(self) -> Mode:
         """Return the maximum of the likelihood."""
@@ -88,21 +91,21 @@ class Workspace:
         draws = self.posterior().z.flatten(0, 1)
         return self._part("mean_field_of_draws", lambda: mean_field_of_draws(self.prior(), draws))
 
-    def variational_weights(self, num_samples: int) -> Tensor:
-        """Return log-weights of draws from the guide, or from the variational approximation."""
+    def variational_draws(self, num_samples: int) -> WeightedDraws:
+        """Return weighted draws from the guide, or from the variational approximation."""
         if self._guide is not None:
-            return guide_log_weights(self.problem, self._guide, num_samples)
-        return mean_field_log_weights(self.problem, self.mean_field(), num_samples)
+            return guide_draws(self.problem, self._guide, num_samples)
+        return mean_field_draws(self.problem, self.mean_field(), num_samples)
 
-    def bounded_weights(self, num_samples: int) -> Tensor:
-        """Return log-weights as :meth:`variational_weights` does, but refuse weights of zero from the start.
+    def bounded_draws(self, num_samples: int) -> WeightedDraws:
+        """Return weighted draws as :meth:`variational_draws` does, but refuse weights of zero from the start.
 
         Raises:
             ValueError: if no normal approximation has a finite lower bound, and there is no guide.
         """
         if self._guide is None and self._searched_mean_field() is None:
             raise ValueError(NO_BOUND)
-        return self.variational_weights(num_samples)
+        return self.variational_draws(num_samples)
 
     def positive_powers(self) -> PowerDraws:
         """Return draws from the power posteriors of a likelihood that is positive all over the prior.
@@ -120,6 +123,13 @@ class Workspace:
         if given is not None:
             return self._part("posterior", lambda: given_posterior(self.problem, given))
         return self._part("posterior", self._draw_posterior)
+
+    def posterior_draws(self) -> EvidenceDraws:
+        """Return the draws from the posterior as values of the sites."""
+        if self._draws is None:
+            posterior = self.posterior()
+            self._draws = EvidenceDraws.of_chains(self.problem, posterior.z, posterior.densities)
+        return self._draws
 
     def units(self) -> tuple[Tensor, Tensor]:
         """Return the log-likelihood of each data unit at each posterior draw, ``(N, C, U)``, and unit weights."""

@@ -14,7 +14,7 @@ from pyro_ext.inference.training.folder import RunFolder
 from pyro_ext.inference.training.local import materialise
 from pyro_ext.inference.training.metrics import NOT_METRICS
 from pyro_ext.inference.training.plan import Origin, TrainingPlan
-from pyro_ext.inference.training.results import FitResult
+from pyro_ext.inference.training.results import FitResult, frame_of_history
 from pyro_ext.inference.training.settings import FitSettings
 from pyro_ext.utils.random_state import isolated_random_state
 
@@ -50,6 +50,10 @@ class LoadedRun:
     def guide(self) -> Any:
         """The trained guide, where the plan has one ELBO; call it within ``local_params()``."""
         return self.plan.elbo_objective("guide").guide
+
+    def to_frame(self) -> Any:
+        """Return the history as a ``pandas.DataFrame``, see :meth:`FitResult.to_frame`."""
+        return frame_of_history(self.history)
 
 
 def fit(
