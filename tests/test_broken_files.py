@@ -101,7 +101,7 @@ def test_trees(tmp_path, seed):
             path,
             rooted=rng.choice([None, False, True]),
             allow_truncated=rng.random() < 0.3,
-            polytomies=rng.choice(["refuse", "resolve", "skip"]),
+            polytomies=rng.choice(["refuse", "random", "zero_length", "all", "skip"]),
             burnin=rng.choice([0, 0, 1, 0.5]),
             weights=rng.random() < 0.8,
         )

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_tree_options", "reading_options"]
 
-_POLYTOMIES = ("refuse", "resolve", "skip")
+_POLYTOMIES = ("refuse", "random", "zero_length", "all", "skip")
 
 
 def add_tree_options(parser: ArgumentParser, weights: bool = True) -> None:
@@ -41,7 +41,8 @@ def add_tree_options(parser: ArgumentParser, weights: bool = True) -> None:
         "--polytomies",
         choices=_POLYTOMIES,
         default="refuse",
-        help="trees with multifurcations are refused, resolved at random by the seed, or skipped",
+        help="trees with multifurcations are refused; resolved at random by the seed, in the same way always, or in "
+        "all ways of equal weight, by branches of length 0; or skipped",
     )
     group.add_argument(
         "--allow_truncated",

@@ -34,6 +34,7 @@ from pyro_ext.distributions.trees import (
     TreeFrequency,
     UniformTopology,
     held_out_log_likelihood,
+    tree_dispersion,
     tree_kl,
 )
 from pyro_ext.distributions.unordered_set import UnorderedSet
@@ -70,5 +71,6 @@ __all__ = [
     "held_out_log_likelihood",
     "kl_divergence",
     "transforms",
+    "tree_dispersion",
     "tree_kl",
 ]

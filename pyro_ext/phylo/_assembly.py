@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_ext.phylo._labels import LabelTable
 from pyro_ext.phylo._lexer import COMMA, Chunk, Problem, Tokens, tokenize
 from pyro_ext.phylo._parser import Parsed, first_labels, parse
-from pyro_ext.phylo._polytomies import multifurcating, resolved, selected
+from pyro_ext.phylo._polytomies import multifurcating, num_resolutions, resolved, selected
 from pyro_ext.phylo._statements import Batch, Header, headers
 from pyro_ext.phylo.canonical import canonicalize
 from pyro_ext.phylo.trees import TreeSet
@@ -22,8 +22,10 @@ from pyro_ext.utils.checks import one_of, positive_int
 __all__ = ["Assembly", "TreeOptions"]
 
 
-POLYTOMIES = ("refuse", "resolve", "skip")
+POLYTOMIES = ("refuse", "random", "zero_length", "all", "skip")
 """What can be done with trees that have multifurcations."""
+
+MOST_WAYS = 10_395  # those of eight subtrees at the top of an unrooted tree
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Assembly:
     Attributes:
         bare_weights: the numbers that stand before trees of this file, outside of ``[&W ...]``.
         num_polytomies: how many trees of this file have multifurcations, if those are not refused.
+        num_ways: for each batch of this file, how many trees each of its trees has become, if they are not refused.
     """
 
     def __init__(self, options: TreeOptions) -> None:
@@ -69,6 +72,7 @@ class Assembly:
         self.options = options
         self.bare_weights: list[float] = []
         self.num_polytomies = 0
+        self.num_ways: list[np.ndarray] = []
         self._rooted = options.rooted
         self._is_given = options.rooted is not None
         self._rng = random.Random(options.seed)
@@ -85,25 +89,55 @@ class Assembly:
         heads = headers(chunk, batch, starts, self.options.weights)
         self.bare_weights += [head.weight for head in heads if head.is_bare and head.weight is not None]
         tokens = tokenize(chunk, starts, ends)
+        weights = self._weights(heads, starts) if self.options.weights else None
         if self.options.polytomies == "refuse":
-            return self._binary(tokens, heads, starts, ends, batch)
+            return self._binary(tokens, heads, ends, batch, weights)
         at_top = self._most_at_top(tokens, heads)
         which = multifurcating(tokens, at_top)
         self.num_polytomies += int(which.sum())
-        if self.options.polytomies == "resolve":
-            tokens = resolved(tokens, which, at_top, self._rng) if which.any() else tokens
-            return self._binary(tokens, heads, starts, ends, batch)
-        if which.all():
-            return None
-        left = np.flatnonzero(~which)
+        if self.options.polytomies == "skip":
+            if which.all():
+                return None
+            tokens, ways = selected(tokens, ~which), (~which).astype(np.int64)
+        else:
+            tokens, ways = self._resolved(tokens, which, at_top, ends)
+        self.num_ways.append(ways)
+        origin = np.repeat(np.arange(len(ways)), ways)
+        if weights is not None:
+            weights = weights[torch.from_numpy(origin)]
+        if self.options.polytomies == "all":
+            share = torch.from_numpy(1 / ways[origin])
+            weights = share if weights is None else weights * share
         try:
-            heads = [heads[tree] for tree in left.tolist()]
-            return self._binary(selected(tokens, ~which), heads, starts[left], ends[left], batch)
+            return self._binary(tokens, [heads[tree] for tree in origin.tolist()], ends[origin], batch, weights)
         except Problem as error:
-            raise Problem(error.message, error.at, None if error.tree is None else int(left[error.tree])) from error
+            raise Problem(error.message, error.at, None if error.tree is None else int(origin[error.tree])) from error
+
+    @property
+    def has_weights(self) -> bool | None:
+        """Whether the trees have weights of their own; None before the first one, and where these are not read."""
+        return self._has.get("weight")
+
+    def _resolved(
+        self, tokens: Tokens, which: np.ndarray, at_top: np.ndarray, ends: np.ndarray
+    ) -> tuple[Tokens, np.ndarray]:
+        """Return the trees, some of them resolved, and how many trees each has become."""
+        if self.options.polytomies == "all":
+            for tree in np.flatnonzero(which).tolist():
+                number = num_resolutions(tokens, tree, int(at_top[tree]))
+                if number > MOST_WAYS:
+                    raise Problem(
+                        f"the tree can be resolved in {number} ways, more than {MOST_WAYS}: take one at random, with "
+                        "polytomies='random'",
+                        int(ends[tree]),
+                        tree,
+                    )
+        if not which.any():
+            return tokens, np.ones(len(which), np.int64)
+        return resolved(tokens, which, at_top, self.options.polytomies, self._rng)
 
     def _binary(
-        self, tokens: Tokens, heads: list[Header], starts: np.ndarray, ends: np.ndarray, batch: Batch
+        self, tokens: Tokens, heads: list[Header], ends: np.ndarray, batch: Batch, weights: Tensor | None
     ) -> TreeSet:
         """Make a set of binary trees."""
         if self.taxa is None:
@@ -114,7 +148,6 @@ class Assembly:
             self._table = LabelTable(self.taxa, batch.aliases)
         parsed = parse(tokens, self.taxa, self._table, self.options.branch_lengths)
         rooted = self._decide_rooted(parsed, heads, ends)
-        weights = self._weights(heads, starts) if self.options.weights else None
         parents, lengths = self._canonical(parsed, rooted, ends)
         return TreeSet(self.taxa, parents, rooted, weights, lengths, validate=False)
 
@@ -139,7 +172,7 @@ class Assembly:
             tree = int(np.argmax(three))
             raise Problem(
                 "three subtrees at the top where the tree should be rooted: root it, or pass rooted=False or "
-                "polytomies='resolve'",
+                "polytomies='random'",
                 int(ends[tree]),
                 tree,
             )

@@ -181,7 +181,7 @@ def _check_binary(
     if multifurcating(tokens, np.full(len(tokens.ends), 3))[at]:
         what = (
             "a node has three or more subtrees (more than three at the root); resolve multifurcations at random with "
-            "polytomies='resolve', or leave such trees out with polytomies='skip'"
+            "polytomies='random' or in all ways with polytomies='all', or leave such trees out with polytomies='skip'"
         )
     raise Problem(
         f"not a binary tree: {what}",

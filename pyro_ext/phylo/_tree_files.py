@@ -45,7 +45,7 @@ def _sets(
 ) -> Iterator[TreeSet]:
     kind: NewickFile | NexusFile | SamplerLog | None = None
     count, is_empty = 0, True
-    assembly.bare_weights, assembly.num_polytomies = [], 0
+    assembly.bare_weights, assembly.num_polytomies, assembly.num_ways = [], 0, []
     for chunk, line, is_last in chunks:
         is_empty = is_empty and not chunk.text.strip()
         if kind is None:
@@ -74,9 +74,14 @@ def _sets(
 def _tell_of_polytomies(path: str, assembly: Assembly, count: int) -> None:
     number, options = assembly.num_polytomies, assembly.options
     if options.polytomies == "skip" and number == count:
-        raise ValueError(f"{path}: all {count} trees have multifurcations; resolve them with polytomies='resolve'")
-    done = "left out" if options.polytomies == "skip" else f"resolved at random, with seed {options.seed}"
-    _LOG.warning("%s: %d of %d trees have multifurcations and are %s", path, number, count, done)
+        raise ValueError(f"{path}: all {count} trees have multifurcations; resolve them with polytomies='random'")
+    done = {
+        "skip": "left out",
+        "random": f"resolved at random, with seed {options.seed}",
+        "zero_length": "resolved in one way each, by branches of length 0",
+        "all": f"resolved in all ways, which makes {sum(int(ways.sum()) for ways in assembly.num_ways)} trees",
+    }
+    _LOG.warning("%s: %d of %d trees have multifurcations and are %s", path, number, count, done[options.polytomies])
 
 
 def _check_bare_weights(path: str, weights: list[float]) -> None:

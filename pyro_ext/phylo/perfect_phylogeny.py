@@ -119,7 +119,7 @@ def phylogeny_trees(tree: nx.DiGraph, seed: int = 0) -> TreeSet:
     number = sum(len(cells) for _, cells in tree.nodes(data="cells"))
     if number < 2:
         raise ValueError(f"tree must have two cells at least, got {number}")
-    return parse_trees(_newick(tree, labels=False) + ";", rooted=True, polytomies="resolve", seed=seed)
+    return parse_trees(_newick(tree, labels=False) + ";", rooted=True, polytomies="random", seed=seed)
 
 
 def conflict_graph(matrix: MutationMatrix) -> nx.Graph:

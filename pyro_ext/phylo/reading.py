@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
@@ -54,9 +55,10 @@ def read_trees(
         weights: whether to read weights; without them, every tree counts once.
         burnin: what to leave out at the beginning of each file, a number of trees, or a share below 1.
         thin: which of the trees behind the burn-in to keep, every tree (1), every second (2) and so on.
-        polytomies: what becomes of trees with multifurcations: ``"refuse"``; ``"resolve"``, at random, each in one of
-            all ways of equal probability, with new branches of length 0; or ``"skip"``, to leave such trees out. A
-            warning is logged of how many there are.
+        polytomies: what becomes of trees with multifurcations: ``"refuse"``; ``"random"``, resolved in one of all ways
+            of equal probability; ``"zero_length"``, in the same way always, subtrees joining one after the other;
+            ``"all"``, in all ways, which share the weight of the tree equally; or ``"skip"``, to leave such trees out.
+            New branches have length 0. A warning is logged of how many there are.
         seed: the seed of random resolutions.
         allow_truncated: whether a block of trees may lack its end, as when a sampler is still writing it; the text
             after the last whole tree is then ignored.
@@ -82,12 +84,7 @@ def read_trees(
         ['(a,(b,d),c);']
     """
     options = TreeOptions(taxa, rooted, branch_lengths, weights, polytomies, seed)
-    _check_thinning(burnin, thin)
-    sets: list[TreeSet] = []
-    for path, parts in _files(paths, options, allow_truncated, progress):
-        own = [*parts]
-        sets += own if burnin == 0 and thin == 1 else [_thinned(path, own[0].concatenate(*own[1:]), burnin, thin)]
-    return sets[0].concatenate(*sets[1:])
+    return _read(paths, options, burnin, thin, allow_truncated, progress)[0]
 
 
 def iter_trees(
@@ -109,9 +106,7 @@ def iter_trees(
         rooted: whether the place of the root is part of the trees; by default decided as by :func:`read_trees`.
         branch_lengths: whether to read branch lengths, if there are any.
         weights: whether to read weights; without them, every tree counts once.
-        polytomies: what becomes of trees with multifurcations: ``"refuse"``; ``"resolve"``, at random, each in one of
-            all ways of equal probability, with new branches of length 0; or ``"skip"``, to leave such trees out. A
-            warning is logged of how many there are.
+        polytomies: what becomes of trees with multifurcations, as for :func:`read_trees`.
         seed: the seed of random resolutions.
         allow_truncated: whether a block of trees may lack its end; the text after the last whole tree is then ignored.
         progress: whether to show a progress bar; by default for long files on a terminal.
@@ -132,7 +127,7 @@ def iter_trees(
         2
     """
     options = TreeOptions(taxa, rooted, branch_lengths, weights, polytomies, seed)
-    for _, sets in _files(paths, options, allow_truncated, progress):
+    for _, sets, _ in _files(paths, options, allow_truncated, progress):
         yield from sets
 
 
@@ -161,9 +156,7 @@ def reference_sample(
         weights: whether to read weights; without them, every tree counts once.
         burnin: what to leave out at the beginning of each file, a number of trees, or a share below 1.
         thin: which of the trees behind the burn-in to keep, every tree (1), every second (2) and so on.
-        polytomies: what becomes of trees with multifurcations: ``"refuse"``; ``"resolve"``, at random, each in one of
-            all ways of equal probability, with new branches of length 0; or ``"skip"``, to leave such trees out. A
-            warning is logged of how many there are.
+        polytomies: what becomes of trees with multifurcations, as for :func:`read_trees`.
         seed: the seed of random resolutions.
         allow_truncated: whether a block of trees may lack its end; the text after the last whole tree is then ignored.
         progress: whether to show a progress bar; by default for long files on a terminal.
@@ -186,20 +179,10 @@ def reference_sample(
     optional_positive_int("counts", counts)
     parts = []
     for number, path in enumerate(paths):
-        trees = read_trees(
-            path,
-            taxa=taxa,
-            rooted=rooted,
-            branch_lengths=False,
-            weights=weights,
-            burnin=burnin,
-            thin=thin,
-            polytomies=polytomies,
-            seed=seed + number,
-            allow_truncated=allow_truncated,
-            progress=progress,
-        )
-        own = torch.full((len(trees),), 1 / len(trees)).double() if trees.weights is None else trees.weights
+        options = TreeOptions(taxa, rooted, False, weights, polytomies, seed + number)
+        trees, has_weights = _read([path], options, burnin, thin, allow_truncated, progress)
+        own = torch.ones(len(trees)).double() if trees.weights is None else trees.weights
+        own = own if has_weights else own / own.sum()
         if counts is not None:
             own = (own * counts).round() / counts
             if not bool(own.any()):
@@ -226,8 +209,7 @@ def parse_trees(
         taxa: the names of the taxa that all trees must have; by default those of the first tree.
         rooted: whether the place of the root is part of the trees; by default decided as by :func:`read_trees`.
         weights: whether to read weights; without them, every tree counts once.
-        polytomies: what becomes of trees with multifurcations: ``"refuse"``; ``"resolve"``, at random, each in one of
-            all ways of equal probability, with new branches of length 0; or ``"skip"``, to leave such trees out.
+        polytomies: what becomes of trees with multifurcations, as for :func:`read_trees`.
         seed: the seed of random resolutions.
 
     Raises:
@@ -236,8 +218,10 @@ def parse_trees(
     Example:
         >>> parse_trees("((a:1,b:2):1,c:3);").branch_lengths
         tensor([[1., 2., 3., 1.]], dtype=torch.float64)
-        >>> parse_trees("(a,b,c,d);", polytomies="resolve").to_newick()
+        >>> parse_trees("(a,b,c,d);", polytomies="random").to_newick()
         ['(a,(b,d),c);']
+        >>> parse_trees("(a,b,c,d);", polytomies="all").weights
+        tensor([0.3333, 0.3333, 0.3333], dtype=torch.float64)
     """
     content = text.encode("utf-8", "surrogatepass").removeprefix(b"\xef\xbb\xbf")
     check_text(content, "<text>", True)
@@ -246,10 +230,33 @@ def parse_trees(
     return sets[0].concatenate(*sets[1:])
 
 
+def _read(
+    paths: Sequence[str | Path],
+    options: TreeOptions,
+    burnin: float,
+    thin: int,
+    allow_truncated: bool,
+    progress: bool | None,
+) -> tuple[TreeSet, bool]:
+    """Return all trees of some files, and whether they have weights of their own."""
+    _check_thinning(burnin, thin)
+    sets: list[TreeSet] = []
+    has_weights = False
+    for path, parts, assembly in _files(paths, options, allow_truncated, progress):
+        own = [*parts]
+        has_weights = bool(assembly.has_weights)
+        if burnin == 0 and thin == 1:
+            sets += own
+            continue
+        ways = np.concatenate(assembly.num_ways) if options.polytomies == "all" else None
+        sets.append(_thinned(path, own[0].concatenate(*own[1:]), burnin, thin, ways))
+    return sets[0].concatenate(*sets[1:]), has_weights
+
+
 def _files(
     paths: Sequence[str | Path], options: TreeOptions, allow_truncated: bool, progress: bool | None
-) -> Iterator[tuple[str, Iterator[TreeSet]]]:
-    """Yield the name of each file, and its trees."""
+) -> Iterator[tuple[str, Iterator[TreeSet], Assembly]]:
+    """Yield the name of each file, its trees, and what assembles them."""
     if not paths:
         raise ValueError("paths is empty: name at least one file of trees")
     files = [Path(path) for path in paths]
@@ -258,7 +265,8 @@ def _files(
     shown = sys.stderr.isatty() and total >= _LONG if progress is None else progress
     with tqdm(total=total, unit="B", unit_scale=True, desc="trees", disable=not shown) as bar:
         for path in files:
-            yield str(path), file_trees(str(path), pieces(path, _CHUNK_BYTES, bar.update), assembly, allow_truncated)
+            parts = pieces(path, _CHUNK_BYTES, bar.update)
+            yield str(path), file_trees(str(path), parts, assembly, allow_truncated), assembly
 
 
 def _check_thinning(burnin: float, thin: int) -> None:
@@ -268,15 +276,29 @@ def _check_thinning(burnin: float, thin: int) -> None:
     positive_int("thin", thin)
 
 
-def _thinned(path: str, trees: TreeSet, burnin: float, thin: int) -> TreeSet:
-    """Return the trees of a file that are left behind the burn-in, every ``thin``-th of them."""
-    if trees.weights is not None and bool((trees.weights != trees.weights[0]).any()):
-        raise ValueError(
-            f"{path}: the trees have different weights, so they are a summary and no sample in its order, of which "
-            f"burnin={burnin} and thin={thin} could take a part: leave these out, or pass weights=False"
-        )
-    first = math.floor(burnin * len(trees)) if isinstance(burnin, float) else burnin
-    left = trees[first::thin]
+def _thinned(path: str, trees: TreeSet, burnin: float, thin: int, ways: np.ndarray | None) -> TreeSet:
+    """Return the trees of a file that are left behind the burn-in, every ``thin``-th of them.
+
+    Args:
+        path: the name of the file, for errors.
+        trees: its trees.
+        burnin: what to leave out, a number of trees or a share of them.
+        thin: which of the others to keep.
+        ways: how many trees each tree in the file has become; None if each is one.
+    """
+    origin = torch.arange(len(trees))
+    if ways is not None:
+        origin = torch.arange(len(ways)).repeat_interleave(torch.from_numpy(ways))
+    number = len(trees) if ways is None else len(ways)
+    if trees.weights is not None:
+        whole = trees.weights.new_zeros(number).index_add(0, origin, trees.weights)
+        if not torch.allclose(whole, whole[0], rtol=1e-12, atol=0):
+            raise ValueError(
+                f"{path}: the trees have different weights, so they are a summary and no sample in its order, of which "
+                f"burnin={burnin} and thin={thin} could take a part: leave these out, or pass weights=False"
+            )
+    first = math.floor(burnin * number) if isinstance(burnin, float) else burnin
+    left = trees[(origin >= first) & ((origin - first) % thin == 0)]
     if not len(left):
-        raise ValueError(f"{path}: burnin={burnin} leaves none of the {len(trees)} trees")
+        raise ValueError(f"{path}: burnin={burnin} leaves none of the {number} trees")
     return left

@@ -17,7 +17,12 @@ from pyro_ext.plotting.images import image_grid
 from pyro_ext.plotting.mutations import clone_tree, mutation_matrices
 from pyro_ext.plotting.sparsity import compression_curve, score_histogram, weight_map
 from pyro_ext.plotting.style import COLOURS, DASHES, MARKERS, finish, integer_ticks, use_style
-from pyro_ext.plotting.trees import branch_intervals, plot_topology_probabilities, tree_probabilities
+from pyro_ext.plotting.trees import (
+    branch_intervals,
+    plot_topology_probabilities,
+    probability_ratios,
+    tree_probabilities,
+)
 
 __all__ = [
     "COLOURS",
@@ -42,6 +47,7 @@ __all__ = [
     "mutation_matrices",
     "plot_evidence",
     "plot_topology_probabilities",
+    "probability_ratios",
     "reliability_diagram",
     "save",
     "score_histogram",

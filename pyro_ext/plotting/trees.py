@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import ArrayLike
 
-__all__ = ["branch_intervals", "plot_topology_probabilities", "tree_probabilities"]
+__all__ = ["branch_intervals", "plot_topology_probabilities", "probability_ratios", "tree_probabilities"]
 
 _DECADES = 4  # shown below the least frequency
 
@@ -80,6 +80,85 @@ def tree_probabilities(
     low = (np.exp(log_y[shown]).min(initial=x.min()), np.exp(log_y[shown]).max(initial=x.max()))
     log_ticks(ax, low[0] if shown.all() else low[0] / 10, low[1], "y")
     return finish(ax, xlabel, "probability under the network", title)
+
+
+def probability_ratios(
+    frequency: ArrayLike,
+    log_probs: Mapping[str, ArrayLike],
+    ax: Axes | None = None,
+    *,
+    xlabel: str = "frequency in the reference sample",
+    title: str = "",
+) -> Axes:
+    """Plot how far estimated probabilities of trees are from their frequencies in a reference sample, by frequency.
+
+    A point is a tree, above the line if its estimate is too large. The thick lines are medians of the trees of about
+    the same frequency, trees of estimate zero included; those are drawn as crosses at the lower edge.
+
+    Args:
+        frequency: the frequency of each tree in the reference sample, ``(T,)``; trees of frequency zero are left out.
+        log_probs: for each distribution, by its name, the log-probability of each tree, ``(T,)``.
+        ax: the axes to draw on; new ones if ``None``.
+        xlabel: the label of the x axis, which says what the frequencies are of.
+        title: the title; none if empty.
+
+    Returns:
+        The axes drawn on.
+
+    Raises:
+        ValueError: if there are no trees, the arrays differ in length, or no frequency is positive.
+
+    References:
+        | Generalizing tree probability estimation via Bayesian networks (Zhang & Matsen, 2018)
+        | https://arxiv.org/abs/1805.07834
+
+    Example:
+        >>> log_probs = {"network": [-0.4, -1.1], "sample": [-0.2, -float("inf")]}
+        >>> ax = probability_ratios([0.7, 0.3], log_probs)
+        >>> [text.get_text() for text in ax.get_legend().get_texts()]
+        ['network', 'sample', 'sample: probability 0']
+    """
+    x = np.asarray(frequency, dtype=float)
+    came = x > 0
+    if x.ndim != 1 or not came.any() or not log_probs:
+        raise ValueError(f"frequency must hold a positive number for some trees, got {x}, and log_probs a distribution")
+    ratios = {}
+    for name, values in log_probs.items():
+        log_y = np.asarray(values, dtype=float)
+        if log_y.shape != x.shape:
+            raise ValueError(f"log_probs[{name!r}] must hold a value for each of {x.shape} trees, got {log_y.shape}")
+        ratios[name] = log_y[came] - np.log(x[came])
+    x = x[came]
+    ax = given_or_new(ax, width=6.0, height=4.0)
+    finite = np.concatenate([ratio[ratio > -np.inf] for ratio in ratios.values()])
+    low, high = (float(f(finite, initial=0.0)) for f in (np.min, np.max))
+    low = max(low, -math.log(10) * (_DECADES + 4))
+    edge = low - 0.08 * (high - low + 1)
+    ax.axhline(1.0, color="black", linewidth=0.8, zorder=1)
+    for number, (name, ratio) in enumerate(ratios.items()):
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        shown = ratio >= low
+        size = min(30.0, max(6.0, 2000 / len(x)))
+        ax.scatter(x[shown], np.exp(ratio[shown]), s=size, marker=marker, color=colour, alpha=0.5, label=name)
+        if not shown.all():
+            place = np.full((~shown).sum(), math.exp(edge - 0.05 * number * (high - low + 1)))
+            below = "probability 0" if (ratio[~shown] == -np.inf).all() else f"below {math.exp(low):.0e}"
+            label = f"{name}: {below}"
+            ax.plot(x[~shown], place, "x", color=colour, linestyle="none", markersize=4, label=label)
+        centres, medians = _medians(x, np.maximum(ratio, edge))
+        if len(centres) > 1:
+            ax.plot(centres, np.exp(medians), color=colour, linewidth=2.0)
+    log_ticks(ax, x.min(), x.max(), "x")
+    log_ticks(ax, math.exp(low), math.exp(high), "y")
+    return finish(ax, xlabel, "estimated probability / frequency", title)
+
+
+def _medians(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return medians of y, and where they are, for about four groups of x in each decade; none of few trees."""
+    group = np.floor(4 * np.log10(x)).astype(int)
+    numbers = [number for number in np.unique(group) if (group == number).sum() >= 5]
+    centres = [np.exp(np.log(x[group == number]).mean()) for number in numbers]
+    return np.array(centres), np.array([np.median(y[group == number]) for number in numbers])
 
 
 def plot_topology_probabilities(

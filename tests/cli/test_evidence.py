@@ -197,7 +197,7 @@ WRONG = [
     (
         ["a.fasta", "star.nwk", *MAP],
         "not a binary tree: a node has three or more subtrees (more than three at the root); "
-        "resolve multifurcations at random with --polytomies resolve",
+        "resolve multifurcations at random with --polytomies random",
     ),
     (["a.fasta", "empty.nwk", *MAP], "the file is empty"),
     (["a.fasta", "missing.nwk", *MAP], "missing.nwk: No such file or directory"),

@@ -1,6 +1,7 @@
 """``pyro-ext sbn``: fit, evaluate and sample as a user would, published figures, bad input that leaves nothing."""
 
 import json
+import math
 import os
 import re
 import sys
@@ -68,11 +69,27 @@ def test_evaluate_prints_and_writes(tmp_path, trees, network, capsys):
     assert kl_in(shown) >= -1e-9
     assert "100.0000%" in shown
     assert "(a,(b,(c,d)),e)" in shown
-    assert {path.name for path in out.iterdir()} == {"report.md", "trees.csv", "probabilities.png"}
+    assert {path.name for path in out.iterdir()} == {"report.md", "trees.csv", "probabilities.png", "dispersion.png"}
     assert len((out / "trees.csv").read_text().splitlines()) == 4
     assert main(words) == 2
     assert "is not empty; choose another folder" in capsys.readouterr().err
     assert main([*words, "--overwrite"]) == 0
+
+
+def test_evaluate_beside_a_short_sample(tmp_path, trees, network, capsys):
+    """The network's dispersion, and that of a sample which lacks a tree and has the others twice too often."""
+    golden = tmp_path / "golden.nwk"
+    golden.write_text("[&W .4](a,b,((c,d),e));[&W .4](a,(b,(c,d)),e);[&W .2]((a,c),b,(d,e));")
+    short = tmp_path / "short.nwk"
+    short.write_text("(a,b,((c,d),e));" * 8 + "(a,(b,(c,d)),e);" * 2)
+    words = ["sbn", "evaluate", network, "--golden", str(golden), "--sample", str(short), "--out", str(tmp_path / "o")]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    squares = (0.4 * math.log(0.8 / 0.4) ** 2 + 0.4 * math.log(0.2 / 0.4) ** 2) / 0.8
+    assert re.search(r"dispersion of its frequencies: +([\d.]+) nats", shown)[1] == f"{squares**0.5:.4f}"
+    assert "66.6667%, of weight 80.0000%" in shown
+    assert re.search(r"dispersion of probabilities: +[\d.]+ nats", shown)
+    assert "![dispersion](dispersion.png)" in (tmp_path / "o" / "report.md").read_text()
 
 
 def test_the_most_probable_trees_are_exact(tmp_path, trees, network, capsys):
@@ -220,11 +237,12 @@ def test_multifurcations_and_mixed_weights_have_options(tmp_path, capsys, caplog
     words = ["sbn", "fit", str(run), "--out", str(tmp_path / "sbn.npz"), "--overwrite"]
     run.write_text("(a,b,c,d);\n(a,b,(c,d));\n")
     assert main(words) == 2
-    assert "with --polytomies resolve, or leave such trees out with --polytomies skip" in capsys.readouterr().err
-    for option, count in (("resolve", 2), ("skip", 1)):
+    assert "with --polytomies all, or leave such trees out with --polytomies skip" in capsys.readouterr().err
+    for option, count in (("random", 2), ("all", 4), ("skip", 1)):
         assert main([*words, "--polytomies", option]) == 0
         assert f"{count} tree" in capsys.readouterr().out
     assert "1 of 2 trees have multifurcations and are resolved at random, with seed 0" in caplog.text
+    assert "1 of 2 trees have multifurcations and are resolved in all ways, which makes 4 trees" in caplog.text
     assert "1 of 2 trees have multifurcations and are left out" in caplog.text
     run.write_text("[&W 0.5] (a,b,(c,d));\n(a,b,(c,d));\n")
     assert main(words) == 2
@@ -250,7 +268,10 @@ WRONG = [
     (["fit", "{trees}", "--out", "{new}", "--burnin", "half"], "--burnin takes a number, not 'half'"),
     (["fit", "{trees}", "--out", "{new}", "--burnin", "1"], "leave these out, or pass --weights false"),
     (["fit", "{trees}", "--out", "{new}", "--thin", "0"], "--thin must be an integer of at least 1, got 0"),
-    (["fit", "{trees}", "--out", "{new}", "--polytomies", "drop"], "--polytomies must be one of refuse, resolve, skip"),
+    (
+        ["fit", "{trees}", "--out", "{new}", "--polytomies", "drop"],
+        "--polytomies must be one of refuse, random, zero_length, all, skip",
+    ),
     (["evaluate", "{trees}", "--golden", "{trees}"], "is no file of subsplits"),
     (["evaluate", "{network}", "--golden", "{trees}", "--counts", "0"], "counts must be an integer of at least 1"),
     (["evaluate", "{network}", "--golden", "{trees}", "--top", "-1"], "--top must be an integer of at least 0, got -1"),

@@ -177,7 +177,7 @@ GOOD = "(a,b,(c,d));\n"
         ("(a,b,(c,c));", "line 1, tree 1: taxon 'c' comes twice"),
         (
             GOOD + "(a,b,c,d);",
-            "line 2, tree 2: not a binary tree.*resolve multifurcations at random with polytomies='resolve'",
+            "line 2, tree 2: not a binary tree.*resolve multifurcations at random with polytomies='random'",
         ),
         ("((a,b,c),d,e);", "line 1, tree 1: not a binary tree"),
         ("((a,b,c),(d),e);", "line 1, tree 1: not a binary tree"),

@@ -51,6 +51,11 @@ AXES = {
     "loss_curve": (({"train": [3.0, 2.0], "held out": [3.0, 2.5]},), "epoch", "−ELBO per data point (nats)"),
     "plot_evidence": ((ESTIMATES,), "log evidence (nats)", ""),
     "plot_topology_probabilities": (({"a": [0.5, 0.5], "b": [0.6, 0.4]},), "number of the topology", "probability"),
+    "probability_ratios": (
+        ([0.6, 0.4], {"a": [-0.5, -1.0], "b": [-0.4, -2.0]}),
+        "frequency in the reference sample",
+        "estimated probability / frequency",
+    ),
     "reliability_diagram": (
         (PROBS, LABELS),
         "confidence (probability of the predicted class)",

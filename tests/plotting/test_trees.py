@@ -10,6 +10,7 @@ from pyro_ext.plotting import (
     branch_intervals,
     given_or_new,
     plot_topology_probabilities,
+    probability_ratios,
     save,
     tree_probabilities,
 )
@@ -58,6 +59,39 @@ def test_all_of_probability_zero():
 def test_probabilities_of_other_shapes(x, y):
     with pytest.raises(ValueError, match="frequency and log_prob must hold a value for each tree"):
         tree_probabilities(x, y)
+
+
+def test_ratios_of_several_distributions():
+    """Points at the ratios, medians of groups of at least five, crosses below everything for probability zero."""
+    frequency = np.array([0.5, *[0.02] * 5, *[0.002] * 5, 0.0])
+    exact = np.log(np.maximum(frequency, 1e-9))
+    halved = exact - math.log(2)
+    halved[8:] = -math.inf
+    ax = probability_ratios(frequency, {"exact": exact, "halved": halved})
+    own, other = ax.collections
+    np.testing.assert_allclose(own.get_offsets()[:, 1], 1.0)
+    np.testing.assert_allclose(other.get_offsets()[:, 1], 0.5)
+    assert (len(own.get_offsets()), len(other.get_offsets())) == (11, 8)
+    (crosses,) = (line for line in ax.lines if line.get_label() == "halved: probability 0")
+    assert crosses.get_xdata().tolist() == [0.002] * 3
+    assert (crosses.get_ydata() < 0.5).all()
+    _, medians, *_ = ax.lines
+    np.testing.assert_allclose(medians.get_ydata(), 1.0)
+    np.testing.assert_allclose(medians.get_xdata(), [0.002, 0.02])
+
+
+@pytest.mark.parametrize(
+    ("frequency", "log_probs", "message"),
+    [
+        ([], {"a": []}, "frequency must hold a positive number"),
+        ([0.0], {"a": [-1.0]}, "frequency must hold a positive number"),
+        ([0.5], {}, "log_probs a distribution"),
+        ([0.5, 0.5], {"a": [-1.0]}, r"log_probs\['a'\] must hold a value for each of \(2,\) trees, got \(1,\)"),
+    ],
+)
+def test_ratios_of_other_shapes(frequency, log_probs, message):
+    with pytest.raises(ValueError, match=message):
+        probability_ratios(frequency, log_probs)
 
 
 def test_markers_side_by_side_for_each_method(tmp_path):

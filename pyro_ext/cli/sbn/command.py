@@ -102,10 +102,16 @@ def _fit_parser() -> ArgumentParser:
 def _evaluate_parser() -> ArgumentParser:
     parser = command_parser(
         "pyro-ext sbn evaluate FILE.npz --golden TREES... [options]",
-        "Compare a network with a reference sample: divergence, coverage, most probable trees, a plot.",
+        "Compare a network with a reference sample: divergence, dispersion, coverage, most probable trees, plots.",
     )
     parser.add_argument("network", help="a file written by pyro-ext sbn fit")
     parser.add_argument("--golden", nargs="+", required=True, help="files of the reference sample, of equal weight")
+    parser.add_argument(
+        "--sample",
+        nargs="+",
+        default=None,
+        help="files of a short sample, such as the trees the network was fitted to; its frequencies are put beside",
+    )
     parser.add_argument(
         "--floor",
         type=float | None,
@@ -125,7 +131,7 @@ def _evaluate_parser() -> ArgumentParser:
         default=10,
         help="how many of the network's most probable trees to print, exact; fewer where no more can be proved",
     )
-    parser.add_argument("--out", type=str | None, default=None, help="a folder for report.md, trees.csv and the plot")
+    parser.add_argument("--out", type=str | None, default=None, help="a folder for report.md, trees.csv and the plots")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     _add_reading(parser)
     return parser

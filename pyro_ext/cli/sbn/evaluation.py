@@ -11,11 +11,17 @@ from torch import Tensor
 
 from pyro_ext.cli.sbn.files import new_folder, read_network
 from pyro_ext.cli.tree_options import reading_options
-from pyro_ext.distributions import SearchLimitError, SubsplitBayesianNetwork, tree_kl
+from pyro_ext.distributions import (
+    SearchLimitError,
+    SubsplitBayesianNetwork,
+    TreeFrequency,
+    tree_dispersion,
+    tree_kl,
+)
 from pyro_ext.distributions.trees.divergence import log_prob_in_parts
 from pyro_ext.phylo import TreeSet, reference_sample
 from pyro_ext.phylo.support import Coverage
-from pyro_ext.plotting import save, tree_probabilities
+from pyro_ext.plotting import probability_ratios, save, tree_probabilities
 from pyro_ext.utils.checks import positive_int
 from pyro_ext.utils.files import write_text
 from pyro_ext.utils.tables import csv_table, markdown_table
@@ -44,6 +50,9 @@ class Comparison:
         log_prob: the log-probabilities of those trees under the network.
         best: Newick text, probability and frequency of the most probable trees.
         all_best: whether these are as many as were asked for, or all there are.
+        dispersion: how widely the network's probabilities scatter around the frequencies of the sample, in nats.
+        sampled: the log-frequencies of the trees in another sample, for comparison, if there is one.
+        sampled_dispersion: how widely these scatter.
     """
 
     network: str
@@ -55,6 +64,9 @@ class Comparison:
     log_prob: Tensor
     best: list[_Best]
     all_best: bool
+    dispersion: float
+    sampled: Tensor | None = None
+    sampled_dispersion: float = float("nan")
 
     def facts(self) -> list[tuple[str, str]]:
         """Return the figures by name."""
@@ -68,6 +80,18 @@ class Comparison:
             ("their weight", f"{self.coverage.weight:.4%}"),
             ("reference subsplits in the support", f"{self.coverage.splits:.4%}"),
             ("probability of all reference trees", f"{float(self.log_prob.exp().sum()):.6f}"),
+            ("dispersion of probabilities", f"{self.dispersion:.4f} nats"),
+            *self._facts_of_sample(),
+        ]
+
+    def _facts_of_sample(self) -> list[tuple[str, str]]:
+        if self.sampled is None:
+            return []
+        there = self.sampled > -torch.inf
+        weight = float(self.golden.probabilities()[there].sum())
+        return [
+            ("reference trees in the short sample", f"{float(there.double().mean()):.4%}, of weight {weight:.4%}"),
+            ("dispersion of its frequencies", f"{self.sampled_dispersion:.4f} nats"),
         ]
 
     @property
@@ -96,6 +120,7 @@ class Comparison:
             "# Subsplit Bayesian network against a reference sample",
             markdown_table(self.facts(), ("", ""), left=(0, 1)),
             "![probabilities](probabilities.png)",
+            "![dispersion](dispersion.png)",
             *([self._best_table()] if self.best or not self.all_best else []),
             *([self.missing] if self.missing else []),
             "All reference trees are in `trees.csv`.",
@@ -103,7 +128,7 @@ class Comparison:
         return "\n\n".join(parts) + "\n"
 
     def write(self, out: Path) -> None:
-        """Write ``probabilities.png``, ``trees.csv`` and ``report.md`` into a folder."""
+        """Write ``probabilities.png``, ``dispersion.png``, ``trees.csv`` and ``report.md`` into a folder."""
         frequency = self.golden.probabilities()
         title = f"{len(frequency):,} distinct trees of the reference sample"
         plot = tree_probabilities(frequency, self.log_prob, xlabel="frequency in the reference sample", title=title)
@@ -111,6 +136,8 @@ class Comparison:
         rows = [dict(zip(("tree", "frequency", "log_prob"), row, strict=True)) for row in zip(*columns, strict=True)]
         out.mkdir(parents=True, exist_ok=True)
         save(plot, out / "probabilities.png")
+        log_probs = {"network": self.log_prob} | ({} if self.sampled is None else {"short sample": self.sampled})
+        save(probability_ratios(frequency, log_probs, title=title), out / "dispersion.png")
         write_text(out / "trees.csv", csv_table(rows, ("tree", "frequency", "log_prob")))
         write_text(out / "report.md", self.markdown())
 
@@ -140,6 +167,7 @@ def evaluate(options: Namespace) -> None:
     )
     divergence = tree_kl(golden, network, floor=options.floor, normalize=not options.unnormalized)
     best, all_best = _most_probable(network, golden, options.top)
+    short = _short_sample(options, golden)
     comparison = Comparison(
         network=options.network,
         kl=float(divergence),
@@ -150,6 +178,9 @@ def evaluate(options: Namespace) -> None:
         log_prob=log_prob_in_parts(network, golden.parents),
         best=best,
         all_best=all_best,
+        dispersion=float(tree_dispersion(golden, network)),
+        sampled=None if short is None else log_prob_in_parts(short, golden.parents),
+        sampled_dispersion=float("nan") if short is None else float(tree_dispersion(golden, short)),
     )
     if out is not None:
         comparison.write(out)
@@ -158,6 +189,20 @@ def evaluate(options: Namespace) -> None:
         print(f"\n{comparison.missing}")
     if out is not None:
         print(f"results are in {out}")
+
+
+def _short_sample(options: Namespace, golden: TreeSet) -> TreeFrequency | None:
+    """Return the frequencies of the trees in the files of ``--sample``, None without."""
+    if options.sample is None:
+        return None
+    trees = reference_sample(
+        *options.sample,
+        taxa=golden.taxa,
+        rooted=golden.rooted,
+        progress=options.progress,
+        **reading_options(options, options.seed),
+    )
+    return TreeFrequency.from_trees(trees)
 
 
 def _most_probable(network: SubsplitBayesianNetwork, golden: TreeSet, number: int) -> tuple[list[_Best], bool]:

@@ -3,7 +3,7 @@
 from pyro_ext.distributions.trees._best_trees import RankedTrees, SearchLimitError
 from pyro_ext.distributions.trees._entropy import EntropyBounds
 from pyro_ext.distributions.trees.clade import ConditionalCladeDistribution
-from pyro_ext.distributions.trees.divergence import tree_kl
+from pyro_ext.distributions.trees.divergence import tree_dispersion, tree_kl
 from pyro_ext.distributions.trees.fitting import FitHistory
 from pyro_ext.distributions.trees.frequency import TreeFrequency
 from pyro_ext.distributions.trees.held_out import held_out_log_likelihood
@@ -20,5 +20,6 @@ __all__ = [
     "TreeFrequency",
     "UniformTopology",
     "held_out_log_likelihood",
+    "tree_dispersion",
     "tree_kl",
 ]

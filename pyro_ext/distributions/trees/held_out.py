@@ -19,6 +19,7 @@ from pyro_ext.utils.checks import positive_int, positive_number
 __all__ = ["held_out_log_likelihood"]
 
 _CHUNK = 1 << 19  # subsplits of trees looked up at a time
+_MOST_DRAWS = 1e9  # that weights are taken for
 
 
 @torch.no_grad()
@@ -34,8 +35,9 @@ def held_out_log_likelihood(
 
     The trees are put into folds, and each fold gets its log-probabilities from a network fitted to all others. Trees
     of equal weight are taken for a sample in its order: folds are blocks of it, since neighbours in a Markov chain are
-    alike. Trees of different weights, as in a table of topologies, are dealt to the folds in turn. The support is that
-    of all trees, so that a network gives probability to subsplits it has not seen if, and only if, its prior does.
+    alike. Different weights, as in a table of topologies, are taken for numbers of draws, of which the least weight is
+    one: draws are dealt to the folds in turn, so that a frequent tree is in all of them. The support is that of all
+    trees, so that a network gives probability to subsplits it has not seen if, and only if, its prior does.
 
     Args:
         trees: a :class:`.TreeSet`, or canonical parent vectors ``(T, N)``.
@@ -68,13 +70,9 @@ def held_out_log_likelihood(
     if total < 2:
         raise ValueError(f"trees holds {total} tree of positive weight: give two or more, to leave some out in turn")
     folds = min(folds, total)
-    number = torch.arange(total, device=given.parents.device)
-    alike = bool((given.weights == given.weights[0]).all())
-    fold = number * folds // total if alike else number % folds
     distinct, place = distinct_rows(given.parents)
     support = SubsplitSupport.from_trees(distinct, taxa=given.taxa)
-    sums = given.weights.new_zeros(folds, len(distinct))
-    sums.index_put_((fold, place), given.weights, accumulate=True)
+    sums = given.weights.new_zeros(folds, len(distinct)).index_add(1, place, _dealt(given.weights, folds))
     everything, mean = sums.sum(0), 0.0
     for own in sums:
         others = everything - own
@@ -85,3 +83,18 @@ def held_out_log_likelihood(
         log_prob = torch.cat([network.log_prob(part) for part in parts]).clamp_min(math.log(floor))
         mean += float((own[asked] * log_prob).sum())
     return mean
+
+
+def _dealt(weights: Tensor, folds: int) -> Tensor:
+    """Return the weight that each tree has in each fold, ``(folds, T)``."""
+    total = len(weights)
+    number = torch.arange(total, device=weights.device)
+    fold = torch.arange(folds, device=weights.device).unsqueeze(-1)
+    if bool((weights == weights[0]).all()):
+        return torch.where(number * folds // total == fold, weights, 0.0)
+    one = torch.maximum(weights.min(), weights.sum() / _MOST_DRAWS)
+    draws = (weights / one * (1 - 1e-9)).ceil().long()  # the last one of a tree may be smaller
+    stop = draws.cumsum(0)
+    before, after = ((end - fold + folds - 1) // folds for end in (stop - draws, stop))
+    lacks = torch.where((stop - 1) % folds == fold, draws * one - weights, 0.0)
+    return ((after - before) * one - lacks).clamp_min(0)

@@ -86,7 +86,7 @@ def build(
     unroot: bool = False,
     burnin: float = 0,
     thin: int = 1,
-    polytomies: Literal["refuse", "resolve", "skip"] = "refuse",
+    polytomies: Literal["refuse", "random", "zero_length", "all", "skip"] = "refuse",
     dtype: Literal["float32", "float64"] = "float32",
     evaluation_samples: int = 1000,
     evaluation_repeats: int = 10,
@@ -115,7 +115,8 @@ def build(
         burnin: how many trees to leave out at the beginning of each file of trees or reference sample: a share below 1,
             or a number of trees.
         thin: of the trees that remain in a file, every which one is read.
-        polytomies: what becomes of trees with multifurcations: they are refused, resolved at random, or skipped.
+        polytomies: what becomes of trees with multifurcations: they are refused, resolved at random, in the same
+            way always or in all ways, or skipped.
         dtype: the type of parameters and likelihoods.
         evaluation_samples: the number of importance samples in each estimate of the evidence, a multiple of 10.
         evaluation_repeats: the number of estimates of the evidence at each evaluation, at least 2.
