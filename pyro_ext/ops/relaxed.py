@@ -21,6 +21,7 @@ __all__ = [
     "exp_concrete_log_prob",
     "floored_log",
     "gumbel_log_softmax",
+    "infinite",
     "logistic_like",
     "normalised_logits",
     "one_hot_of_largest",
@@ -73,6 +74,25 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     return hard.detach() + (soft - soft.detach())
 
 
+class _Sigmoid(torch.autograd.Function):
+    """The logistic function; its derivative is computed from the argument and not from the value."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(y: Tensor) -> Tensor:
+        return torch.sigmoid(y)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return grad * _Sigmoid.apply(y) * _Sigmoid.apply(-y)
+
+
 def sigmoid(y: Tensor) -> Tensor:
     """Return the logistic function of ``y``, with a derivative that stays positive where the value rounds to 1.
 
@@ -80,7 +100,19 @@ def sigmoid(y: Tensor) -> Tensor:
     >>> torch.autograd.grad(sigmoid(y).sum(), y)[0]
     tensor([2.0612e-09, 2.0612e-09])
     """
-    return torch.where(y > 0, 1 - torch.sigmoid(-y), torch.sigmoid(y))
+    return _Sigmoid.apply(y)
+
+
+def infinite(x: Tensor) -> Tensor | None:
+    """Return which numbers are infinite; None where a look, which waits for no device, says that none is.
+
+    >>> infinite(torch.zeros(3)), infinite(torch.tensor([0.0, math.inf]))
+    (None, tensor([False,  True]))
+    """
+    mask = x.isinf()
+    can_look = x.device.type == "cpu" and not torch.compiler.is_compiling()
+    can_look = can_look and not torch._C._functorch.peek_interpreter_stack()  # vmap hides values
+    return None if can_look and not mask.any() else mask
 
 
 def one_hot_of_largest(x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from pyro_ext.distributions.relaxed.parameters import (
     given_binary,
     inferred_batch,
 )
-from pyro_ext.ops.relaxed import bernoulli_score, floored_log, logistic_like, sigmoid, straight_through
+from pyro_ext.ops.relaxed import bernoulli_score, floored_log, infinite, logistic_like, sigmoid, straight_through
 from pyro_ext.utils.shapes import broadcast_shapes
 
 __all__ = ["LogitRelaxedBernoulli", "RelaxedBernoulli", "RelaxedBernoulliBase", "RelaxedBernoulliStraightThrough"]
@@ -101,7 +101,9 @@ class RelaxedBernoulliBase(NoClosedForms, TorchDistribution):
         """Draw relaxed log-odds, ``sample_shape + batch_shape``, differentiable."""
         logits = self.logits
         noise = logistic_like(logits.expand(torch.Size(sample_shape) + logits.shape)).to(logits.dtype)
-        certain = logits.isinf()
+        certain = infinite(logits)
+        if certain is None:
+            return (logits + noise) / self.temperature
         inner = (logits.masked_fill(certain, 0) + noise) / self.temperature
         return torch.where(certain, logits.detach(), inner)
 
@@ -112,12 +114,19 @@ class RelaxedBernoulliBase(NoClosedForms, TorchDistribution):
 
     def _log_prob_of_log_odds(self, y: Tensor) -> Tensor:
         """Return the log-density of ``log_odds``; of those that are certain, the log-probability."""
-        certain = self.logits.isinf()
-        diff = self.logits.masked_fill(certain, 0) - self.temperature * y.masked_fill(certain | y.isinf(), 0)
-        # diff - 2 softplus(diff), which neither overflows nor cancels
-        log_prob = self.temperature.log() + logsigmoid(diff) + logsigmoid(-diff)
+        certain, at_end = infinite(self.logits), infinite(y)
+        if certain is None and at_end is None:
+            return self._log_prob_of_finite(self.logits - self.temperature * y)
+        certain, at_end = self.logits.isinf(), y.isinf()
+        diff = self.logits.masked_fill(certain, 0) - self.temperature * y.masked_fill(certain | at_end, 0)
+        log_prob = self._log_prob_of_finite(diff)
         log_prob = log_prob.masked_fill(certain, 0)
-        return log_prob.masked_fill(torch.where(certain, y != self.logits, y.isinf()), -math.inf)
+        return log_prob.masked_fill(torch.where(certain, y != self.logits, at_end), -math.inf)
+
+    def _log_prob_of_finite(self, diff: Tensor) -> Tensor:
+        log_share = logsigmoid(diff)
+        # the sum of the log-sigmoids of diff and -diff, which neither overflows nor cancels
+        return self.temperature.log() + log_share + (log_share - diff)
 
     def _cdf_of_log_odds(self, y: Tensor) -> Tensor:
         """Return the probability that log-odds drawn are at most ``y``."""
@@ -245,7 +254,9 @@ class RelaxedBernoulli(RelaxedBernoulliBase):
         info = torch.finfo(value.dtype)
         inner = value.clamp(info.tiny, 1 - info.eps)
         log_x, log_rest = floored_log(inner), (-inner).log1p()
-        certain = self.logits.isinf()
+        certain = infinite(self.logits)
+        if certain is None:
+            return self._log_prob_of_log_odds(log_x - log_rest) - (log_x + log_rest)
         at_bound = certain & ((value == 0) | (value == 1))
         y = torch.where(at_bound, (value.detach() - 0.5) * math.inf, log_x - log_rest)
         return self._log_prob_of_log_odds(y) - torch.where(certain, 0, log_x + log_rest)
