@@ -109,10 +109,9 @@ def infinite(x: Tensor) -> Tensor | None:
     >>> infinite(torch.zeros(3)), infinite(torch.tensor([0.0, math.inf]))
     (None, tensor([False,  True]))
     """
-    mask = x.isinf()
     can_look = x.device.type == "cpu" and not torch.compiler.is_compiling()
     can_look = can_look and not torch._C._functorch.peek_interpreter_stack()  # vmap hides values
-    return None if can_look and not mask.any() else mask
+    return None if can_look and x.detach().sum().isfinite() else x.isinf()
 
 
 def one_hot_of_largest(x: Tensor) -> Tensor:
@@ -239,7 +238,10 @@ def bernoulli_score(x: Tensor, logits: Tensor) -> Tensor:
     tensor([0.5000, 0.5000])
     """
     x, logits = torch.broadcast_tensors(x, logits)
-    certain = logits.isinf()
+    certain = infinite(logits)
+    if certain is None:
+        likely = logits > 0
+        return torch.nn.functional.logsigmoid(torch.where(likely, logits, -logits)) + (x - likely.to(x.dtype)) * logits
     inner = logits.masked_fill(certain, 0)  # the derivative of log-sigmoid at infinity times 0 would be NaN
     score = x * torch.nn.functional.logsigmoid(inner) + (1 - x) * torch.nn.functional.logsigmoid(-inner)
     impossible = certain & (x != (logits > 0).to(x.dtype))
