@@ -99,8 +99,13 @@ def kernels(choice: Kernels) -> Iterator[None]:
 
 
 def use_kernels(*tensors: Tensor) -> bool:
-    """Return whether a compiled kernel serves these tensors: all on the CPU, with storage of their own, not traced."""
-    if _chosen() == "torch" or not _numba_is_there() or torch.compiler.is_compiling():
+    """Return whether a compiled kernel serves these tensors."""
+    return _chosen() != "torch" and _numba_is_there() and are_at_hand(*tensors)
+
+
+def are_at_hand(*tensors: Tensor) -> bool:
+    """Return whether values can be looked at without a wait: on the CPU, with storage of their own, not traced."""
+    if torch.compiler.is_compiling():
         return False
     return all(t.device.type == "cpu" and type(t) in (Tensor, torch.nn.Parameter) for t in tensors) and not (
         torch._C._functorch.peek_interpreter_stack()  # vmap, grad and jvp wrap their tensors

@@ -145,6 +145,7 @@ OPS = {
     ),
     "relaxed.floored_log": (lambda x: relaxed.floored_log(x.hard), 0),
     "relaxed.gumbel_log_softmax": (lambda x: relaxed.gumbel_log_softmax(x.logits, x.temperature, (2,)), 0),
+    "relaxed.infinite": (lambda x: relaxed.infinite(x.logits.masked_fill(x.logits > 0, torch.inf)), 0),
     "relaxed.logistic_like": (lambda x: relaxed.logistic_like(x.logits).float(), 0),
     "relaxed.normalised_logits": (lambda x: relaxed.normalised_logits(x.simplex), 0),
     "relaxed.one_hot_of_largest": (lambda x: relaxed.one_hot_of_largest(x.simplex), 0),

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pyro_ext.ops._log_space import is_nothing
+from pyro_ext.ops.kernels import are_at_hand
 
 __all__ = ["INTEGRAL", "SUBSETS", "Method"]
 
@@ -168,6 +169,7 @@ INTEGRAL = Method(_integral_log_set_prob, _integral_log_ratios)
 # Left of its peak the integrand grows at least like exp(u), so what lies below -40 is exp(-40) of the whole.
 _LOWEST = -40.0
 _STEP = 0.125
+_NEGLIGIBLE = 45.0  # exp of minus this is far below double precision
 # Where x is smaller, log(1 - exp(-exp(x))) is x - exp(x) / 2 to double precision; where it is larger, 0.
 _SMALL, _SATURATED = -16.0, 5.0
 
@@ -183,10 +185,32 @@ def _log_integrand(log_p: Tensor, log_rest: Tensor) -> tuple[Tensor, Tensor, flo
     analytic and decaying on both sides, so that the plain trapezoid rule converges exponentially.
     """
     u, step = _grid(log_p.shape[-1], log_p)
+    if are_at_hand(log_p, log_rest):
+        with torch.no_grad():
+            u = _where_it_counts(u, step, log_p, log_rest)
+    return *_at(u, log_p, log_rest), step
+
+
+def _at(u: Tensor, log_p: Tensor, log_rest: Tensor) -> tuple[Tensor, Tensor]:
     x = u[:, None] + (log_p - log_rest.unsqueeze(-1)).unsqueeze(-2)
     # members of probability zero do not count, as in the program over subsets
     factors = _log_arrived(x).masked_fill(is_nothing(log_p).unsqueeze(-2), 0)
-    return u - u.exp() + factors.sum(-1), factors, step
+    return u - u.exp() + factors.sum(-1), factors
+
+
+def _where_it_counts(u: Tensor, step: float, log_p: Tensor, log_rest: Tensor) -> Tensor:
+    """Return the points between which all integrals lie, those without one or two of the members included.
+
+    All integrands are log-concave, and none without a member is below the one with all: where some are above a
+    threshold is one interval, whose ends a few points tell.
+    """
+    apart = max(1, round(1 / step))
+    integrand, factors = _at(u[::apart], log_p, log_rest)
+    least = factors.topk(min(2, factors.shape[-1]), -1, largest=False).values.sum(-1)
+    counts = (integrand - least > integrand.amax(-1, keepdim=True) - _NEGLIGIBLE).any(0).nonzero()
+    if not len(counts):
+        return u
+    return u[max(0, (int(counts[0]) - 1) * apart) : (int(counts[-1]) + 1) * apart + 1]
 
 
 def _grid(k: int, like: Tensor) -> tuple[Tensor, float]:

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from pyro_ext.ops.sets import gumbel_topk, log_remaining_mass, set_log_prob
+from pyro_ext.ops._log_space import floored
+from pyro_ext.ops.sets import _set_sums, gumbel_topk, log_remaining_mass, set_log_prob
 from pyro_ext.ops.sets._set_sums import INTEGRAL, SUBSETS
 from tests.ops.references import all_sets
 
@@ -31,6 +32,23 @@ def test_the_two_methods_agree(k, sharpness):
     )
     for a, b in zip(INTEGRAL.log_ratios(log_p, log_rest), SUBSETS.log_ratios(log_p, log_rest), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("k", [2, 3, 13, 50])
+@pytest.mark.parametrize(("scale", "shift"), [(1, 0), (5, -5), (20, -60), (0.1, -100), (10, 3), (200, -1000)])
+def test_only_the_points_that_count(k, scale, shift, monkeypatch):
+    """Integrals over a part of the grid are those over all of it, whatever lies in a batch; the part is small."""
+    log_p, log_rest = torch.randn(40, k).double() * scale + shift, torch.randn(40).double() * 2
+    log_p[::3, 0] = floored(torch.tensor(-math.inf).double())
+    part = *INTEGRAL.log_ratios(log_p, log_rest), INTEGRAL.log_set_prob(log_p, log_rest)
+    u, step = _set_sums._grid(k, log_p)
+    number = len(_set_sums._where_it_counts(u, step, log_p, log_rest))
+    monkeypatch.setattr(_set_sums, "are_at_hand", lambda *_: False)
+    whole = *INTEGRAL.log_ratios(log_p, log_rest), INTEGRAL.log_set_prob(log_p, log_rest)
+    for ours, theirs in zip(part, whole, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-14, atol=1e-13)
+    if k == 50 and scale == 0.1:
+        assert number < len(u) / 5
 
 
 @pytest.mark.parametrize("k", [3, 12, 40, 300])
