@@ -85,8 +85,8 @@ def test_evaluate_beside_a_short_sample(tmp_path, trees, network, capsys):
     words = ["sbn", "evaluate", network, "--golden", str(golden), "--sample", str(short), "--out", str(tmp_path / "o")]
     assert main(words) == 0
     shown = capsys.readouterr().out
-    squares = (0.4 * math.log(0.8 / 0.4) ** 2 + 0.4 * math.log(0.2 / 0.4) ** 2) / 0.8
-    assert re.search(r"dispersion of its frequencies: +([\d.]+) nats", shown)[1] == f"{squares**0.5:.4f}"
+    expected = (0.4 * math.log(0.8 / 0.4) + 0.4 * math.log(0.4 / 0.2)) / 0.8
+    assert re.search(r"dispersion of its frequencies: +([\d.]+) nats", shown)[1] == f"{expected:.4f}"
     assert "66.6667%, of weight 80.0000%" in shown
     assert re.search(r"dispersion of probabilities: +[\d.]+ nats", shown)
     assert "![dispersion](dispersion.png)" in (tmp_path / "o" / "report.md").read_text()

@@ -76,10 +76,11 @@ def tree_kl(
 def tree_dispersion(trees: TreeSet | Tensor, d: Any, weights: Tensor | Sequence[float] | None = None) -> Tensor:
     r"""Return how widely the probabilities of single trees scatter around their frequencies in a sample.
 
-    .. math::  \left(\frac{\sum_T g_T (\log q(T) - \log g_T)^2}{\sum_T g_T}\right)^{1/2},
+    .. math::  \frac{\sum_T g_T |\log q(T) - \log g_T|}{\sum_T g_T},
 
     over the trees of positive probability under q. A dispersion of 0.1 says that probabilities are off by about 10 %;
-    it does not see trees that q misses, which make :func:`tree_kl` infinite.
+    it does not see trees that q misses, which make :func:`tree_kl` infinite, and is hardly moved by trees of almost no
+    probability.
 
     Args:
         trees: a :class:`.TreeSet`, or canonical parent vectors ``(T, N)``; equal topologies are added up.
@@ -102,13 +103,13 @@ def tree_dispersion(trees: TreeSet | Tensor, d: Any, weights: Tensor | Sequence[
         >>> from pyro_ext.distributions import TreeFrequency
         >>> trees = torch.tensor([[-1, 4, 5, 5, 0, 4], [-1, 5, 4, 5, 0, 4]])
         >>> tree_dispersion(trees, TreeFrequency.from_trees(trees, [0.9, 0.1]))
-        tensor(1.2116, dtype=torch.float64)
+        tensor(1.0986, dtype=torch.float64)
     """
     distinct, share = _distinct(trees, d, weights)
     log_prob = log_prob_in_parts(d, distinct).double()
     share = share.view(-1, *(1,) * len(d.batch_shape)) * (log_prob > -torch.inf)
-    squares = (log_prob - share.log()).square()
-    return (torch.where(share > 0, share * squares, 0.0).sum(0) / share.sum(0)).sqrt()
+    distance = (log_prob - share.log()).abs()
+    return torch.where(share > 0, share * distance, 0.0).sum(0) / share.sum(0)
 
 
 def _distinct(trees: TreeSet | Tensor, d: Any, weights: Tensor | Sequence[float] | None) -> tuple[Tensor, Tensor]:

@@ -84,9 +84,9 @@ def test_dispersion_around_a_sample():
     own = TreeFrequency.from_trees(trees, [0.5, 0.3, 0.2])
     assert float(tree_dispersion(trees, own, [0.5, 0.3, 0.2])) == pytest.approx(0, abs=1e-12)
     doubled = TreeFrequency.from_trees(trees[:2], [0.8, 0.2])
-    expected = (0.5 * math.log(1.6) ** 2 + 0.3 * math.log(1.5) ** 2) / 0.8
-    assert float(tree_dispersion(trees, doubled, [0.5, 0.3, 0.2])) == pytest.approx(expected**0.5)
-    assert float(tree_dispersion(trees.repeat(2, 1), doubled, [0.25, 0.15, 0.1] * 2)) == pytest.approx(expected**0.5)
+    expected = (0.5 * math.log(1.6) + 0.3 * math.log(1.5)) / 0.8
+    assert float(tree_dispersion(trees, doubled, [0.5, 0.3, 0.2])) == pytest.approx(expected)
+    assert float(tree_dispersion(trees.repeat(2, 1), doubled, [0.25, 0.15, 0.1] * 2)) == pytest.approx(expected)
     assert tree_dispersion(trees[2:], doubled).isnan()
     uniform = UniformTopology(4)
     assert float(tree_dispersion(trees, uniform)) == pytest.approx(0, abs=1e-6)
