@@ -269,6 +269,10 @@ WRONG = [
     (["fit", "{trees}", "--out", "{new}", "--burnin", "1"], "leave these out, or pass --weights false"),
     (["fit", "{trees}", "--out", "{new}", "--thin", "0"], "--thin must be an integer of at least 1, got 0"),
     (
+        ["fit", "{trees}", "--out", "{new}", "--polytomies", "all", "--method", "auto"],
+        "--polytomies all makes several of one: use --polytomies random",
+    ),
+    (
         ["fit", "{trees}", "--out", "{new}", "--polytomies", "drop"],
         "--polytomies must be one of refuse, random, zero_length, all, skip",
     ),

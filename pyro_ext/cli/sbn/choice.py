@@ -45,7 +45,7 @@ def chosen(trees: TreeSet, options: Namespace) -> Choice:
         options: the options of the command.
 
     Raises:
-        ValueError: if ``--alpha`` is given beside ``--method auto``, or there is one tree only.
+        ValueError: if ``--alpha`` or ``--polytomies all`` is given beside ``--method auto``, or there is one tree only.
     """
     own = "maximum_likelihood" if trees.rooted else "em"
     if options.method is None:
@@ -54,6 +54,11 @@ def chosen(trees: TreeSet, options: Namespace) -> Choice:
         return Choice(options.method, options.alpha, "")
     if options.alpha:
         raise ValueError(f"--method auto chooses the prior too: leave out --alpha {options.alpha:g}, or name a method")
+    if options.polytomies == "all":
+        raise ValueError(
+            "--method auto holds out whole trees of the files, and --polytomies all makes several of one: use "
+            "--polytomies random, or name a method"
+        )
     candidates = [*([] if trees.rooted else [("simple_average", 0.0)]), *((own, alpha) for alpha in _ALPHAS)]
     scores = [
         held_out_log_likelihood(trees, folds=_FOLDS, method=method, alpha=alpha, **fit_options(options))

@@ -42,7 +42,7 @@ def held_out_log_likelihood(
     Args:
         trees: a :class:`.TreeSet`, or canonical parent vectors ``(T, N)``.
         weights: the weights of the trees, ``(T,)``; those of the set, or equal ones, if None.
-        folds: the number of folds, at least 2; as many as there are trees if these are fewer.
+        folds: the number of folds, at least 2; as many as there are trees, or draws by weight, if these are fewer.
         floor: the least probability that a tree is taken to have; by default a tree that is missed costs 36 nats, as in
             published tables of divergences.
         **options: how to fit, see :meth:`.SubsplitBayesianNetwork.fit`.
@@ -69,10 +69,10 @@ def held_out_log_likelihood(
     total = len(given.parents)
     if total < 2:
         raise ValueError(f"trees holds {total} tree of positive weight: give two or more, to leave some out in turn")
-    folds = min(folds, total)
     distinct, place = distinct_rows(given.parents)
     support = SubsplitSupport.from_trees(distinct, taxa=given.taxa)
-    sums = given.weights.new_zeros(folds, len(distinct)).index_add(1, place, _dealt(given.weights, folds))
+    dealt = _dealt(given.weights, folds)
+    sums = given.weights.new_zeros(len(dealt), len(distinct)).index_add(1, place, dealt)
     everything, mean = sums.sum(0), 0.0
     for own in sums:
         others = everything - own
@@ -86,15 +86,17 @@ def held_out_log_likelihood(
 
 
 def _dealt(weights: Tensor, folds: int) -> Tensor:
-    """Return the weight that each tree has in each fold, ``(folds, T)``."""
-    total = len(weights)
-    number = torch.arange(total, device=weights.device)
-    fold = torch.arange(folds, device=weights.device).unsqueeze(-1)
+    """Return the weight that each tree has in each fold, ``(F, T)``, F at most ``folds``."""
+    total, numbers = len(weights), torch.arange(folds, device=weights.device).unsqueeze(-1)
     if bool((weights == weights[0]).all()):
-        return torch.where(number * folds // total == fold, weights, 0.0)
+        folds = min(folds, total)
+        place = torch.arange(total, device=weights.device) * folds // total
+        return torch.where(place == numbers[:folds], weights, 0.0)
     one = torch.maximum(weights.min(), weights.sum() / _MOST_DRAWS)
     draws = (weights / one * (1 - 1e-9)).ceil().long()  # the last one of a tree may be smaller
     stop = draws.cumsum(0)
+    folds = min(folds, int(stop[-1]))
+    fold = numbers[:folds]
     before, after = ((end - fold + folds - 1) // folds for end in (stop - draws, stop))
     lacks = torch.where((stop - 1) % folds == fold, draws * one - weights, 0.0)
     return ((after - before) * one - lacks).clamp_min(0)

@@ -41,6 +41,9 @@ def test_weights_are_dealt_as_draws():
     assert dealt.sum(0).tolist() == [50, 30, 20, 1]
     assert (dealt[:, :3] == torch.tensor([10.0, 6.0, 4.0])).all()
     assert dealt[:, 3].tolist() == [1, 0, 0, 0, 0]
+    dealt = _dealt(torch.tensor([5.0, 3.0, 1.0]).double(), 5)
+    assert dealt.tolist() == [[1, 1, 0], [1, 1, 0], [1, 1, 0], [1, 0, 1], [1, 0, 0]]
+    assert len(_dealt(torch.tensor([2.0, 1.0]).double(), 5)) == 3
     weights = torch.tensor([0.413, 0.25, 0.2, 0.1, 0.037]).double()
     dealt = _dealt(weights, 3)
     torch.testing.assert_close(dealt.sum(0), weights)
