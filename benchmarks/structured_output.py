@@ -137,7 +137,8 @@ def describe(report: Report, rows: FinishedRuns, part: str, seeds: int) -> None:
                 if m in method.numbers and mean_of(rows, runs) is not None:
                     each = ["" if (row := rows.find(run.key())) is None else f"{row['nll']:.2f}" for run in runs]
                     values = [f"{mean_of(rows, runs, column):.2f}" for column in ("nll", "train_nll", "neg_elbo")]
-                    steps = f"{mean_of(rows, runs, 'ms_per_step'):.0f}"
+                    step = mean_of(rows, runs, "ms_per_step")
+                    steps = "" if step is None else f"{step:.0f}"
                     published = PUBLISHED[net].get(name, ())
                     shown = f"{published[at]:.1f}" if published and part != "digits" else ""
                     lines.append((name, _evaluations(net, name, m), values[0], *each, *values[1:], steps, shown))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -144,8 +145,9 @@ def finished_runs(path: Path) -> FinishedRuns:
 
 
 def mean_of(finished: FinishedRuns, runs: list[Run], column: str = "nll") -> float | None:
-    """Return the mean of a column over those runs that are finished; None if there are none."""
+    """Return the mean of a column over the finished runs that have it, as interrupted ones have no time; or None."""
     values = [row[column] for run in runs if (row := finished.find(run.key())) is not None]
+    values = [value for value in values if not math.isnan(value)]
     return mean(values) if values else None
 
 
