@@ -89,9 +89,8 @@ class Assembly:
         heads = headers(chunk, batch, starts, self.options.weights)
         self.bare_weights += [head.weight for head in heads if head.is_bare and head.weight is not None]
         tokens = tokenize(chunk, starts, ends)
-        weights = self._weights(heads, starts) if self.options.weights else None
         if self.options.polytomies == "refuse":
-            return self._binary(tokens, heads, ends, batch, weights)
+            return self._binary(tokens, heads, starts, ends, batch)
         at_top = self._most_at_top(tokens, heads)
         which = multifurcating(tokens, at_top)
         self.num_polytomies += int(which.sum())
@@ -103,13 +102,10 @@ class Assembly:
             tokens, ways = self._resolved(tokens, which, at_top, ends)
         self.num_ways.append(ways)
         origin = np.repeat(np.arange(len(ways)), ways)
-        if weights is not None:
-            weights = weights[torch.from_numpy(origin)]
-        if self.options.polytomies == "all":
-            share = torch.from_numpy(1 / ways[origin])
-            weights = share if weights is None else weights * share
+        heads = [heads[tree] for tree in origin.tolist()]
+        shares = torch.from_numpy(1 / ways[origin]) if self.options.polytomies == "all" else None
         try:
-            return self._binary(tokens, [heads[tree] for tree in origin.tolist()], ends[origin], batch, weights)
+            return self._binary(tokens, heads, starts[origin], ends[origin], batch, shares)
         except Problem as error:
             raise Problem(error.message, error.at, None if error.tree is None else int(origin[error.tree])) from error
 
@@ -137,9 +133,15 @@ class Assembly:
         return resolved(tokens, which, at_top, self.options.polytomies, self._rng)
 
     def _binary(
-        self, tokens: Tokens, heads: list[Header], ends: np.ndarray, batch: Batch, weights: Tensor | None
+        self,
+        tokens: Tokens,
+        heads: list[Header],
+        starts: np.ndarray,
+        ends: np.ndarray,
+        batch: Batch,
+        shares: Tensor | None = None,
     ) -> TreeSet:
-        """Make a set of binary trees."""
+        """Make a set of binary trees, each of which counts by its share of the tree in the file, if there are shares."""
         if self.taxa is None:
             spellings = first_labels(tokens, batch.aliases)
             self.taxa = tuple(sorted(spellings.values()))
@@ -148,6 +150,9 @@ class Assembly:
             self._table = LabelTable(self.taxa, batch.aliases)
         parsed = parse(tokens, self.taxa, self._table, self.options.branch_lengths)
         rooted = self._decide_rooted(parsed, heads, ends)
+        weights = self._weights(heads, starts) if self.options.weights else None
+        if shares is not None:
+            weights = shares if weights is None else weights * shares
         parents, lengths = self._canonical(parsed, rooted, ends)
         return TreeSet(self.taxa, parents, rooted, weights, lengths, validate=False)
 

@@ -47,6 +47,11 @@ def test_all_ways_share_the_weight(text, options, ways):
     assert torch.allclose(parse_trees(text, polytomies="all", **options).weights * ways, torch.ones(ways).double())
 
 
+def test_trees_left_out_need_no_weight():
+    trees = parse_trees("(a,b,c,d); [&W 2](a,b,(c,d)); [&W 3](a,(b,c),d);", polytomies="skip")
+    assert trees.weights.tolist() == [2, 3]
+
+
 def test_all_resolutions_of_a_star_are_all_trees():
     for n in (3, 4, 5, 6, 7):
         for rooted in (False, True):
