@@ -75,25 +75,6 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     return hard.detach() + (soft - soft.detach())
 
 
-class _Sigmoid(torch.autograd.Function):
-    """The logistic function; its derivative is computed from the argument and not from the value."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(y: Tensor) -> Tensor:
-        return torch.sigmoid(y)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (y,) = ctx.saved_tensors
-        return grad * _Sigmoid.apply(y) * _Sigmoid.apply(-y)
-
-
 def sigmoid(y: Tensor) -> Tensor:
     """Return the logistic function of ``y``, with a derivative that stays positive where the value rounds to 1.
 
@@ -101,7 +82,7 @@ def sigmoid(y: Tensor) -> Tensor:
     >>> torch.autograd.grad(sigmoid(y).sum(), y)[0]
     tensor([2.0612e-09, 2.0612e-09])
     """
-    return _Sigmoid.apply(y)
+    return torch.where(y > 0, 1 - torch.sigmoid(-y), torch.sigmoid(y))
 
 
 def infinite(x: Tensor) -> Tensor | None:

@@ -14,6 +14,7 @@ from pyro_ext.ops.relaxed import (
     exp_concrete_log_prob,
     floored_log,
     gumbel_log_softmax,
+    infinite,
     logistic_like,
     normalised_logits,
     one_hot_of_largest,
@@ -72,6 +73,36 @@ def test_sigmoid_keeps_its_derivative(dtype):
     torch.testing.assert_close(g, small / (1 + small).square(), atol=0, rtol=1e-5)
     assert (g > 0).all()
     assert sigmoid(tensor([-INF, INF], dtype)).tolist() == [0, 1]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")  # of rules that PyTorch loads for forward mode
+def test_sigmoid_in_nested_forward_mode():
+    """Second derivatives by forward over forward mode, where operations without rules of their own give zeros."""
+    y = torch.linspace(-3, 3, 7).double()
+    expected = torch.autograd.functional.hessian(lambda x: torch.sigmoid(x).sum(), y)
+    torch.testing.assert_close(torch.func.jacfwd(torch.func.jacfwd(lambda x: sigmoid(x).sum()))(y), expected)
+
+
+def test_infinite_numbers():
+    """A look at plain numbers says that there is none; sums that overflow, nan and hidden values give the mask."""
+    assert infinite(torch.randn(3)) is None
+    for values in ([1.0, math.inf], [-math.inf, math.inf], [math.nan, 1.0], [3e38, 3e38]):
+        x = torch.tensor(values)
+        assert torch.equal(infinite(x), x.isinf())
+    assert not torch.func.vmap(lambda x: infinite(x))(torch.randn(2, 3)).any()
+
+
+@pytest.mark.parametrize("x", [0.0, 0.3, 1.0])
+def test_bernoulli_score_with_and_without_certain_values(x, dtype):
+    """The same values and gradients whether or not some other number is certain, at log-odds of 0 too."""
+    logits = torch.tensor([-40.0, -1.0, 0.0, 2.0, 40.0], dtype=dtype, requires_grad=True)
+    weight = torch.full_like(logits, x).requires_grad_()
+    mixed = torch.cat([logits, logits.new_tensor([math.inf])]), torch.cat([weight, weight.new_ones(1)])
+    alone, beside = bernoulli_score(weight, logits), bernoulli_score(mixed[1], mixed[0])[:-1]
+    torch.testing.assert_close(alone, beside)
+    for ours, theirs in zip(*(grad(score.sum(), (logits, weight)) for score in (alone, beside)), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(grad(bernoulli_score(weight, logits).sum(), logits)[0], x - logits.sigmoid())
 
 
 def test_one_hot_of_largest(dtype):

@@ -112,12 +112,13 @@ class RelaxedBernoulliBase(NoClosedForms, TorchDistribution):
             self._validate_sample(value)
         return value.expand(broadcast_shapes(value.shape, self.batch_shape))
 
-    def _log_prob_of_log_odds(self, y: Tensor) -> Tensor:
-        """Return the log-density of ``log_odds``; of those that are certain, the log-probability."""
-        certain, at_end = infinite(self.logits), infinite(y)
+    def _log_prob_of_log_odds(self, y: Tensor, certain: Tensor | None) -> Tensor:
+        """Return the log-density of ``log_odds``; of those that are ``certain``, if any, the log-probability."""
+        at_end = infinite(y)
         if certain is None and at_end is None:
             return self._log_prob_of_finite(self.logits - self.temperature * y)
-        certain, at_end = self.logits.isinf(), y.isinf()
+        certain = self.logits.isinf() if certain is None else certain
+        at_end = y.isinf() if at_end is None else at_end
         diff = self.logits.masked_fill(certain, 0) - self.temperature * y.masked_fill(certain | at_end, 0)
         log_prob = self._log_prob_of_finite(diff)
         log_prob = log_prob.masked_fill(certain, 0)
@@ -181,7 +182,7 @@ class LogitRelaxedBernoulli(RelaxedBernoulliBase):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-density of log-odds ``(...)``."""
-        return self._log_prob_of_log_odds(self._broadcast(value))
+        return self._log_prob_of_log_odds(self._broadcast(value), infinite(self.logits))
 
     def cdf(self, value: Tensor) -> Tensor:
         """Return the probability of log-odds up to ``value``, ``(...)``."""
@@ -256,10 +257,10 @@ class RelaxedBernoulli(RelaxedBernoulliBase):
         log_x, log_rest = floored_log(inner), (-inner).log1p()
         certain = infinite(self.logits)
         if certain is None:
-            return self._log_prob_of_log_odds(log_x - log_rest) - (log_x + log_rest)
+            return self._log_prob_of_log_odds(log_x - log_rest, None) - (log_x + log_rest)
         at_bound = certain & ((value == 0) | (value == 1))
         y = torch.where(at_bound, (value.detach() - 0.5) * math.inf, log_x - log_rest)
-        return self._log_prob_of_log_odds(y) - torch.where(certain, 0, log_x + log_rest)
+        return self._log_prob_of_log_odds(y, certain) - torch.where(certain, 0, log_x + log_rest)
 
     def cdf(self, value: Tensor) -> Tensor:
         """Return the probability of numbers up to ``value``, ``(...)``.
