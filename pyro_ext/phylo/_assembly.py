@@ -141,7 +141,7 @@ class Assembly:
         batch: Batch,
         shares: Tensor | None = None,
     ) -> TreeSet:
-        """Make a set of binary trees, each of which counts by its share of the tree in the file, if there are shares."""
+        """Make a set of binary trees, which count by their shares of trees in the file, if there are shares."""
         if self.taxa is None:
             spellings = first_labels(tokens, batch.aliases)
             self.taxa = tuple(sorted(spellings.values()))
