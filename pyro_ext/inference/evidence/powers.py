@@ -184,7 +184,8 @@ def _path(draws: PowerDraws, modified: bool) -> EvidenceEstimate:
 
 
 def _at_power_1(problem: Problem, drawn: Chains) -> EvidenceDraws:
-    return EvidenceDraws.of_chains(problem, drawn.z[:, -1], Densities(*drawn.extras[:, -1].unbind(-1)))
+    z, extras = (part[:, -1].clone() for part in (drawn.z, drawn.extras))  # without the draws at the other powers
+    return EvidenceDraws.of_chains(problem, z, Densities(*extras.unbind(-1)))
 
 
 def _moments_between(approximation: MeanField, powers: Tensor) -> tuple[Tensor, Tensor]:

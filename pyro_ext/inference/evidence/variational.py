@@ -118,7 +118,7 @@ def mean_field_of_draws(prior: PriorSample, z: Tensor) -> MeanField:
 
 
 def mean_field_draws(problem: Problem, approximation: MeanField, num_samples: int) -> WeightedDraws:
-    """Return draws from the approximation, by log-density of the model minus that of the approximation."""
+    """Return draws from the approximation, weighted by log-density of the model minus that of the approximation."""
     q = Normal(approximation.loc, approximation.scale)
     z = q.sample((num_samples,))
     densities = problem.at(z)
